@@ -1,0 +1,1 @@
+//! Kernels, their manifests, and the two ways to execute them.

@@ -1,0 +1,1 @@
+//! A budgeted search over kernels and backends.

@@ -1,0 +1,1 @@
+//! Shape and Case: everything needed to run one test once.

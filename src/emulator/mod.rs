@@ -1,0 +1,1 @@
+//! Executes lowered PTX on the CPU under checks.

@@ -1,0 +1,1 @@
+//! Case generators: proptest strategies and Arbitrary through one legalize.

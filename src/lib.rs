@@ -1,0 +1,18 @@
+//! `attnfuzz` finds the shape a grouped-query attention (GQA) CUDA kernel gets wrong.
+
+pub mod backend;
+pub mod bound;
+pub mod campaign;
+pub mod case;
+pub mod cli;
+pub mod emulator;
+pub mod float;
+pub mod generate;
+pub mod oracle;
+pub mod outcome;
+pub mod ptx;
+pub mod reference;
+pub mod regression;
+pub mod report;
+pub mod shrink;
+pub mod tensor;

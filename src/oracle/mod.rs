@@ -1,0 +1,1 @@
+//! (case, outcome) to Verdict.

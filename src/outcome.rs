@@ -1,0 +1,1 @@
+//! What a backend may say: an Output or a Fault.

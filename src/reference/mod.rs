@@ -1,0 +1,1 @@
+//! f64 attention from its definition, and the quantities the bound needs.

@@ -1,0 +1,1 @@
+//! Saved findings and their replay.

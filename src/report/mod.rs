@@ -1,0 +1,1 @@
+//! Events and findings for people and machines.

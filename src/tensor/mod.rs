@@ -1,0 +1,1 @@
+//! Owned tensor data: dtype, strides, guard zones, poison.

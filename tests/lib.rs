@@ -1,0 +1,1 @@
+//! The one test harness: every integration suite is a module of it.
