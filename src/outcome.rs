@@ -1,1 +1,158 @@
-//! What a backend may say: an Output or a Fault.
+//! What a backend may say about one run: an Output, or a Fault.
+//!
+//! A Fault is data about the kernel. What this program can't do (an unsupported instruction, no GPU) is not a Fault:
+//! it is the error type of `backend`.
+
+use crate::tensor::Buffer;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The result of running every step of a case once.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// The kernel ran to its end.
+    Output(Output),
+    /// It did something wrong that is not a number.
+    Fault(Fault),
+}
+
+/// What a kernel left in memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// Output of each step, `[token, q_head, v_head_dim]`.
+    pub out: Vec<Buffer>,
+    /// Key cache after the last step.
+    pub k_cache: Buffer,
+    /// Value cache after the last step.
+    pub v_cache: Buffer,
+}
+
+/// A wrong act of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// Which kind of wrong.
+    pub kind: FaultKind,
+    /// What exactly, for a person.
+    pub detail: String,
+    /// Where in the kernel, if the backend can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<Site>,
+    /// The other party of a race.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other: Option<Site>,
+}
+
+/// A place in a kernel, and the thread that was there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Site {
+    /// Line of the PTX text, from 1.
+    pub ptx_line: u32,
+    /// The instruction as written.
+    pub instruction: String,
+    /// `file:line` of the CUDA source, if the PTX has line information.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Block index, x, y, z.
+    pub block: [u32; 3],
+    /// Warp within the block.
+    pub warp: u32,
+    /// Lane within the warp.
+    pub lane: u32,
+}
+
+/// The kinds of [`Fault`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum FaultKind {
+    /// Access outside every tensor.
+    OutOfBounds,
+    /// Access at an address that is not a multiple of its size.
+    Misaligned,
+    /// Read of memory that nothing has written.
+    UninitialisedRead,
+    /// Write to an input.
+    InputModified,
+    /// Bytes before or after a tensor were changed.
+    GuardTouched,
+    /// An output element was never written.
+    NotWritten,
+    /// Two runs of the same case gave different bits.
+    NotRepeatable,
+    /// The result changes with the content of memory that must not be read.
+    ReadsPoison,
+    /// A barrier that not all threads of the block reach together.
+    DivergentBarrier,
+    /// Threads wait for each other for ever.
+    Deadlock,
+    /// A shuffle or vote that names or reads a lane that is not there.
+    WarpMask,
+    /// Two threads access the same bytes, one writes, nothing orders them.
+    Race,
+    /// The kernel trapped or an assertion failed.
+    Trap,
+    /// The kernel did not end within its budget.
+    Hang,
+    /// The driver refused the launch.
+    LaunchFailed,
+    /// The driver reported an error of the kernel that it doesn't describe further.
+    DeviceError,
+}
+
+impl FaultKind {
+    /// The kind's name as it stands in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OutOfBounds => "out-of-bounds",
+            Self::Misaligned => "misaligned",
+            Self::UninitialisedRead => "uninitialised-read",
+            Self::InputModified => "input-modified",
+            Self::GuardTouched => "guard-touched",
+            Self::NotWritten => "not-written",
+            Self::NotRepeatable => "not-repeatable",
+            Self::ReadsPoison => "reads-poison",
+            Self::DivergentBarrier => "divergent-barrier",
+            Self::Deadlock => "deadlock",
+            Self::WarpMask => "warp-mask",
+            Self::Race => "race",
+            Self::Trap => "trap",
+            Self::Hang => "hang",
+            Self::LaunchFailed => "launch-failed",
+            Self::DeviceError => "device-error",
+        }
+    }
+}
+
+impl fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(source) = &self.source {
+            write!(f, "{source}, ")?;
+        }
+        let [x, y, z] = self.block;
+        write!(
+            f,
+            "ptx {}: {} (block {x},{y},{z} warp {} lane {})",
+            self.ptx_line, self.instruction, self.warp, self.lane
+        )
+    }
+}
+
+impl Fault {
+    /// A fault without a place.
+    pub fn new(kind: FaultKind, detail: impl Into<String>) -> Self {
+        Self {
+            kind,
+            detail: detail.into(),
+            site: None,
+            other: None,
+        }
+    }
+}

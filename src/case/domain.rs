@@ -1,0 +1,212 @@
+//! The set of cases a kernel claims to support.
+
+use super::{CacheOrder, Case};
+use crate::float::Dtype;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// An inclusive range of whole numbers, or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Range {
+    /// From the first to the second, both included.
+    Span(u32, u32),
+    /// These numbers only, ascending.
+    List(Vec<u32>),
+}
+
+/// What a kernel claims to support. Generators never leave it; outside it a kernel is not judged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Domain {
+    /// Storage types.
+    pub dtype: Vec<Dtype>,
+    /// Elements of a query or key row.
+    pub head_dim: Range,
+    /// Elements of a value row; absent: the same as `head_dim`.
+    #[serde(default)]
+    pub v_head_dim: Option<Range>,
+    /// KV heads.
+    pub num_kv_heads: Range,
+    /// Query heads of a KV head.
+    pub q_per_kv: Range,
+    /// Requests.
+    pub batch: Range,
+    /// New tokens of a request in a step.
+    pub q_len: Range,
+    /// Tokens in the cache before the first step.
+    pub past_len: Range,
+    /// Consecutive calls on one cache.
+    pub steps: Range,
+    /// Cache orders.
+    pub cache: Vec<CacheOrder>,
+    /// Elements of padding after each cache row.
+    pub row_pad: Range,
+    /// Whether any scale is taken; if not, only 1/sqrt(head_dim) is.
+    #[serde(default = "yes")]
+    pub any_scale: bool,
+}
+
+impl Range {
+    /// Whether `n` is in the range.
+    pub fn contains(&self, n: u32) -> bool {
+        match self {
+            Self::Span(low, high) => (*low..=*high).contains(&n),
+            Self::List(list) => list.contains(&n),
+        }
+    }
+
+    /// The smallest number.
+    pub fn low(&self) -> u32 {
+        match self {
+            Self::Span(low, _) => *low,
+            Self::List(list) => list.first().copied().unwrap_or(0),
+        }
+    }
+
+    /// The largest number.
+    pub fn high(&self) -> u32 {
+        match self {
+            Self::Span(_, high) => *high,
+            Self::List(list) => list.last().copied().unwrap_or(0),
+        }
+    }
+
+    /// The number of the range nearest to `n`; the smaller one of two.
+    pub fn nearest(&self, n: u32) -> u32 {
+        match self {
+            Self::Span(low, high) => n.clamp(*low, *high),
+            Self::List(list) => list
+                .iter()
+                .copied()
+                .min_by_key(|&m| (m.abs_diff(n), m))
+                .unwrap_or(n),
+        }
+    }
+}
+
+impl Domain {
+    /// Why `case` is outside, or nothing.
+    pub fn excludes(&self, case: &Case) -> Option<String> {
+        let shape = &case.shape;
+        let outside = |name: &str, found: u32, range: &Range| {
+            (!range.contains(found))
+                .then(|| format!("{name} is {found}, the kernel claims {range}"))
+        };
+        if !self.dtype.contains(&case.dtype) {
+            return Some(format!("dtype {} is not one of the kernel's", case.dtype));
+        }
+        if !self.cache.contains(&case.cache.order) {
+            return Some(format!(
+                "cache order {} is not one of the kernel's",
+                case.cache.order
+            ));
+        }
+        if !self.any_scale && case.scale != default_scale(shape.head_dim) {
+            return Some(format!(
+                "scale is {}, the kernel claims 1/sqrt(head_dim) only",
+                case.scale
+            ));
+        }
+        let same = Range::Span(shape.head_dim, shape.head_dim);
+        let requests = shape.requests.iter();
+        outside("head_dim", shape.head_dim, &self.head_dim)
+            .or_else(|| {
+                outside(
+                    "v_head_dim",
+                    shape.v_head_dim,
+                    self.v_head_dim.as_ref().unwrap_or(&same),
+                )
+            })
+            .or_else(|| outside("num_kv_heads", shape.num_kv_heads, &self.num_kv_heads))
+            .or_else(|| outside("q_per_kv", shape.q_per_kv, &self.q_per_kv))
+            .or_else(|| outside("batch", shape.batch(), &self.batch))
+            .or_else(|| outside("steps", case.steps, &self.steps))
+            .or_else(|| outside("row_pad", case.cache.row_pad, &self.row_pad))
+            .or_else(|| {
+                requests
+                    .clone()
+                    .find_map(|r| outside("q_len", r.q_len, &self.q_len))
+            })
+            .or_else(|| {
+                requests
+                    .clone()
+                    .find_map(|r| outside("past_len", r.past_len, &self.past_len))
+            })
+    }
+}
+
+/// 1/sqrt(head_dim) in binary32, the scale of scaled dot-product attention.
+pub fn default_scale(head_dim: u32) -> f32 {
+    (1.0 / f64::from(head_dim).sqrt()) as f32
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl fmt::Display for CacheOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hnd => "hnd",
+            Self::Nhd => "nhd",
+        })
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Span(low, high) => write!(f, "{low}..={high}"),
+            Self::List(list) => write!(f, "one of {list:?}"),
+        }
+    }
+}
+
+/// In TOML: `[1, 2, 4]` is a list, `"1..=256"` a span, `7` the one number.
+#[derive(Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a number, a list of numbers or a span like \"1..=256\""
+)]
+enum RangeText {
+    One(u32),
+    List(Vec<u32>),
+    Span(String),
+}
+
+impl<'de> Deserialize<'de> for Range {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+        match RangeText::deserialize(deserializer)? {
+            RangeText::One(n) => Ok(Self::Span(n, n)),
+            RangeText::List(mut list) => {
+                list.sort_unstable();
+                list.dedup();
+                if list.is_empty() {
+                    return Err(D::Error::custom(
+                        "expected at least one number, found an empty list",
+                    ));
+                }
+                Ok(Self::List(list))
+            }
+            RangeText::Span(text) => text
+                .split_once("..=")
+                .and_then(|(low, high)| Some((low.trim().parse().ok()?, high.trim().parse().ok()?)))
+                .filter(|(low, high)| low <= high)
+                .map(|(low, high)| Self::Span(low, high))
+                .ok_or_else(|| {
+                    D::Error::custom(format!("expected a span like \"1..=256\", found {text:?}"))
+                }),
+        }
+    }
+}
+
+impl Serialize for Range {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Span(low, high) => RangeText::Span(format!("{low}..={high}")),
+            Self::List(list) => RangeText::List(list.clone()),
+        }
+        .serialize(serializer)
+    }
+}
