@@ -6,6 +6,7 @@ pub mod campaign;
 pub mod case;
 pub mod cli;
 pub mod emulator;
+pub mod expr;
 pub mod float;
 pub mod generate;
 pub mod oracle;

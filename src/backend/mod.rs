@@ -1,1 +1,97 @@
-//! Kernels, their manifests, and the two ways to execute them.
+//! Kernels, their manifests, and the ways to execute them.
+//!
+//! A [`Backend`] runs one case of one kernel once and says what happened. It judges no number: that is the oracle's.
+//! Three families of bad news stay apart: a [`Fault`](crate::outcome::Fault) is the kernel's doing and is data,
+//! [`BackendError`] is this program's or the machine's limit, [`OpenError`] is a wrong file or name.
+
+pub mod compile;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(not(feature = "cuda"))]
+#[path = "cuda_absent.rs"]
+pub mod cuda;
+mod emulated;
+mod kernel;
+pub mod manifest;
+pub mod nvrtc;
+mod plan;
+
+pub use emulated::Emulator;
+pub use kernel::{Kernel, Mutant, OpenError, shipped_names};
+
+use crate::case::{Case, Poison};
+use crate::expr::ExprError;
+use crate::outcome::Outcome;
+use std::fmt;
+
+/// What may differ between two runs of the same case. Nothing a right kernel computes depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Fill of everything that must not be read.
+    pub poison: Poison,
+    /// Order of warps and blocks, where the backend decides it.
+    pub schedule_seed: u32,
+}
+
+impl Run {
+    /// The run a case asks for.
+    pub fn first(case: &Case) -> Self {
+        Self { poison: case.poison, schedule_seed: case.schedule_seed }
+    }
+
+    /// A run of the same case under other poison and another schedule.
+    pub fn next(self) -> Self {
+        Self { poison: self.poison.next(), schedule_seed: self.schedule_seed.wrapping_add(1) }
+    }
+}
+
+/// One way to execute a kernel.
+pub trait Backend: Send + Sync {
+    /// Which way.
+    fn kind(&self) -> BackendKind;
+
+    /// The kind, and the device if there is one.
+    fn describe(&self) -> String;
+
+    /// Runs every step of `case` once.
+    fn run(&self, kernel: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError>;
+}
+
+/// The ways to execute a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BackendKind {
+    /// The PTX emulator, on the CPU.
+    Emulator,
+    /// A GPU, through the CUDA driver.
+    Cuda,
+}
+
+impl fmt::Display for BackendKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Emulator => "emulator",
+            Self::Cuda => "cuda",
+        })
+    }
+}
+
+/// Why a case could not be run, through no fault of the kernel.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// The emulator lacks something the kernel uses.
+    #[error("the emulator can't run this kernel: {0}")]
+    Unsupported(String),
+    /// An expression of the manifest has no legal value for this case.
+    #[error("the manifest gives no legal launch for this case: {0}")]
+    Launch(#[source] ExprError),
+    /// The manifest names an entry point that the PTX lacks.
+    #[error("the PTX has no entry {0:?}")]
+    NoEntry(String),
+    /// The device has too little memory for the case.
+    #[error("out of memory on {0}")]
+    OutOfMemory(String),
+    /// The device can't be used, or can't be used any more.
+    #[error("{0}")]
+    Unavailable(String),
+}

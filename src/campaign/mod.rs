@@ -1,1 +1,157 @@
 //! A budgeted search over kernels and backends.
+//!
+//! Case `i` of a kernel depends on the seed and `i` only. Worker threads take cases in order and may finish them in
+//! any; their results are put back in order before anything is decided, so the findings are the same whatever the
+//! number of threads. The campaign prints nothing: it emits [`Event`]s.
+
+mod compare;
+mod run;
+
+pub use compare::Comparison;
+pub use run::{minimise, run};
+
+use crate::backend::{Backend, BackendKind, Kernel};
+use crate::regression::{Finding, Saved, Store};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What to search, and for how long.
+#[derive(Clone)]
+pub struct Config {
+    /// Kernels under test.
+    pub kernels: Vec<Arc<Kernel>>,
+    /// Backends; every case runs on each.
+    pub backends: Vec<Arc<dyn Backend>>,
+    /// Cases of each kernel; absent: until the time is up.
+    pub cases: Option<u64>,
+    /// Wall-clock limit of the whole campaign.
+    pub time: Option<Duration>,
+    /// Which cases.
+    pub seed: u64,
+    /// Threads.
+    pub jobs: usize,
+    /// Distinct findings after which a kernel is left alone on a backend.
+    pub max_findings: usize,
+    /// Executions a finding may be shrunk with.
+    pub max_shrink: u32,
+    /// Where findings are saved; absent: nowhere.
+    pub store: Option<Store>,
+}
+
+/// What happens in a campaign.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// It starts.
+    Started {
+        /// Names of the kernels.
+        kernels: Vec<String>,
+        /// Descriptions of the backends.
+        backends: Vec<String>,
+        /// Cases of all kernels together, if limited.
+        cases: Option<u64>,
+        /// Seed.
+        seed: u64,
+    },
+    /// So far. At most ten a second.
+    Progress {
+        /// Cases done, of all kernels together.
+        cases: u64,
+        /// Largest error over bound.
+        worst_ratio: f64,
+        /// Distinct findings.
+        findings: usize,
+    },
+    /// A failing case is being made smaller.
+    Shrinking {
+        /// Name of the kernel.
+        kernel: String,
+        /// The case, in one line.
+        line: String,
+    },
+    /// A new bug, shrunk.
+    Found(Box<Found>),
+    /// A backend can't go on.
+    BackendLost {
+        /// Its description.
+        backend: String,
+        /// Why.
+        why: String,
+    },
+    /// This program went wrong on a case. Please report it.
+    Internal {
+        /// Name of the kernel.
+        kernel: String,
+        /// The case, in one line.
+        line: String,
+        /// What it said.
+        message: String,
+    },
+}
+
+/// A new finding and what became of it.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Name of the kernel.
+    pub kernel: String,
+    /// The finding.
+    pub finding: Finding,
+    /// Executions that shrinking took.
+    pub executions: u32,
+    /// The file, if findings are saved.
+    pub saved: Option<Result<Saved, String>>,
+}
+
+/// What came of a campaign.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// One for each kernel and backend.
+    pub rows: Vec<Row>,
+    /// Hardware against emulator, for each kernel that ran on both.
+    pub comparisons: Vec<(String, Comparison)>,
+    /// Cases on which this program went wrong.
+    pub internal_errors: u64,
+    /// Wall-clock time.
+    pub elapsed: Duration,
+}
+
+/// What came of one kernel on one backend.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Name of the kernel.
+    pub kernel: String,
+    /// Backend.
+    pub backend: BackendKind,
+    /// Its device.
+    pub device: String,
+    /// Cases judged.
+    pub cases: u64,
+    /// Time spent in these cases, over all threads.
+    pub busy: Duration,
+    /// Output elements judged by a bound.
+    pub elements: u64,
+    /// Output elements of rows in which a right kernel may overflow.
+    pub out_of_domain: u64,
+    /// Cases not judged, by reason.
+    pub skipped: BTreeMap<String, u64>,
+    /// Largest error over bound of an agreeing case.
+    pub worst_ratio: f64,
+    /// The case it came from, in one line.
+    pub worst_case: Option<String>,
+    /// Cases that failed, those of known findings included.
+    pub failing: u64,
+    /// Distinct findings.
+    pub findings: usize,
+}
+
+impl Summary {
+    /// Whether any kernel was found wrong.
+    pub fn has_findings(&self) -> bool {
+        self.rows.iter().any(|row| row.findings > 0)
+    }
+
+    /// Whether any case was judged at all.
+    pub fn anything_ran(&self) -> bool {
+        self.rows.iter().any(|row| row.cases > 0)
+    }
+}

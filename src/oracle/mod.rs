@@ -1,1 +1,178 @@
 //! (case, outcome) to Verdict.
+//!
+//! [`examine`] is the one path that every door shares, from proptest to replay: it runs a case, runs it again under
+//! other poison and another schedule, and judges. [`judge`] is its pure half.
+//!
+//! The order of checks is deliberate, from the most telling to the least: a fault, an output that was never written,
+//! a result that changes between runs, a cache that holds the wrong bytes, a number outside its bound.
+
+mod examine;
+mod judge;
+
+pub use examine::examine;
+pub use judge::judge;
+
+use crate::case::TensorName;
+use crate::outcome::{Fault, Output};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What is to be said of one case on one backend.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// Every element lies within its bound and no check complained.
+    Agree(Agreement),
+    /// An element is wrong.
+    Diverge(Divergence),
+    /// The kernel did something wrong that is not a number.
+    Fault(Fault),
+    /// The case was not run, or could not be judged at all.
+    Skip(String),
+}
+
+/// A verdict, and what it was given on.
+#[derive(Clone, Debug)]
+pub struct Examined {
+    /// What is to be said.
+    pub verdict: Verdict,
+    /// What the first run left in memory, if it ended.
+    pub output: Option<Output>,
+}
+
+/// How close an agreeing run came to its bounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Agreement {
+    /// Largest part of its bound that any element's error used, 0 to 1.
+    pub worst_ratio: f64,
+    /// Output elements judged by a bound.
+    pub elements: u64,
+    /// Output elements of rows in which a right kernel may overflow: only their being written was checked.
+    pub out_of_domain: u64,
+}
+
+/// The worst wrong element of a tensor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Divergence {
+    /// The tensor, by name.
+    pub tensor: String,
+    /// Step, from 0.
+    pub step: u32,
+    /// Coordinate: `[token, q_head, dim]` in an output, `[request, kv_head, token, dim]` in a cache.
+    pub at: Vec<u64>,
+    /// The kernel's value.
+    pub found: f64,
+    /// The reference's value.
+    pub expected: f64,
+    /// Smallest value a right kernel may store there.
+    pub low: f64,
+    /// Largest value a right kernel may store there.
+    pub high: f64,
+    /// Error over bound; infinite for NaN and for elements that must be exact.
+    pub ratio: f64,
+    /// Which bound was broken.
+    pub tier: Tier,
+    /// Wrong elements of this tensor.
+    pub wrong: u64,
+    /// Elements of this tensor that were judged.
+    pub elements: u64,
+}
+
+/// What a bound rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// The bytes must be the same: data that is only moved.
+    Exact,
+    /// A proof from the kernel's numerics contract alone.
+    Det,
+    /// A proof over the random signs of V; a right kernel breaks it with probability at most [`SGN_FAILURE`] an element.
+    Sgn,
+}
+
+/// Hoeffding's deviation for [`Tier::Sgn`].
+pub const SGN_LAMBDA: f64 = 9.0;
+/// 6 exp(-lambda^2 / 2), the failure probability that goes with [`SGN_LAMBDA`].
+pub const SGN_FAILURE: f64 = 1.6e-17;
+
+/// What makes two findings the same bug: the kind of wrong, and for a fault the place in the kernel.
+///
+/// Shrinking keeps it. Two backends may see the same bug with and without a place.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Signature {
+    /// Such as `diverge out nan` or `fault race`.
+    pub class: String,
+    /// PTX line of a fault, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ptx_line: Option<u32>,
+}
+
+impl Verdict {
+    /// The signature of a finding; nothing for [`Verdict::Agree`] and [`Verdict::Skip`].
+    pub fn signature(&self) -> Option<Signature> {
+        match self {
+            Self::Agree(_) | Self::Skip(_) => None,
+            Self::Diverge(d) => {
+                let kind = if d.found.is_nan() {
+                    "nan"
+                } else if d.found.is_infinite() {
+                    "infinite"
+                } else {
+                    "value"
+                };
+                Some(Signature { class: format!("diverge {} {kind}", d.tensor), ptx_line: None })
+            }
+            Self::Fault(fault) => Some(Signature {
+                class: format!("fault {}", fault.kind),
+                ptx_line: fault.site.as_ref().map(|site| site.ptx_line),
+            }),
+        }
+    }
+}
+
+impl Signature {
+    /// Whether this is the same bug as `other`. A place that only one of them knows tells nothing.
+    pub fn matches(&self, other: &Self) -> bool {
+        let places = self.ptx_line.zip(other.ptx_line);
+        self.class == other.class && places.is_none_or(|(a, b)| a == b)
+    }
+}
+
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.class)?;
+        self.ptx_line.map_or(Ok(()), |line| write!(f, " at ptx {line}"))
+    }
+}
+
+impl fmt::Display for Divergence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.at.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        write!(f, "{}[{at}] of step {} is {:e}, expected {:e}", self.tensor, self.step, self.found, self.expected)?;
+        if self.tier == Tier::Exact {
+            write!(f, " to the bit")?;
+        } else {
+            write!(f, " and nothing outside {:e}..={:e}", self.low, self.high)?;
+        }
+        if self.ratio.is_finite() {
+            write!(f, " ({:.3e} times the bound)", self.ratio)?;
+        }
+        write!(f, "; {} of {} elements are wrong", self.wrong, self.elements)
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Exact => "exact",
+            Self::Det => "det",
+            Self::Sgn => "sgn",
+        })
+    }
+}
+
+/// Axes of a [`Divergence`]'s coordinate.
+pub fn axes(tensor: &str) -> &'static [&'static str] {
+    if tensor == TensorName::Out.to_string() { &["token", "q_head", "dim"] } else { &["request", "kv_head", "token", "dim"] }
+}

@@ -1,0 +1,392 @@
+//! The CUDA backend: the kernel's PTX on a GPU, through the driver loaded at run time.
+//!
+//! Every tensor of a run lies in one arena, between guard zones, so a run is one copy to the device, its launches, and
+//! one copy back; then guards and inputs are compared byte for byte. What a GPU can't see (reads out of bounds within
+//! the arena, uninitialised reads, races) is the emulator's to find, or shows as a result that changes with the poison.
+//!
+//! A kernel that faults leaves a context that can't be trusted: the backend refuses every later run and says why.
+
+#![expect(unsafe_code, reason = "the driver API is C; every call of it in the project is here")]
+
+use super::plan::{Plan, PlannedArg, PlannedLaunch};
+use super::{Backend, BackendError, BackendKind, Kernel, Run};
+use crate::case::Case;
+use crate::outcome::{Fault, FaultKind, Outcome};
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys::{self, CUresult};
+use cudarc::driver::{CudaContext, CudaStream};
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Bytes before and after every tensor that no kernel may touch.
+const GUARD_BYTES: usize = 512;
+/// What they hold: as binary32, binary16 or bfloat16 a number no recipe makes.
+const GUARD_BYTE: u8 = 0xa5;
+/// Alignment of a tensor, as cudaMalloc gives.
+const ALIGNMENT: usize = 256;
+/// How long the launches of one run may take before the kernel counts as hung.
+const TIME_LIMIT: Duration = Duration::from_secs(20);
+/// Dynamic shared memory that needs no attribute.
+const PLAIN_SHARED_BYTES: u32 = 48 << 10;
+
+/// A GPU.
+pub struct Cuda {
+    context: Arc<CudaContext>,
+    name: String,
+    /// Streams with their memory, one for each thread that runs at the same time.
+    idle: Mutex<Vec<Lane>>,
+    modules: Mutex<HashMap<u64, Module>>,
+    /// Why the context can't be used any more.
+    lost: Mutex<Option<String>>,
+}
+
+/// A stream and the arena it works in.
+struct Lane {
+    stream: Arc<CudaStream>,
+    device: sys::CUdeviceptr,
+    capacity: usize,
+    host: Vec<u8>,
+}
+
+/// A loaded module. It lives as long as the process.
+#[derive(Clone, Copy)]
+struct Module(sys::CUmodule);
+
+// SAFETY: a CUmodule is a handle that the driver lets any thread use while its context is current.
+unsafe impl Send for Module {}
+
+/// What the driver says of the machine.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Index, as `--device` counts.
+    pub ordinal: usize,
+    /// Marketing name.
+    pub name: String,
+    /// Compute capability.
+    pub capability: (i32, i32),
+    /// Device memory in bytes.
+    pub memory_bytes: usize,
+}
+
+/// Why there is no GPU to use.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unavailable(pub String);
+
+/// Version of the CUDA driver API, as (major, minor).
+pub fn driver_version() -> Result<(i32, i32), Unavailable> {
+    check_library()?;
+    let mut version = 0;
+    // SAFETY: the library is there (checked above) and the pointer is to a live i32.
+    unsafe { sys::cuDriverGetVersion(&raw mut version).result() }.map_err(unavailable)?;
+    Ok((version / 1000, version % 1000 / 10))
+}
+
+/// Every GPU the driver shows.
+pub fn devices() -> Result<Vec<Device>, Unavailable> {
+    check_library()?;
+    let count = CudaContext::device_count().map_err(unavailable)?;
+    (0..count.max(0) as usize)
+        .map(|ordinal| {
+            let context = CudaContext::new(ordinal).map_err(unavailable)?;
+            Ok(Device {
+                ordinal,
+                name: context.name().map_err(unavailable)?,
+                capability: context.compute_capability().map_err(unavailable)?,
+                memory_bytes: context.total_mem().map_err(unavailable)?,
+            })
+        })
+        .collect()
+}
+
+fn check_library() -> Result<(), Unavailable> {
+    // cudarc panics when it can't load the library, so ask before the first call of it.
+    // SAFETY: loads the driver's library, whose initialisers have no preconditions.
+    if unsafe { sys::is_culib_present() } {
+        return Ok(());
+    }
+    Err(Unavailable("no CUDA driver: libcuda can't be loaded".into()))
+}
+
+fn unavailable(error: DriverError) -> Unavailable {
+    Unavailable(format!("the CUDA driver answers {}", describe(error)))
+}
+
+fn describe(error: DriverError) -> String {
+    let name = error.error_name().map_or_else(|_| format!("{:?}", error.0), |n| n.to_string_lossy().into_owned());
+    let text = error.error_string().map_or_else(|_| String::new(), |s| format!(" ({})", s.to_string_lossy()));
+    name + &text
+}
+
+impl Cuda {
+    /// Opens the GPU with this index.
+    pub fn open(ordinal: usize) -> Result<Self, Unavailable> {
+        let devices = devices()?;
+        let device = devices.get(ordinal).ok_or_else(|| {
+            Unavailable(format!("expected a CUDA device below {}, found {ordinal}", devices.len()))
+        })?;
+        let context = CudaContext::new(ordinal).map_err(unavailable)?;
+        let name = format!("cuda:{ordinal} {}", device.name);
+        let (idle, modules, lost) = Default::default();
+        Ok(Self { context, name, idle, modules, lost })
+    }
+
+    fn lane(&self) -> Result<Lane, DriverError> {
+        if let Some(lane) = lock(&self.idle).pop() {
+            return Ok(lane);
+        }
+        Ok(Lane { stream: self.context.new_stream()?, device: 0, capacity: 0, host: Vec::new() })
+    }
+
+    fn module(&self, kernel: &Kernel) -> Result<Module, BackendError> {
+        let mut modules = lock(&self.modules);
+        if let Some(module) = modules.get(&kernel.ptx_hash()) {
+            return Ok(*module);
+        }
+        let image = CString::new(kernel.ptx()).map_err(|_| BackendError::Unavailable("the PTX holds a NUL byte".into()))?;
+        // SAFETY: the image is a NUL-terminated string, as cuModuleLoadData wants for PTX.
+        let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
+            .map_err(|e| BackendError::Unavailable(format!("the driver can't load the PTX: {}", describe(e))))?;
+        modules.insert(kernel.ptx_hash(), Module(module));
+        Ok(Module(module))
+    }
+
+    /// Runs a plan in `lane`. `Ok(Err(_))` is a fault of the kernel.
+    fn execute(&self, kernel: &Kernel, case: &Case, plan: &Plan, lane: &mut Lane) -> Result<Outcome, BackendError> {
+        let arena = Arena::of(plan);
+        lane.reserve(arena.size_bytes).map_err(|e| self.trouble(e))?;
+        arena.fill(plan, &mut lane.host);
+        let stream = lane.stream.cu_stream();
+        // SAFETY: `device` has at least `host.len()` bytes (reserve), and `host` lives until the stream is waited for.
+        unsafe { result::memcpy_htod_async(lane.device, &lane.host, stream) }.map_err(|e| self.trouble(e))?;
+        let module = self.module(kernel)?;
+        for launch in plan.steps.iter().flatten() {
+            if let Err(error) = self.launch(module, launch, lane, &arena)? {
+                if is_refusal(error) {
+                    return Ok(Outcome::Fault(Fault::new(FaultKind::LaunchFailed, describe(error))));
+                }
+                return self.after_fault(error, case);
+            }
+        }
+        // SAFETY: as for the copy to the device.
+        if let Err(error) = unsafe { result::memcpy_dtoh_async(&mut lane.host, lane.device, stream) } {
+            return self.after_fault(error, case);
+        }
+        match self.wait(lane) {
+            Ok(true) => {}
+            Ok(false) => {
+                let why = format!("the kernel did not end within {} s", TIME_LIMIT.as_secs());
+                *lock(&self.lost) = Some(why.clone());
+                return Ok(Outcome::Fault(Fault::new(FaultKind::Hang, why)));
+            }
+            Err(error) => return self.after_fault(error, case),
+        }
+        if let Some(fault) = arena.damage(plan, &lane.host) {
+            return Ok(Outcome::Fault(fault));
+        }
+        Ok(Outcome::Output(plan.output(case, |index| lane.host[arena.range(plan, index)].to_vec())))
+    }
+
+    fn launch(
+        &self,
+        module: Module,
+        launch: &PlannedLaunch,
+        lane: &Lane,
+        arena: &Arena,
+    ) -> Result<Result<(), DriverError>, BackendError> {
+        let no_entry = || BackendError::NoEntry(launch.entry.clone());
+        let entry = CString::new(launch.entry.as_str()).map_err(|_| no_entry())?;
+        // SAFETY: the module is loaded in the current context.
+        let function = unsafe { result::module::get_function(module.0, entry) }.map_err(|_| no_entry())?;
+        if launch.shared_bytes > PLAIN_SHARED_BYTES {
+            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function is of a loaded module; the driver checks the value.
+            if let Err(error) = unsafe { result::function::set_function_attribute(function, attribute, launch.shared_bytes as i32) } {
+                return Ok(Err(error));
+            }
+        }
+        let mut args: Vec<Vec<u8>> = launch
+            .args
+            .iter()
+            .map(|arg| match arg {
+                PlannedArg::Region(index) => (lane.device + arena.starts[*index] as u64).to_le_bytes().to_vec(),
+                PlannedArg::Bytes(bytes) => bytes.clone(),
+            })
+            .collect();
+        let mut pointers: Vec<*mut c_void> = args.iter_mut().map(|bytes| bytes.as_mut_ptr().cast()).collect();
+        let [grid, block] = [launch.grid, launch.block].map(|[x, y, z]| (x, y, z));
+        // SAFETY: the manifest's arguments were checked against the entry's parameter sizes when the kernel was opened,
+        // and the driver copies them before it returns. What the kernel does with its pointers is what is under test.
+        Ok(unsafe {
+            result::launch_kernel(function, grid, block, launch.shared_bytes, lane.stream.cu_stream(), &mut pointers)
+        })
+    }
+
+    /// Waits for the lane's stream; false when the time is up.
+    fn wait(&self, lane: &Lane) -> Result<bool, DriverError> {
+        let start = Instant::now();
+        loop {
+            // SAFETY: the stream belongs to the lane.
+            match unsafe { sys::cuStreamQuery(lane.stream.cu_stream()) } {
+                CUresult::CUDA_SUCCESS => return Ok(true),
+                CUresult::CUDA_ERROR_NOT_READY if start.elapsed() > TIME_LIMIT => return Ok(false),
+                CUresult::CUDA_ERROR_NOT_READY if start.elapsed() > Duration::from_millis(2) => {
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+                CUresult::CUDA_ERROR_NOT_READY => std::hint::spin_loop(),
+                other => return Err(DriverError(other)),
+            }
+        }
+    }
+
+    /// A driver error that a kernel can't have caused.
+    fn trouble(&self, error: DriverError) -> BackendError {
+        match error.0 {
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => BackendError::OutOfMemory(self.name.clone()),
+            _ => BackendError::Unavailable(format!("{}: {}", self.name, describe(error))),
+        }
+    }
+
+    /// An error that came after a launch: the kernel's doing where the code says so, and the end of this context.
+    fn after_fault(&self, error: DriverError, case: &Case) -> Result<Outcome, BackendError> {
+        let kind = match error.0 {
+            CUresult::CUDA_ERROR_ILLEGAL_ADDRESS => FaultKind::OutOfBounds,
+            CUresult::CUDA_ERROR_MISALIGNED_ADDRESS => FaultKind::Misaligned,
+            CUresult::CUDA_ERROR_ASSERT => FaultKind::Trap,
+            CUresult::CUDA_ERROR_LAUNCH_TIMEOUT => FaultKind::Hang,
+            CUresult::CUDA_ERROR_LAUNCH_FAILED
+            | CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR
+            | CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | CUresult::CUDA_ERROR_INVALID_PC => FaultKind::DeviceError,
+            _ => return Err(self.trouble(error)),
+        };
+        *lock(&self.lost) = Some(format!("{} after the case {case}", describe(error)));
+        Ok(Outcome::Fault(Fault::new(kind, describe(error))))
+    }
+}
+
+/// Whether the driver refused the launch itself, which leaves the context whole.
+fn is_refusal(error: DriverError) -> bool {
+    matches!(
+        error.0,
+        CUresult::CUDA_ERROR_INVALID_VALUE
+            | CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES
+            | CUresult::CUDA_ERROR_NOT_SUPPORTED
+    )
+}
+
+impl Backend for Cuda {
+    fn kind(&self) -> BackendKind {
+        BackendKind::Cuda
+    }
+
+    fn describe(&self) -> String {
+        self.name.clone()
+    }
+
+    fn run(&self, kernel: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError> {
+        if let Some(why) = &*lock(&self.lost) {
+            return Err(BackendError::Unavailable(format!("{} can't be used any more: {why}", self.name)));
+        }
+        let plan = Plan::new(kernel, case, run)?;
+        self.context.bind_to_thread().map_err(|e| self.trouble(e))?;
+        let mut lane = self.lane().map_err(|e| self.trouble(e))?;
+        let outcome = self.execute(kernel, case, &plan, &mut lane);
+        if lock(&self.lost).is_none() {
+            lock(&self.idle).push(lane);
+        } else {
+            // The stream may still be running, and giving its memory back would wait for it.
+            std::mem::forget(lane);
+        }
+        outcome
+    }
+}
+
+impl Lane {
+    fn reserve(&mut self, size_bytes: usize) -> Result<(), DriverError> {
+        self.host.resize(size_bytes, GUARD_BYTE);
+        if size_bytes <= self.capacity {
+            return Ok(());
+        }
+        self.release()?;
+        let capacity = size_bytes.next_power_of_two().max(1 << 20);
+        // SAFETY: the context is current (run) and the size is not 0.
+        self.device = unsafe { result::malloc_sync(capacity) }?;
+        self.capacity = capacity;
+        Ok(())
+    }
+
+    fn release(&mut self) -> Result<(), DriverError> {
+        if self.capacity == 0 {
+            return Ok(());
+        }
+        self.capacity = 0;
+        // SAFETY: `device` came from malloc_sync and is given back once; every run ends with its stream waited for.
+        unsafe { result::free_sync(self.device) }
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        // A failure here means the context is gone, and its memory with it.
+        let _ = self.release();
+    }
+}
+
+/// Where each region of a plan lies.
+struct Arena {
+    starts: Vec<usize>,
+    size_bytes: usize,
+}
+
+impl Arena {
+    fn of(plan: &Plan) -> Self {
+        let mut end = 0;
+        let mut starts = Vec::with_capacity(plan.regions.len());
+        for region in &plan.regions {
+            let start = (end + GUARD_BYTES).next_multiple_of(ALIGNMENT);
+            starts.push(start);
+            end = start + region.bytes.len();
+        }
+        Self { starts, size_bytes: end + GUARD_BYTES }
+    }
+
+    fn range(&self, plan: &Plan, index: usize) -> std::ops::Range<usize> {
+        self.starts[index]..self.starts[index] + plan.regions[index].bytes.len()
+    }
+
+    fn fill(&self, plan: &Plan, host: &mut [u8]) {
+        host.fill(GUARD_BYTE);
+        for (index, region) in plan.regions.iter().enumerate() {
+            host[self.range(plan, index)].copy_from_slice(&region.bytes);
+        }
+    }
+
+    /// The first guard byte or input byte that is not what it was.
+    fn damage(&self, plan: &Plan, host: &[u8]) -> Option<Fault> {
+        let mut guard_start = 0;
+        for (index, region) in plan.regions.iter().enumerate() {
+            let range = self.range(plan, index);
+            if let Some(distance) = host[guard_start..range.start].iter().rev().position(|&b| b != GUARD_BYTE) {
+                let detail = format!("{} bytes before {} (of {} bytes)", distance + 1, region.name, region.bytes.len());
+                return Some(Fault::new(FaultKind::GuardTouched, detail));
+            }
+            guard_start = range.end;
+            if !region.writable && host[range.clone()] != region.bytes {
+                let byte = host[range].iter().zip(&region.bytes).position(|(a, b)| a != b).unwrap_or(0);
+                return Some(Fault::new(FaultKind::InputModified, format!("{} was changed at byte {byte}", region.name)));
+            }
+        }
+        let last = host[guard_start..].iter().position(|&b| b != GUARD_BYTE)?;
+        let name = plan.regions.last().map_or("", |r| &r.name);
+        Some(Fault::new(FaultKind::GuardTouched, format!("{last} bytes after the end of {name}")))
+    }
+}
+
+/// Takes a lock whose data stays good even if a thread panicked while it held it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

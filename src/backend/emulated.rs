@@ -1,0 +1,144 @@
+//! The emulator backend: the kernel's PTX on the CPU, under checks.
+
+use super::plan::{Initialised, Plan, PlannedArg, PlannedLaunch};
+use super::{Backend, BackendError, BackendKind, Kernel, Run};
+use crate::case::Case;
+use crate::emulator::{self, Memory, Options, RegionId, Stop, Violation, ViolationKind};
+use crate::outcome::{Fault, FaultKind, Outcome, Site};
+use crate::ptx::Program;
+
+/// Runs kernels in the PTX emulator.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Emulator;
+
+/// Warp instructions a launch may take: this, and [`BUDGET_PER_ELEMENT`] for each query element times key.
+const BUDGET_BASE: u64 = 4_000_000;
+const BUDGET_PER_ELEMENT: u64 = 100;
+
+impl Backend for Emulator {
+    fn kind(&self) -> BackendKind {
+        BackendKind::Emulator
+    }
+
+    fn describe(&self) -> String {
+        "emulator".into()
+    }
+
+    fn run(&self, kernel: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError> {
+        let plan = Plan::new(kernel, case, run)?;
+        let mut memory = Memory::new();
+        let regions: Vec<RegionId> = plan.regions.iter().map(|region| map(&mut memory, region)).collect();
+        let options = Options {
+            schedule_seed: u64::from(run.schedule_seed),
+            instruction_budget: budget(case),
+            ..Options::default()
+        };
+        for launch in plan.steps.iter().flatten() {
+            let program = kernel.program(&launch.entry)?;
+            match execute(program, &mut memory, launch, &regions, &options) {
+                Ok(_) => {}
+                Err(Stop::Violation(violation)) => return Ok(Outcome::Fault(fault(&violation))),
+                Err(Stop::Unsupported(what)) => return Err(BackendError::Unsupported(what.to_string())),
+                Err(Stop::BadLaunch(why)) => {
+                    return Ok(Outcome::Fault(Fault::new(FaultKind::LaunchFailed, why.to_string())));
+                }
+            }
+        }
+        for (index, &id) in regions.iter().enumerate().filter(|(index, _)| plan.is_out(*index)) {
+            if let Some(byte) = memory.first_unwritten(id) {
+                let element = byte / case.dtype.size_bytes();
+                return Ok(Outcome::Fault(not_written(case, &plan.regions[index].name, element)));
+            }
+        }
+        Ok(Outcome::Output(plan.output(case, |index| memory.bytes(regions[index]).to_vec())))
+    }
+}
+
+/// The fault of an output element that no thread wrote.
+pub(super) fn not_written(case: &Case, tensor: &str, element: usize) -> Fault {
+    let at = case.output_layout().coordinate(element).unwrap_or_default();
+    let at = at.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    Fault::new(FaultKind::NotWritten, format!("{tensor}[{at}] was never written"))
+}
+
+fn map(memory: &mut Memory, region: &super::plan::Region) -> RegionId {
+    let initialised = match &region.initialised {
+        Initialised::All => emulator::Initialised::All,
+        Initialised::Nothing => emulator::Initialised::Nothing,
+        Initialised::Ranges(ranges) => emulator::Initialised::Ranges(ranges.clone()),
+    };
+    memory.map(emulator::Region {
+        name: region.name.clone(),
+        bytes: region.bytes.clone(),
+        initialised,
+        writable: region.writable,
+        misalign: 0,
+    })
+}
+
+fn execute(
+    program: &Program,
+    memory: &mut Memory,
+    launch: &PlannedLaunch,
+    regions: &[RegionId],
+    options: &Options,
+) -> Result<emulator::Stats, Stop> {
+    let mut params = vec![0; program.params().iter().map(|p| p.offset + p.size_bytes).max().unwrap_or(0)];
+    for (param, arg) in program.params().iter().zip(&launch.args) {
+        let target = &mut params[param.offset..][..param.size_bytes];
+        match arg {
+            PlannedArg::Region(index) => target.copy_from_slice(&memory.address(regions[*index]).to_le_bytes()),
+            PlannedArg::Bytes(bytes) => target.copy_from_slice(bytes),
+        }
+    }
+    let launch = emulator::Launch {
+        grid: launch.grid,
+        block: launch.block,
+        dynamic_shared_bytes: launch.shared_bytes as usize,
+        params: &params,
+    };
+    emulator::launch(program, memory, &launch, options)
+}
+
+fn budget(case: &Case) -> u64 {
+    let shape = &case.shape;
+    let keys: u64 =
+        (0..shape.requests.len()).map(|r| u64::from(case.past_len_at(r, case.steps)) * u64::from(shape.requests[r].q_len)).sum();
+    let elements = keys * u64::from(shape.num_q_heads()) * u64::from(shape.head_dim.max(shape.v_head_dim));
+    BUDGET_BASE + BUDGET_PER_ELEMENT * elements
+}
+
+fn fault(violation: &Violation) -> Fault {
+    Fault {
+        kind: kind(violation.kind),
+        detail: violation.detail.clone(),
+        site: Some(site(&violation.site)),
+        other: violation.other.as_ref().map(site),
+    }
+}
+
+fn site(site: &emulator::Site) -> Site {
+    Site {
+        ptx_line: site.ptx_line,
+        instruction: site.instruction.clone(),
+        source: site.source.clone(),
+        block: site.block,
+        warp: site.warp,
+        lane: site.lane,
+    }
+}
+
+fn kind(kind: ViolationKind) -> FaultKind {
+    match kind {
+        ViolationKind::OutOfBounds => FaultKind::OutOfBounds,
+        ViolationKind::Misaligned => FaultKind::Misaligned,
+        ViolationKind::ReadOnlyWritten => FaultKind::InputModified,
+        ViolationKind::UninitialisedRead => FaultKind::UninitialisedRead,
+        ViolationKind::DivergentBarrier => FaultKind::DivergentBarrier,
+        ViolationKind::BarrierDeadlock => FaultKind::Deadlock,
+        ViolationKind::AbsentLane | ViolationKind::WarpMask => FaultKind::WarpMask,
+        ViolationKind::SharedRace => FaultKind::Race,
+        ViolationKind::Trap | ViolationKind::AssertFail => FaultKind::Trap,
+        ViolationKind::BudgetExhausted => FaultKind::Hang,
+    }
+}

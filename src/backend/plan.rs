@@ -1,0 +1,167 @@
+//! What both backends do with a case: which regions of memory there are, what is in them, what is launched.
+
+use super::manifest::{self, Arg, Lengths};
+use super::{BackendError, Kernel, Run};
+use crate::case::{Case, Inputs, TensorName};
+use crate::expr::{Expr, ExprError};
+use crate::outcome::Output;
+use crate::tensor::Buffer;
+use std::ops::Range;
+
+/// Regions and launches of one run.
+pub(super) struct Plan {
+    pub(super) regions: Vec<Region>,
+    /// The launches of each step.
+    pub(super) steps: Vec<Vec<PlannedLaunch>>,
+}
+
+/// One tensor or array in memory.
+pub(super) struct Region {
+    pub(super) name: String,
+    pub(super) bytes: Vec<u8>,
+    /// Byte ranges that hold data before the launch; the rest is poison.
+    pub(super) initialised: Initialised,
+    pub(super) writable: bool,
+    /// What becomes of it in the Output.
+    use_: Use,
+}
+
+pub(super) enum Initialised {
+    All,
+    Nothing,
+    Ranges(Vec<Range<usize>>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Input,
+    KCache,
+    VCache,
+    Out,
+}
+
+/// One launch with everything evaluated but the addresses.
+pub(super) struct PlannedLaunch {
+    pub(super) entry: String,
+    pub(super) grid: [u32; 3],
+    pub(super) block: [u32; 3],
+    pub(super) shared_bytes: u32,
+    pub(super) args: Vec<PlannedArg>,
+}
+
+pub(super) enum PlannedArg {
+    /// The address of the region with this index.
+    Region(usize),
+    /// These bytes.
+    Bytes(Vec<u8>),
+}
+
+/// Index of each region of a step.
+struct StepRegions {
+    q: usize,
+    k_new: usize,
+    v_new: usize,
+    out: usize,
+    past_len: usize,
+    kv_len: usize,
+}
+
+const K_CACHE: usize = 0;
+const V_CACHE: usize = 1;
+
+impl Plan {
+    pub(super) fn new(kernel: &Kernel, case: &Case, run: Run) -> Result<Self, BackendError> {
+        let inputs = Inputs::of(case, run.poison);
+        let cached = |dim: u32| {
+            let size = case.dtype.size_bytes();
+            Initialised::Ranges(case.cached_ranges(dim, 0).map(|r| r.start * size..r.end * size).collect())
+        };
+        let mut regions = vec![
+            Region::new("k_cache", inputs.k_cache.into_bytes(), cached(case.shape.head_dim), Use::KCache),
+            Region::new("v_cache", inputs.v_cache.into_bytes(), cached(case.shape.v_head_dim), Use::VCache),
+        ];
+        let mut steps = Vec::new();
+        for (step, tensors) in inputs.steps.into_iter().enumerate() {
+            let step = step as u32;
+            let kv_lens: Vec<u32> = (0..case.shape.requests.len()).map(|r| case.past_len_at(r, step + 1)).collect();
+            let out = Buffer::filled(case.dtype, case.output_layout().span(), run.poison.bits(case.dtype));
+            let mut add = |region: Region| {
+                regions.push(region);
+                regions.len() - 1
+            };
+            let at = StepRegions {
+                q: add(Region::new("q", tensors.q.into_bytes(), Initialised::All, Use::Input)),
+                k_new: add(Region::new("k_new", tensors.k_new.into_bytes(), Initialised::All, Use::Input)),
+                v_new: add(Region::new("v_new", tensors.v_new.into_bytes(), Initialised::All, Use::Input)),
+                out: add(Region::new("out", out.into_bytes(), Initialised::Nothing, Use::Out)),
+                past_len: add(Region::new("past_len", lengths(&tensors.past_lens), Initialised::All, Use::Input)),
+                kv_len: add(Region::new("kv_len", lengths(&kv_lens), Initialised::All, Use::Input)),
+            };
+            let values = manifest::variables(case, step);
+            let launches = kernel.manifest.launches.iter().map(|launch| plan_launch(launch, case, &values, &at));
+            steps.push(launches.collect::<Result<_, _>>().map_err(BackendError::Launch)?);
+        }
+        Ok(Self { regions, steps })
+    }
+
+    /// Puts the Output together; `bytes` gives a region's bytes after the run.
+    pub(super) fn output(&self, case: &Case, mut bytes: impl FnMut(usize) -> Vec<u8>) -> Output {
+        let mut read = |wanted: Use| -> Vec<Buffer> {
+            let indices = self.regions.iter().enumerate().filter(|(_, r)| r.use_ == wanted).map(|(i, _)| i);
+            indices.map(|i| Buffer::from_bytes(case.dtype, bytes(i))).collect()
+        };
+        let out = read(Use::Out);
+        let [k_cache, v_cache] = [Use::KCache, Use::VCache].map(|cache| {
+            read(cache).pop().unwrap_or_else(|| unreachable!("every plan has both caches"))
+        });
+        Output { out, k_cache, v_cache }
+    }
+
+    /// Whether region `index` is an output, all of whose elements must be written.
+    pub(super) fn is_out(&self, index: usize) -> bool {
+        self.regions[index].use_ == Use::Out
+    }
+}
+
+impl Region {
+    fn new(name: &str, bytes: Vec<u8>, initialised: Initialised, use_: Use) -> Self {
+        Self { name: name.into(), bytes, initialised, writable: use_ != Use::Input, use_ }
+    }
+}
+
+fn lengths(lens: &[u32]) -> Vec<u8> {
+    lens.iter().flat_map(|&n| (n as i32).to_le_bytes()).collect()
+}
+
+fn plan_launch(
+    launch: &manifest::Launch,
+    case: &Case,
+    values: &[f64],
+    at: &StepRegions,
+) -> Result<PlannedLaunch, ExprError> {
+    let dims = |exprs: &[Expr; 3]| -> Result<[u32; 3], ExprError> {
+        let [x, y, z] = exprs;
+        let dim = |expr: &Expr| Ok(expr.whole(values, 1, i64::from(u32::MAX))? as u32);
+        Ok([dim(x)?, dim(y)?, dim(z)?])
+    };
+    let args = launch.args.iter().map(|arg| {
+        Ok(match arg {
+            Arg::Tensor(TensorName::Q) => PlannedArg::Region(at.q),
+            Arg::Tensor(TensorName::KNew) => PlannedArg::Region(at.k_new),
+            Arg::Tensor(TensorName::VNew) => PlannedArg::Region(at.v_new),
+            Arg::Tensor(TensorName::KCache) => PlannedArg::Region(K_CACHE),
+            Arg::Tensor(TensorName::VCache) => PlannedArg::Region(V_CACHE),
+            Arg::Tensor(TensorName::Out) => PlannedArg::Region(at.out),
+            Arg::Lengths(Lengths::PastLen) => PlannedArg::Region(at.past_len),
+            Arg::Lengths(Lengths::KvLen) => PlannedArg::Region(at.kv_len),
+            Arg::Value(expr, scalar) => PlannedArg::Bytes(scalar.bytes(expr, values)?),
+        })
+    });
+    Ok(PlannedLaunch {
+        entry: launch.entry_for(case.dtype),
+        args: args.collect::<Result<_, ExprError>>()?,
+        grid: dims(&launch.grid)?,
+        block: dims(&launch.block)?,
+        shared_bytes: launch.shared_bytes.whole(values, 0, i64::from(u32::MAX))? as u32,
+    })
+}

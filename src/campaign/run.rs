@@ -1,0 +1,315 @@
+//! The dispatcher and its worker threads.
+
+use super::{Comparison, Config, Event, Found, Row, Summary};
+use crate::backend::{Backend, BackendError, Kernel};
+use crate::case::Case;
+use crate::generate;
+use crate::oracle::{self, Signature, Verdict};
+use crate::regression::{Finding, Provenance};
+use crate::shrink;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// Least time between two progress events.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+/// Results that workers may be ahead of the oldest unfinished case.
+const MAX_AHEAD: usize = 4096;
+
+/// One case of one kernel, run on every backend.
+struct Examination {
+    case: Case,
+    /// In the order of the config's backends; absent where that pair is closed.
+    verdicts: Vec<Option<Judged>>,
+    comparison: Comparison,
+}
+
+struct Judged {
+    verdict: Result<Verdict, BackendError>,
+    took: Duration,
+}
+
+/// A message of a worker: the case's number, and its result or what a panic said.
+type Message = (u64, Result<Examination, (Case, String)>);
+
+/// Runs a campaign, tells `sink` what happens, and sums up.
+pub fn run(config: &Config, sink: &mut dyn FnMut(Event)) -> Summary {
+    let start = Instant::now();
+    let kernels = config.kernels.len() as u64;
+    let total = config.cases.map(|cases| cases.saturating_mul(kernels));
+    sink(Event::Started {
+        kernels: config.kernels.iter().map(|k| k.name().to_owned()).collect(),
+        backends: config.backends.iter().map(|b| b.describe()).collect(),
+        cases: total,
+        seed: config.seed,
+    });
+    let shared = Shared {
+        config,
+        total,
+        deadline: config.time.map(|time| start + time),
+        next: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+        closed: (0..config.kernels.len() * config.backends.len()).map(|_| AtomicBool::new(false)).collect(),
+    };
+    let mut dispatcher = Dispatcher::new(&shared, sink);
+    let (sender, receiver) = mpsc::sync_channel(MAX_AHEAD);
+    std::thread::scope(|scope| {
+        for _ in 0..config.jobs.max(1) {
+            let sender = sender.clone();
+            let shared = &shared;
+            scope.spawn(move || shared.work(&sender));
+        }
+        drop(sender);
+        dispatcher.receive(&receiver);
+    });
+    dispatcher.summary(start.elapsed())
+}
+
+/// What all threads see.
+struct Shared<'a> {
+    config: &'a Config,
+    total: Option<u64>,
+    deadline: Option<Instant>,
+    next: AtomicU64,
+    stop: AtomicBool,
+    /// For each kernel and backend: whether it is to be left alone from now on.
+    closed: Vec<AtomicBool>,
+}
+
+impl Shared<'_> {
+    fn pair(&self, kernel: usize, backend: usize) -> usize {
+        kernel * self.config.backends.len() + backend
+    }
+
+    fn is_closed(&self, pair: usize) -> bool {
+        self.closed[pair].load(Ordering::Relaxed)
+    }
+
+    fn close(&self, pair: usize) {
+        self.closed[pair].store(true, Ordering::Relaxed);
+        if self.closed.iter().all(|c| c.load(Ordering::Relaxed)) {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A worker: takes cases until there are none.
+    fn work(&self, sender: &mpsc::SyncSender<Message>) {
+        while !self.stop.load(Ordering::Relaxed) && self.deadline.is_none_or(|deadline| Instant::now() < deadline) {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            if self.total.is_some_and(|total| number >= total) {
+                return;
+            }
+            let kernel = (number % self.config.kernels.len() as u64) as usize;
+            let index = number / self.config.kernels.len() as u64;
+            let case = generate::case_at(self.config.seed, index, &self.config.kernels[kernel].manifest.domain);
+            let result = catch_unwind(AssertUnwindSafe(|| self.run_case(kernel, &case)));
+            let message = result.map_err(|panic| (case, panic_text(&*panic)));
+            if sender.send((number, message)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn run_case(&self, kernel: usize, case: &Case) -> Examination {
+        let mut outputs = Vec::new();
+        let verdicts = self.config.backends.iter().enumerate().map(|(index, backend)| {
+            if self.is_closed(self.pair(kernel, index)) {
+                return None;
+            }
+            let start = Instant::now();
+            let examined = oracle::examine(&**backend, &self.config.kernels[kernel], case);
+            let took = start.elapsed();
+            let verdict = examined.map(|examined| {
+                outputs.extend(examined.output);
+                examined.verdict
+            });
+            Some(Judged { verdict, took })
+        });
+        let verdicts = verdicts.collect();
+        let mut comparison = Comparison::default();
+        if let [first, rest @ ..] = &outputs[..] {
+            rest.iter().for_each(|other| comparison.add(first, other));
+        }
+        Examination { case: case.clone(), verdicts, comparison }
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("a panic without a message").to_owned()
+}
+
+/// Takes results in the order of their cases and decides what they mean.
+struct Dispatcher<'a, 'b> {
+    shared: &'a Shared<'a>,
+    sink: &'b mut dyn FnMut(Event),
+    rows: Vec<Row>,
+    /// Signatures known of each kernel and backend.
+    known: Vec<Vec<Signature>>,
+    comparisons: Vec<Comparison>,
+    internal_errors: u64,
+    done: u64,
+    last_progress: Option<Instant>,
+}
+
+impl<'a, 'b> Dispatcher<'a, 'b> {
+    fn new(shared: &'a Shared<'a>, sink: &'b mut dyn FnMut(Event)) -> Self {
+        let config = shared.config;
+        let rows: Vec<Row> = config
+            .kernels
+            .iter()
+            .flat_map(|kernel| config.backends.iter().map(|backend| Row::new(kernel, &**backend)))
+            .collect();
+        let known = vec![Vec::new(); rows.len()];
+        let comparisons = vec![Comparison::default(); config.kernels.len()];
+        Self { shared, sink, rows, known, comparisons, internal_errors: 0, done: 0, last_progress: None }
+    }
+
+    fn receive(&mut self, receiver: &mpsc::Receiver<Message>) {
+        let mut early = BTreeMap::new();
+        let mut next = 0;
+        for (number, message) in receiver {
+            early.insert(number, message);
+            while let Some(message) = early.remove(&next) {
+                self.take((next % self.shared.config.kernels.len() as u64) as usize, next, message);
+                next += 1;
+            }
+        }
+    }
+
+    fn take(&mut self, kernel: usize, number: u64, message: Result<Examination, (Case, String)>) {
+        self.done += 1;
+        match message {
+            Ok(result) => {
+                self.comparisons[kernel].merge(result.comparison);
+                for (backend, judged) in result.verdicts.into_iter().enumerate() {
+                    if let Some(judged) = judged {
+                        self.judged(kernel, backend, number, &result.case, judged);
+                    }
+                }
+            }
+            Err((case, message)) => {
+                self.internal_errors += 1;
+                let kernel = self.shared.config.kernels[kernel].name().to_owned();
+                (self.sink)(Event::Internal { kernel, line: case.to_string(), message });
+            }
+        }
+        if self.last_progress.is_none_or(|last| last.elapsed() >= PROGRESS_EVERY) {
+            self.last_progress = Some(Instant::now());
+            (self.sink)(Event::Progress {
+                cases: self.done,
+                worst_ratio: self.rows.iter().map(|row| row.worst_ratio).fold(0.0, f64::max),
+                findings: self.rows.iter().map(|row| row.findings).sum(),
+            });
+        }
+    }
+
+    fn judged(&mut self, kernel: usize, backend: usize, number: u64, case: &Case, judged: Judged) {
+        let pair = self.shared.pair(kernel, backend);
+        if self.shared.is_closed(pair) {
+            return;
+        }
+        let row = &mut self.rows[pair];
+        row.busy += judged.took;
+        let verdict = match judged.verdict {
+            Ok(verdict) => verdict,
+            Err(BackendError::Unavailable(why)) => {
+                self.shared.close(pair);
+                let backend = self.shared.config.backends[backend].describe();
+                return (self.sink)(Event::BackendLost { backend, why });
+            }
+            Err(limit) => Verdict::Skip(limit.to_string()),
+        };
+        match &verdict {
+            Verdict::Skip(why) => *row.skipped.entry(why.clone()).or_default() += 1,
+            Verdict::Agree(agreement) => {
+                row.cases += 1;
+                row.elements += agreement.elements;
+                row.out_of_domain += agreement.out_of_domain;
+                if agreement.worst_ratio > row.worst_ratio {
+                    row.worst_ratio = agreement.worst_ratio;
+                    row.worst_case = Some(case.to_string());
+                }
+            }
+            Verdict::Diverge(_) | Verdict::Fault(_) => {
+                row.cases += 1;
+                row.failing += 1;
+                self.failing(kernel, backend, number, case, &verdict);
+            }
+        }
+    }
+
+    fn failing(&mut self, kernel: usize, backend: usize, number: u64, case: &Case, verdict: &Verdict) {
+        let pair = self.shared.pair(kernel, backend);
+        let Some(signature) = verdict.signature() else { return };
+        if self.known[pair].iter().any(|known| known.matches(&signature)) {
+            return;
+        }
+        self.known[pair].push(signature);
+        self.rows[pair].findings += 1;
+        if self.known[pair].len() >= self.shared.config.max_findings {
+            self.shared.close(pair);
+        }
+        let config = self.shared.config;
+        (self.sink)(Event::Shrinking { kernel: config.kernels[kernel].name().to_owned(), line: case.to_string() });
+        let index = number / config.kernels.len() as u64;
+        let found_by = format!("campaign with seed {}, case {index}", config.seed);
+        let found = minimise(&config.kernels[kernel], &*config.backends[backend], case, verdict, found_by, config.max_shrink);
+        let Some((finding, executions)) = found else { return };
+        let kernel = config.kernels[kernel].name().to_owned();
+        let saved = config.store.as_ref().map(|store| store.save(&kernel, &finding).map_err(|e| e.to_string()));
+        (self.sink)(Event::Found(Box::new(Found { kernel, finding, executions, saved })));
+    }
+
+    fn summary(self, elapsed: Duration) -> Summary {
+        let names = self.shared.config.kernels.iter().map(|k| k.name().to_owned());
+        let comparisons = names.zip(self.comparisons).filter(|(_, c)| c.cases > 0).collect();
+        Summary { rows: self.rows, comparisons, internal_errors: self.internal_errors, elapsed }
+    }
+}
+
+/// Shrinks a failing case, keeping its signature, and puts the finding together with the executions it took.
+pub fn minimise(
+    kernel: &Kernel,
+    backend: &dyn Backend,
+    case: &Case,
+    verdict: &Verdict,
+    found_by: String,
+    max_executions: u32,
+) -> Option<(Finding, u32)> {
+    let signature = verdict.signature()?;
+    let mut smallest = (case.clone(), verdict.clone());
+    let shrunk = shrink::shrink(case.clone(), &kernel.manifest.domain, max_executions, &mut |candidate| {
+        let Ok(examined) = oracle::examine(backend, kernel, candidate) else { return false };
+        let same = examined.verdict.signature().is_some_and(|found| found.matches(&signature));
+        if same {
+            smallest = (candidate.clone(), examined.verdict);
+        }
+        same
+    });
+    let origin = Provenance { kernel: kernel.reference(), backend: backend.describe(), found_by };
+    let (smallest, verdict) = smallest;
+    debug_assert_eq!(smallest, shrunk.case);
+    Some((Finding::new(origin, case, smallest, &verdict)?, shrunk.executions))
+}
+
+impl Row {
+    fn new(kernel: &Kernel, backend: &dyn Backend) -> Self {
+        Self {
+            kernel: kernel.name().to_owned(),
+            backend: backend.kind(),
+            device: backend.describe(),
+            cases: 0,
+            busy: Duration::ZERO,
+            elements: 0,
+            out_of_domain: 0,
+            skipped: BTreeMap::new(),
+            worst_ratio: 0.0,
+            worst_case: None,
+            failing: 0,
+            findings: 0,
+        }
+    }
+}

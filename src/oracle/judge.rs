@@ -1,0 +1,148 @@
+//! The pure half of the oracle: what a kernel left in memory, against the reference and its bounds.
+
+use super::{Agreement, Divergence, SGN_LAMBDA, Tier, Verdict};
+use crate::bound::{self, Contract};
+use crate::case::values::{Role, RowAt};
+use crate::case::{Case, Inputs, Poison, TensorName};
+use crate::outcome::Output;
+use crate::reference::{self, Row};
+use crate::tensor::{Buffer, Layout};
+
+/// Judges the output of a run of `case` under `poison`.
+pub fn judge(case: &Case, contract: &Contract, poison: Poison, output: &Output) -> Verdict {
+    let (k_expected, v_expected) = Inputs::final_caches(case, poison);
+    let caches = [
+        (TensorName::KCache, &output.k_cache, &k_expected, case.shape.head_dim),
+        (TensorName::VCache, &output.v_cache, &v_expected, case.shape.v_head_dim),
+    ];
+    for (name, found, expected, dim) in caches {
+        if let Some(divergence) = compare_cache(case, name, found, expected, &case.cache_layout(dim)) {
+            return Verdict::Diverge(divergence);
+        }
+    }
+    let mut tally = Tally::default();
+    for request in 0..case.shape.requests.len() {
+        for kv_head in 0..case.shape.num_kv_heads {
+            judge_group(case, contract, output, request, kv_head, &mut tally);
+        }
+    }
+    match tally.worst {
+        Some(mut divergence) => {
+            divergence.wrong = tally.wrong;
+            divergence.elements = tally.agreement.elements;
+            Verdict::Diverge(divergence)
+        }
+        None => Verdict::Agree(tally.agreement),
+    }
+}
+
+/// What judging has come to so far.
+#[derive(Default)]
+struct Tally {
+    agreement: Agreement,
+    wrong: u64,
+    worst: Option<Divergence>,
+}
+
+impl Tally {
+    fn wrong(&mut self, divergence: Divergence) {
+        self.wrong += 1;
+        if self.worst.as_ref().is_none_or(|worst| divergence.ratio > worst.ratio) {
+            self.worst = Some(divergence);
+        }
+    }
+}
+
+/// Cached data is moved, not computed: past tokens, appended tokens, padding and unused slots must hold the expected bits.
+fn compare_cache(case: &Case, name: TensorName, found: &Buffer, expected: &Buffer, layout: &Layout) -> Option<Divergence> {
+    let first = found.first_difference(expected)?;
+    let wrong = (0..expected.len()).filter(|&i| found.bits(i) != expected.bits(i)).count() as u64;
+    let value = expected.value(first);
+    Some(Divergence {
+        tensor: name.to_string(),
+        step: case.steps - 1,
+        // A gap between rows has no coordinate of its own: it is told by its offset in elements.
+        at: layout.coordinate(first).unwrap_or_else(|| vec![first as u64]),
+        found: found.value(first),
+        expected: value,
+        low: value,
+        high: value,
+        ratio: f64::INFINITY,
+        tier: Tier::Exact,
+        wrong,
+        elements: expected.len() as u64,
+    })
+}
+
+/// Judges every output row of one KV head of one request: they share K and V.
+fn judge_group(case: &Case, contract: &Contract, output: &Output, request: usize, kv_head: u32, tally: &mut Tally) {
+    let shape = &case.shape;
+    let (mut k, mut v, mut q) = (Vec::new(), Vec::new(), Vec::new());
+    for token in 0..case.past_len_at(request, case.steps) {
+        let at = RowAt { request: request as u32, kv_head, member: 0, token };
+        case.values.row(Role::K, at, shape.head_dim, case.dtype, &mut k);
+        case.values.row(Role::V, at, shape.v_head_dim, case.dtype, &mut v);
+    }
+    let q_len = shape.requests[request].q_len;
+    let first_token: u32 = shape.requests[..request].iter().map(|r| r.q_len).sum();
+    let [d, dv] = [shape.head_dim, shape.v_head_dim].map(|n| n as usize);
+    let layout = case.output_layout();
+    for step in 0..case.steps {
+        for query in 0..q_len {
+            let n = case.visible_len(request, step, query) as usize;
+            let numbers = contract.at(n, d);
+            for member in 0..shape.q_per_kv {
+                let at = RowAt { request: request as u32, kv_head, member, token: step * q_len + query };
+                q.clear();
+                case.values.row(Role::Q, at, shape.head_dim, case.dtype, &mut q);
+                let row = Row {
+                    q: &q,
+                    k: &k[..n * d],
+                    v: &v[..n * dv],
+                    head_dim: d,
+                    v_head_dim: dv,
+                    scale: case.scale,
+                    softcap: None,
+                    sink: None,
+                };
+                let reference = reference::attend(&row);
+                if !bound::domain_ok(&reference, &numbers) {
+                    tally.agreement.out_of_domain += dv as u64;
+                    continue;
+                }
+                let bounds = bound::bounds(&reference, &numbers, SGN_LAMBDA);
+                let coordinate = [first_token + query, kv_head * shape.q_per_kv + member, 0].map(u64::from);
+                let start = layout.offset(&coordinate);
+                for dim in 0..dv {
+                    let found = output.out[step as usize].value(start + dim);
+                    let o = reference.o[dim];
+                    let (b, tier) = if case.values.recipe.v_is_sign_random() && bounds.sgn[dim] < bounds.det[dim] {
+                        (bounds.sgn[dim], Tier::Sgn)
+                    } else {
+                        (bounds.det[dim], Tier::Det)
+                    };
+                    tally.agreement.elements += 1;
+                    let ratio = bound::ratio(found, o, b, case.dtype);
+                    if bound::accepts(found, o, b, case.dtype) {
+                        tally.agreement.worst_ratio = tally.agreement.worst_ratio.max(ratio.min(1.0));
+                        continue;
+                    }
+                    let (low, high) = bound::interval(o, b, case.dtype);
+                    tally.wrong(Divergence {
+                        tensor: TensorName::Out.to_string(),
+                        step,
+                        at: vec![coordinate[0], coordinate[1], dim as u64],
+                        found,
+                        expected: o,
+                        low,
+                        high,
+                        ratio,
+                        tier,
+                        wrong: 0,
+                        elements: 0,
+                    });
+                }
+            }
+        }
+    }
+}
