@@ -1,0 +1,331 @@
+//! The sums over elements that the bound of each column is made of.
+
+use super::contract::{PDen, Resolved};
+use super::weights::{Weights, tensor_core_blocks};
+use super::{FLUSH, LARGEST_EXPONENT, TINY, growth};
+use crate::reference::Reference;
+
+/// Per-element coefficients, and their sums over the row.
+pub(super) struct Terms {
+    /// `p_j eta_j`.
+    eta: Vec<f64>,
+    /// What rounding may take from a weight in its own format: `min(p_j (1 + eta_j) / Z, tau)`. Empty if nothing.
+    p_underflow: Vec<f64>,
+    /// `p_j` if the weight may be dropped, else 0.
+    dropped: Vec<f64>,
+    /// `p_j sigma_j`: the weight's error as a standard deviation.
+    sigma: Vec<f64>,
+    /// `p_j (u X_j / 2 + underflow_j)`: errors that do not average out.
+    systematic: Vec<f64>,
+    /// `p_j ((d+4) Q_j + 4|s_j| + 4(M - s_j) + 8)`: the reference's own error, in units of `2^-53`.
+    reference: Vec<f64>,
+    /// `Z`.
+    pub(super) kept: f64,
+    /// Whether any weight may be dropped.
+    pub(super) any_dropped: bool,
+    /// `sum p_j eta_j`.
+    pub(super) eta_mass: f64,
+    /// One absolute unit of the kernel's sums, in units of its denominator (step 6).
+    pub(super) unit: f64,
+    /// One absolute unit of a weight before it is normalised, likewise.
+    pub(super) unit_weight: f64,
+    /// Large and small terms (step 4); none with tensor cores, or if it would not help.
+    pub(super) split: Option<Split>,
+}
+
+/// Step 4: a row of few heavy elements is summed like a short row.
+pub(super) struct Split {
+    /// Elements with less are small.
+    threshold: f64,
+    /// How many are large.
+    pub(super) large: usize,
+    /// `sum p_j (1 + eta_j)` over the small ones.
+    pub(super) mass: f64,
+    /// `I`.
+    pub(super) inflation: f64,
+}
+
+impl Terms {
+    pub(super) fn of(reference: &Reference<'_>, contract: &Resolved, weights: &Weights) -> Self {
+        let n = reference.elements();
+        let off = libm::exp(contract.off);
+        let rounded_in_sum = contract.p_den == PDen::Yes && contract.u_p > 0.0;
+        let mut terms = Self {
+            eta: Vec::with_capacity(n),
+            p_underflow: Vec::new(),
+            dropped: Vec::with_capacity(n),
+            sigma: Vec::with_capacity(n),
+            systematic: Vec::with_capacity(n),
+            reference: Vec::with_capacity(n),
+            kept: 0.0,
+            any_dropped: false,
+            eta_mass: 0.0,
+            unit: 1.0,
+            unit_weight: 1.0,
+            split: None,
+        };
+        // A kernel that leaves the sink out of its maximum sees exp(sink - max) overflow, and every weight
+        // vanish, where the exact weights are about to underflow anyway.
+        let cut = if reference.sink.is_some() {
+            contract.w_cut.max(FLUSH)
+        } else {
+            contract.w_cut
+        };
+        let d = reference.head_dim as f64;
+        let u = contract.u;
+        for j in 0..n {
+            let (p, s) = (reference.p[j], reference.s[j]);
+            let delta = weights.delta[j].min(LARGEST_EXPONENT);
+            let relative = libm::exp(s - reference.max);
+            let grown = libm::exp(delta);
+            let mut eta = libm::expm1(delta);
+            let mut least = 1.0 / grown;
+            let dropped = relative <= cut * off * grown;
+            if dropped {
+                eta = eta.max(1.0);
+                least = 0.0;
+                terms.any_dropped = true;
+            }
+            if rounded_in_sum {
+                // The rounding belongs to the weight, up and down; in subnormals it takes at most all of it.
+                let lost = contract.tau_p * off / relative.max(TINY);
+                least = (least * (1.0 - contract.u_p) - lost).max(0.0);
+                eta = (1.0 + eta) * (1.0 + contract.u_p) - 1.0 + lost.min(1.0 + eta);
+            }
+            terms.kept += p * least;
+            terms.eta.push(p * eta);
+            terms.eta_mass += p * eta;
+            terms.dropped.push(if dropped { p } else { 0.0 });
+            terms
+                .sigma
+                .push(p * deviation(reference, contract, weights, j));
+            terms
+                .systematic
+                .push(p * (u * 0.5 * weights.argument[j] + weights.underflow[j]));
+            let logit =
+                (d + 4.0) * reference.dot_abs[j] + 4.0 * s.abs() + 4.0 * (reference.max - s) + 8.0;
+            terms.reference.push(p * logit);
+        }
+        // The largest weight is 1 but for its rounding, so the denominator is at least 1/2 even if Z is tiny.
+        terms.unit_weight = off * (1.0 / (reference.sum * terms.kept)).min(2.0);
+        terms.unit = if contract.p_norm {
+            1.0
+        } else {
+            terms.unit_weight
+        };
+        if contract.tau_p > 0.0 {
+            let tau = contract.tau_p * terms.unit;
+            terms.p_underflow = reference
+                .p
+                .iter()
+                .zip(&terms.eta)
+                .map(|(p, eta)| ((p + eta) / terms.kept).min(tau))
+                .collect();
+        }
+        if contract.tc.is_none() {
+            terms.split = Split::of(reference, contract, weights, &terms.eta);
+        }
+        terms
+    }
+}
+
+impl Split {
+    /// The split with the least `u (K + 2) + (weight of the small terms)`.
+    fn of(
+        reference: &Reference<'_>,
+        contract: &Resolved,
+        weights: &Weights,
+        eta: &[f64],
+    ) -> Option<Self> {
+        let n = reference.elements();
+        let mut sorted = reference.p.clone();
+        sorted.sort_unstable_by(|a, b| b.total_cmp(a));
+        let (mut tail, mut best, mut threshold) = (0.0, f64::INFINITY, 0.0);
+        // From the lightest up, so that the tails' sums lose nothing.
+        for (k, &p) in sorted.iter().enumerate().rev() {
+            let cost = contract.u * (k as f64 + 3.0) + tail;
+            // On a tie the smaller K wins.
+            if cost <= best {
+                (best, threshold) = (cost, p);
+            }
+            tail += p;
+        }
+        let large = reference.p.iter().filter(|&&p| p >= threshold).count();
+        if large == n {
+            return None;
+        }
+        let (mut mass, mut worst) = (0.0, 0.0f64);
+        for (j, &p) in reference.p.iter().enumerate() {
+            if p >= threshold {
+                worst = worst.max(weights.delta[j]);
+            } else {
+                mass += p + eta[j];
+            }
+        }
+        let inflation =
+            (1.0 + 2.0 * growth(n as f64, contract.u)) * libm::exp((2.0 * worst).min(100.0));
+        Some(Self {
+            threshold,
+            large,
+            mass,
+            inflation,
+        })
+    }
+}
+
+/// `sigma_j`: the weight's error, were its rounding errors independent with mean zero and V's signs random.
+///
+/// ```text
+/// sigma_j^2 = dot_j^2 + u^2 (k_x X_j^2 + k_m max(|s_j|,|M|)^2 + k_s s_j^2) + (R_j + 1) e0^2 + e_abs^2 + 2 (u_in Q2_j)^2
+/// dot_j = u sqrt(min(h_qk, nz_j) + k_qk) min(Q_j, 3 Q2_j)
+/// ```
+///
+/// Tensor cores truncate, so their errors all point the same way: theirs enter linearly.
+fn deviation(reference: &Reference<'_>, contract: &Resolved, weights: &Weights, j: usize) -> f64 {
+    let (u, s) = (contract.u, reference.s[j]);
+    let raw = reference.raw_logits()[j];
+    let unit = if let Some(tc) = contract.tc {
+        tensor_core_blocks(tc, reference.head_dim) * tc.block_error()
+    } else {
+        let additions = contract
+            .h_qk
+            .unwrap_or(reference.head_dim as f64)
+            .min(f64::from(reference.nonzeros[j]));
+        u * (additions + contract.k_qk).sqrt()
+    };
+    let dot = unit * reference.dot_abs[j].min(3.0 * reference.dot_rms[j]);
+    let magnitude = s.abs().max(reference.max.abs());
+    let argument = weights.argument[j];
+    let roundings = contract.k_x * argument * argument
+        + contract.k_m * magnitude * magnitude
+        + contract.k_s * raw * raw;
+    let mut variance = dot * dot
+        + u * u * roundings
+        + (weights.rescales[j].min(64.0) + 1.0) * contract.e0 * contract.e0
+        + contract.e_abs * contract.e_abs
+        + 2.0 * (contract.u_in * reference.dot_rms[j]).powi(2);
+    if let Some(cap) = reference.softcap {
+        // An approximate tanh has errors of one sign over long stretches: no averaging.
+        let tanh = cap.abs() * (contract.e_tanh + 3.0 * u);
+        variance += tanh * tanh;
+    }
+    variance.sqrt()
+}
+
+/// Sums over elements, one per column: each the sum of a coefficient times `|V|`, `|V - o|` or a square.
+pub(super) struct Columns {
+    /// `sum p_j eta_j |V_j - o|`.
+    pub(super) eta_deviation: Vec<f64>,
+    /// `sum p_j (1 + eta_j) |V_j|`.
+    pub(super) grown_absolute: Vec<f64>,
+    /// `sum p_j (1 + eta_j) |V_j - o|`.
+    pub(super) grown_deviation: Vec<f64>,
+    /// `sum p_j (1 + eta_j) |V_j|` over the small terms.
+    pub(super) small_absolute: Vec<f64>,
+    /// `sum min(p_j (1 + eta_j), tau) |V_j|`.
+    pub(super) p_underflow: Vec<f64>,
+    /// `sum |V_j - o|`.
+    pub(super) deviation: Vec<f64>,
+    /// `sum` of the reference's error times `|V_j - o|`.
+    pub(super) reference_deviation: Vec<f64>,
+    /// `sum p_j^2 eta_j^2 V_j^2`.
+    pub(super) eta_squares: Vec<f64>,
+    /// `sum p_j^2 (1 + eta_j)^2 V_j^2`.
+    pub(super) grown_squares: Vec<f64>,
+    /// `sum p_j^2 sigma_j^2 (V_j - o)^2`.
+    pub(super) sigma_squares: Vec<f64>,
+    /// `sum p_j (u X_j / 2 + underflow_j) |V_j - o|`.
+    pub(super) systematic_deviation: Vec<f64>,
+    /// `sum p_j |V_j - o|` over weights that may be dropped.
+    pub(super) dropped_deviation: Vec<f64>,
+}
+
+impl Columns {
+    /// One pass over V.
+    pub(super) fn of(reference: &Reference<'_>, contract: &Resolved, terms: &Terms) -> Self {
+        let columns = reference.v_head_dim;
+        let zeros = || vec![0.0; columns];
+        let mut sums = Self {
+            eta_deviation: zeros(),
+            grown_absolute: zeros(),
+            grown_deviation: zeros(),
+            small_absolute: zeros(),
+            p_underflow: zeros(),
+            deviation: zeros(),
+            reference_deviation: zeros(),
+            eta_squares: zeros(),
+            grown_squares: zeros(),
+            sigma_squares: zeros(),
+            systematic_deviation: zeros(),
+            dropped_deviation: zeros(),
+        };
+        let either = contract.p_den == PDen::Either;
+        for (j, v) in reference.value_rows().enumerate() {
+            sums.add(reference, terms, either, j, v);
+        }
+        if reference.sink.is_some() {
+            sums.add(reference, terms, either, reference.keys, &zeros());
+        }
+        sums
+    }
+
+    fn add(&mut self, reference: &Reference<'_>, terms: &Terms, either: bool, j: usize, v: &[f64]) {
+        let columns = v.len();
+        let o = &reference.o[..columns];
+        let eta = terms.eta[j];
+        let grown = reference.p[j] + eta;
+        let (sigma, systematic, own) = (terms.sigma[j], terms.systematic[j], terms.reference[j]);
+        {
+            let (a, b, c) = (
+                &mut self.eta_deviation[..columns],
+                &mut self.grown_absolute[..columns],
+                &mut self.grown_deviation[..columns],
+            );
+            let (d, e, f) = (
+                &mut self.deviation[..columns],
+                &mut self.reference_deviation[..columns],
+                &mut self.systematic_deviation[..columns],
+            );
+            for t in 0..columns {
+                let (value, deviation) = (v[t].abs(), (v[t] - o[t]).abs());
+                a[t] += eta * deviation;
+                b[t] += grown * value;
+                c[t] += grown * deviation;
+                d[t] += deviation;
+                e[t] += own * deviation;
+                f[t] += systematic * deviation;
+            }
+        }
+        let (a, b, c) = (
+            &mut self.eta_squares[..columns],
+            &mut self.grown_squares[..columns],
+            &mut self.sigma_squares[..columns],
+        );
+        for t in 0..columns {
+            let (x, y, z) = (eta * v[t], grown * v[t], sigma * (v[t] - o[t]));
+            a[t] += x * x;
+            b[t] += y * y;
+            c[t] += z * z;
+        }
+        if terms
+            .split
+            .as_ref()
+            .is_some_and(|split| reference.p[j] < split.threshold)
+        {
+            for (sum, v) in self.small_absolute.iter_mut().zip(v) {
+                *sum += grown * v.abs();
+            }
+        }
+        if let Some(&underflow) = terms.p_underflow.get(j) {
+            for t in 0..columns {
+                let deviation = if either { (v[t] - o[t]).abs() } else { 0.0 };
+                self.p_underflow[t] += underflow * v[t].abs().max(deviation);
+            }
+        }
+        if terms.dropped[j] > 0.0 {
+            for t in 0..columns {
+                self.dropped_deviation[t] += terms.dropped[j] * (v[t] - o[t]).abs();
+            }
+        }
+    }
+}

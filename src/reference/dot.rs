@@ -1,0 +1,152 @@
+//! One dot product, with the sums that bound any kernel's error in it.
+
+/// Exponent given to zero, which is a multiple of every power of two.
+const ZERO_LOWEST: i32 = 1_000_000;
+
+/// Binary32 has 24 significant bits: integers up to 2^23 keep one bit to spare.
+const EXACT_BITS: i32 = 23;
+
+/// Sums over the products `q_k K_jk` of one key, before scaling.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Dot {
+    pub(super) sum: f64,
+    pub(super) abs: f64,
+    pub(super) squares: f64,
+    pub(super) k_max: f64,
+    pub(super) nonzeros: u32,
+}
+
+impl Dot {
+    /// The sums, in a fixed order: eight interleaved accumulators, added up as a tree, then the rest.
+    pub(super) fn of(q: &[f64], k: &[f64]) -> Self {
+        const LANES: usize = 8;
+        let (mut sum, mut abs, mut squares) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+        let (mut k_max, mut nonzeros) = ([0.0f64; LANES], [0.0; LANES]);
+        let (q_chunks, k_chunks) = (q.chunks_exact(LANES), k.chunks_exact(LANES));
+        let (q_rest, k_rest) = (q_chunks.remainder(), k_chunks.remainder());
+        for (q, k) in q_chunks.zip(k_chunks) {
+            for i in 0..LANES {
+                let x = q[i] * k[i];
+                sum[i] += x;
+                abs[i] += x.abs();
+                squares[i] += x * x;
+                k_max[i] = if k[i].abs() > k_max[i] {
+                    k[i].abs()
+                } else {
+                    k_max[i]
+                };
+                nonzeros[i] += if x == 0.0 { 0.0 } else { 1.0 };
+            }
+        }
+        let tree =
+            |x: [f64; LANES]| ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
+        let mut dot = Self {
+            sum: tree(sum),
+            abs: tree(abs),
+            squares: tree(squares),
+            k_max: k_max.into_iter().fold(0.0, f64::max),
+            nonzeros: tree(nonzeros) as u32,
+        };
+        for (q, k) in q_rest.iter().zip(k_rest) {
+            let x = q * k;
+            dot.sum += x;
+            dot.abs += x.abs();
+            dot.squares += x * x;
+            dot.k_max = dot.k_max.max(k.abs());
+            dot.nonzeros += u32::from(x != 0.0);
+        }
+        dot
+    }
+
+    /// Whether every partial sum, in any order, is a binary32 number.
+    ///
+    /// Let `2^gq` be the lowest set bit over the nonzero entries of `q`, and `2^gk` over the entries
+    /// of the key that meet one. Every partial sum is a multiple of `2^(gq+gk)`, and none exceeds
+    /// `sum |q_k K_jk|`. If that is at most `2^(gq+gk+23)`, each fits in 24 bits. The same holds for
+    /// a tensor core that keeps 23 or more fractional bits of its largest addend.
+    ///
+    /// `q_lowest` is `gq`. Ends at the first entry that decides against, which for data that use
+    /// all their bits comes at once.
+    pub(super) fn is_exact(&self, q: &[f64], k: &[f64], q_lowest: i32) -> bool {
+        // Sums below this are products of subnormals, whose lowest bit may be lost.
+        const LOWEST: i32 = -140;
+        let mut k_lowest = ZERO_LOWEST;
+        let fits = |k_lowest: i32| {
+            let quantum = q_lowest.saturating_add(k_lowest);
+            quantum > LOWEST && self.abs <= exp2(quantum.saturating_add(EXACT_BITS))
+        };
+        for (&q, &k) in q.iter().zip(k) {
+            if q == 0.0 || k == 0.0 {
+                continue;
+            }
+            let lowest = lowest_bit(k);
+            if lowest < k_lowest {
+                k_lowest = lowest;
+                if !fits(k_lowest) {
+                    return false;
+                }
+            }
+        }
+        fits(k_lowest)
+    }
+}
+
+/// Exponent of the lowest set bit of `x`; a huge number for zero.
+pub(super) fn lowest_bit(x: f64) -> i32 {
+    let bits = x.to_bits();
+    let fraction = bits & ((1 << 52) - 1);
+    let exponent = ((bits >> 52) & 0x7ff) as i32;
+    if x == 0.0 {
+        ZERO_LOWEST
+    } else if exponent == 0 {
+        -1074 + fraction.trailing_zeros() as i32
+    } else {
+        exponent - 1075 + (fraction | (1 << 52)).trailing_zeros() as i32
+    }
+}
+
+/// A power of two, clipped to the range of normal numbers.
+fn exp2(exponent: i32) -> f64 {
+    f64::from_bits(((exponent.clamp(-1000, 1000) + 1023) as u64) << 52)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lowest_bits() {
+        assert_eq!(lowest_bit(1.0), 0);
+        assert_eq!(lowest_bit(-6.0), 1);
+        assert_eq!(lowest_bit(0.75), -2);
+        assert_eq!(lowest_bit(f64::from(f32::from_bits(1))), -149);
+        assert_eq!(lowest_bit(f64::from_bits(4)), -1072);
+        assert_eq!(lowest_bit(0.0), ZERO_LOWEST);
+    }
+
+    #[test]
+    fn integers_are_exact_until_24_bits() {
+        let exact = |q: &[f64], k: &[f64]| {
+            let lowest = q.iter().map(|&x| lowest_bit(x)).min().unwrap();
+            Dot::of(q, k).is_exact(q, k, lowest)
+        };
+        assert!(exact(&[2048.0, 1.0], &[4095.0, 1.0]));
+        assert!(!exact(&[2048.0, 1.0], &[4097.0, 1.0]));
+        // A power of two may be large; an entry of q that is zero hides the key's low bits.
+        assert!(exact(&[0.0, 1024.0], &[0.1, 1.0]));
+        assert!(!exact(&[1.0, 1024.0], &[0.1, 1.0]));
+        assert!(exact(&[0.0; 3], &[0.1, 0.2, 0.3]));
+    }
+
+    #[test]
+    fn sums_count_every_entry_once() {
+        let q: Vec<f64> = (0..21).map(f64::from).collect();
+        let k: Vec<f64> = (0..21)
+            .map(|i| if i % 2 == 0 { 1.0 } else { -2.0 })
+            .collect();
+        let dot = Dot::of(&q, &k);
+        assert_eq!(dot.sum, 110.0 - 200.0);
+        assert_eq!(dot.abs, 110.0 + 200.0);
+        assert_eq!((dot.nonzeros, dot.k_max), (20, 2.0));
+    }
+}
