@@ -1,7 +1,225 @@
-//! Arguments, commands, exit codes.
+//! Arguments, commands, exit codes. The only room that prints.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this room is the program's face")]
+
+mod backends;
+mod compile;
+mod doctor;
+mod fuzz;
+mod kernels;
+mod replay;
+mod show;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How the program ended; the number is the process's exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exit {
+    /// Nothing is wrong.
+    Clean = 0,
+    /// This program went wrong.
+    Internal = 1,
+    /// The arguments or a file are wrong, or something needed is not there.
+    Usage = 2,
+    /// No case could be run, so nothing is known.
+    NothingRan = 4,
+    /// A kernel is wrong.
+    Findings = 100,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  attnfuzz                                            a short campaign over every shipped kernel
+  attnfuzz fuzz gqa_decode --time 60s --jobs 8        one kernel for a minute
+  attnfuzz fuzz my/kernel.toml --cases 100000         a kernel of yours, by its manifest
+  attnfuzz fuzz --backend cuda --time 8h              overnight on a GPU
+  attnfuzz replay                                     every saved regression
+  attnfuzz show 'kv=4 g=7 d=128 past=1 dtype=f32 cache=hnd:2 scale=0.088388346 values=normal:0'
+
+Exit codes: 0 clean, 1 internal error, 2 usage, 4 nothing ran, 100 findings.";
+
+/// Finds the shape a grouped-query attention CUDA kernel gets wrong.
+#[derive(Parser)]
+#[command(name = "attnfuzz", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Search for failing cases, shrink and save them
+    Fuzz(FuzzArgs),
+    /// Run saved findings again
+    Replay(ReplayArgs),
+    /// Explain a case, and write its tensors to a file
+    Show(ShowArgs),
+    /// List the shipped kernels and what they claim
+    Kernels,
+    /// Say what this machine has, and what each missing piece costs
+    Doctor,
+    /// Make a kernel's PTX from its source, or check that it is fresh
+    Compile(CompileArgs),
+}
+
+/// Where kernels run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum BackendChoice {
+    /// The GPU if there is one, else the emulator
+    Auto,
+    /// The PTX emulator, on the CPU
+    Emulator,
+    /// A GPU
+    Cuda,
+    /// Both, and compare them
+    All,
+}
+
+/// How to tell what happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Human,
+    /// One JSON object a line
+    Jsonl,
+}
+
+#[derive(clap::Args)]
+struct BackendArgs {
+    /// Where kernels run
+    #[arg(long, value_enum, default_value = "auto")]
+    backend: BackendChoice,
+    /// Index of the GPU
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    device: usize,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  attnfuzz fuzz
+  attnfuzz fuzz gqa_decode --cases 10000 --seed 7
+  attnfuzz fuzz kernels/mutants/gqa_decode/m01_head_mod.toml --regressions /tmp/found
+  attnfuzz fuzz my/kernel.toml --time 10m --format jsonl
+
+The same seed and number of cases give the same cases and the same findings, whatever --jobs is.
+Without --cases and --time a campaign lasts 60 s.")]
+struct FuzzArgs {
+    /// A shipped kernel's name or the path of a kernel.toml; none means every shipped kernel
+    kernels: Vec<String>,
+    #[command(flatten)]
+    backend: BackendArgs,
+    /// Cases of each kernel
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    cases: Option<u64>,
+    /// Wall-clock limit, such as 60s, 10m or 8h
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    time: Option<Duration>,
+    /// Which cases
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// Threads [default: as many as there are processors]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
+    /// Folder that findings are saved below
+    #[arg(long, value_name = "DIR", default_value = "proptest-regressions")]
+    regressions: PathBuf,
+    /// Different findings after which a kernel is left alone
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    max_findings: u16,
+    /// Executions that a finding may be shrunk with
+    #[arg(long, value_name = "N", default_value_t = 2000)]
+    max_shrink: u32,
+    /// How to tell what happens
+    #[arg(long, value_enum, default_value = "human")]
+    format: Format,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Each finding is answered with one of four words: still fails, fails differently, fixed, cannot run.
+The exit code is 100 if any still fails or fails differently, 4 if none could be run, else 0.")]
+struct ReplayArgs {
+    /// Files or folders of findings [default: proptest-regressions/cases]
+    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    backend: BackendArgs,
+    /// How to tell what happens
+    #[arg(long, value_enum, default_value = "human")]
+    format: Format,
+}
+
+#[derive(clap::Args)]
+struct ShowArgs {
+    /// A case in one line, or the path of a finding
+    case: String,
+    /// Write inputs, the reference's output and (with --kernel) the kernel's output as safetensors into this folder
+    #[arg(long, value_name = "DIR")]
+    dump: Option<PathBuf>,
+    /// Run the case on this kernel and say the verdict [default: the finding's kernel]
+    #[arg(long, value_name = "KERNEL")]
+    kernel: Option<String>,
+    #[command(flatten)]
+    backend: BackendArgs,
+}
+
+#[derive(clap::Args)]
+struct CompileArgs {
+    /// Names of shipped kernels (in a source tree), or paths of manifests
+    #[arg(required = true)]
+    kernels: Vec<String>,
+    /// Write nothing; say whether the stored PTX is what the source compiles to
+    #[arg(long)]
+    check: bool,
+}
+
+/// A message for the user, and the exit code that goes with it.
+struct Failure {
+    exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    fn usage(message: impl ToString) -> Self {
+        Self { exit: Exit::Usage, message: message.to_string() }
+    }
+}
 
 /// Runs the program with `args` (the program's name first) and says how it ended.
-pub fn run(args: impl IntoIterator<Item = std::ffi::OsString>) -> std::process::ExitCode {
-    let _ = args.into_iter().count();
-    std::process::ExitCode::SUCCESS
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // --help and --version come here too; only real errors count as usage.
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Clean };
+            let _ = error.print();
+            return exit.into();
+        }
+    };
+    let result = match cli.command {
+        None => fuzz::run(&fuzz::short_campaign()),
+        Some(Command::Fuzz(args)) => fuzz::run(&args),
+        Some(Command::Replay(args)) => replay::run(&args),
+        Some(Command::Show(args)) => show::run(&args),
+        Some(Command::Kernels) => kernels::run(),
+        Some(Command::Doctor) => doctor::run(),
+        Some(Command::Compile(args)) => compile::run(&args),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            eprintln!("error: {}", failure.message);
+            failure.exit.into()
+        }
+    }
 }

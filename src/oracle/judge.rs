@@ -21,11 +21,7 @@ pub fn judge(case: &Case, contract: &Contract, poison: Poison, output: &Output) 
         }
     }
     let mut tally = Tally::default();
-    for request in 0..case.shape.requests.len() {
-        for kv_head in 0..case.shape.num_kv_heads {
-            judge_group(case, contract, output, request, kv_head, &mut tally);
-        }
-    }
+    for_each_row(case, |row| judge_row(case, contract, output, &row, &mut tally));
     match tally.worst {
         Some(mut divergence) => {
             divergence.wrong = tally.wrong;
@@ -74,75 +70,91 @@ fn compare_cache(case: &Case, name: TensorName, found: &Buffer, expected: &Buffe
     })
 }
 
-/// Judges every output row of one KV head of one request: they share K and V.
-fn judge_group(case: &Case, contract: &Contract, output: &Output, request: usize, kv_head: u32, tally: &mut Tally) {
+/// An output row and what attention should have put there.
+pub struct ExpectedRow<'a> {
+    /// Step, from 0.
+    pub step: u32,
+    /// `[token, q_head]` in the step's output.
+    pub at: [u64; 2],
+    /// Visible keys.
+    pub n: usize,
+    /// The reference's result for the row.
+    pub reference: reference::Reference<'a>,
+}
+
+/// Hands every output row of `case` to `visit`, with its reference. Rows that share K and V come together.
+pub fn for_each_row(case: &Case, mut visit: impl FnMut(ExpectedRow<'_>)) {
+    for request in 0..case.shape.requests.len() {
+        for kv_head in 0..case.shape.num_kv_heads {
+            for_each_row_of_head(case, request, kv_head, &mut visit);
+        }
+    }
+}
+
+fn for_each_row_of_head(case: &Case, request: usize, kv_head: u32, visit: &mut impl FnMut(ExpectedRow<'_>)) {
     let shape = &case.shape;
     let (mut k, mut v, mut q) = (Vec::new(), Vec::new(), Vec::new());
+    let at = RowAt { request: request as u32, kv_head, member: 0, token: 0 };
     for token in 0..case.past_len_at(request, case.steps) {
-        let at = RowAt { request: request as u32, kv_head, member: 0, token };
-        case.values.row(Role::K, at, shape.head_dim, case.dtype, &mut k);
-        case.values.row(Role::V, at, shape.v_head_dim, case.dtype, &mut v);
+        case.values.row(Role::K, RowAt { token, ..at }, shape.head_dim, case.dtype, &mut k);
+        case.values.row(Role::V, RowAt { token, ..at }, shape.v_head_dim, case.dtype, &mut v);
     }
     let q_len = shape.requests[request].q_len;
     let first_token: u32 = shape.requests[..request].iter().map(|r| r.q_len).sum();
-    let [d, dv] = [shape.head_dim, shape.v_head_dim].map(|n| n as usize);
-    let layout = case.output_layout();
+    let [head_dim, v_head_dim] = [shape.head_dim, shape.v_head_dim].map(|n| n as usize);
     for step in 0..case.steps {
         for query in 0..q_len {
             let n = case.visible_len(request, step, query) as usize;
-            let numbers = contract.at(n, d);
             for member in 0..shape.q_per_kv {
-                let at = RowAt { request: request as u32, kv_head, member, token: step * q_len + query };
                 q.clear();
-                case.values.row(Role::Q, at, shape.head_dim, case.dtype, &mut q);
-                let row = Row {
-                    q: &q,
-                    k: &k[..n * d],
-                    v: &v[..n * dv],
-                    head_dim: d,
-                    v_head_dim: dv,
-                    scale: case.scale,
-                    softcap: None,
-                    sink: None,
-                };
-                let reference = reference::attend(&row);
-                if !bound::domain_ok(&reference, &numbers) {
-                    tally.agreement.out_of_domain += dv as u64;
-                    continue;
-                }
-                let bounds = bound::bounds(&reference, &numbers, SGN_LAMBDA);
-                let coordinate = [first_token + query, kv_head * shape.q_per_kv + member, 0].map(u64::from);
-                let start = layout.offset(&coordinate);
-                for dim in 0..dv {
-                    let found = output.out[step as usize].value(start + dim);
-                    let o = reference.o[dim];
-                    let (b, tier) = if case.values.recipe.v_is_sign_random() && bounds.sgn[dim] < bounds.det[dim] {
-                        (bounds.sgn[dim], Tier::Sgn)
-                    } else {
-                        (bounds.det[dim], Tier::Det)
-                    };
-                    tally.agreement.elements += 1;
-                    let ratio = bound::ratio(found, o, b, case.dtype);
-                    if bound::accepts(found, o, b, case.dtype) {
-                        tally.agreement.worst_ratio = tally.agreement.worst_ratio.max(ratio.min(1.0));
-                        continue;
-                    }
-                    let (low, high) = bound::interval(o, b, case.dtype);
-                    tally.wrong(Divergence {
-                        tensor: TensorName::Out.to_string(),
-                        step,
-                        at: vec![coordinate[0], coordinate[1], dim as u64],
-                        found,
-                        expected: o,
-                        low,
-                        high,
-                        ratio,
-                        tier,
-                        wrong: 0,
-                        elements: 0,
-                    });
-                }
+                let row = RowAt { member, token: step * q_len + query, ..at };
+                case.values.row(Role::Q, row, shape.head_dim, case.dtype, &mut q);
+                let (k, v) = (&k[..n * head_dim], &v[..n * v_head_dim]);
+                let row = Row { q: &q, k, v, head_dim, v_head_dim, scale: case.scale, softcap: None, sink: None };
+                let at = [first_token + query, kv_head * shape.q_per_kv + member].map(u64::from);
+                visit(ExpectedRow { step, at, n, reference: reference::attend(&row) });
             }
         }
+    }
+}
+
+/// Judges one row of `output`.
+fn judge_row(case: &Case, contract: &Contract, output: &Output, row: &ExpectedRow<'_>, tally: &mut Tally) {
+    let numbers = contract.at_dtype(row.n, case.shape.head_dim as usize, case.dtype);
+    let dims = case.shape.v_head_dim as usize;
+    if !bound::domain_ok(&row.reference, &numbers) {
+        tally.agreement.out_of_domain += dims as u64;
+        return;
+    }
+    let bounds = bound::bounds(&row.reference, &numbers, SGN_LAMBDA);
+    let start = case.output_layout().offset(&[row.at[0], row.at[1], 0]);
+    let signs_are_random = case.values.recipe.v_is_sign_random();
+    for dim in 0..dims {
+        let found = output.out[row.step as usize].value(start + dim);
+        let o = row.reference.o[dim];
+        let (b, tier) = match (bounds.det[dim], bounds.sgn[dim]) {
+            (det, sgn) if signs_are_random && sgn < det => (sgn, Tier::Sgn),
+            (det, _) => (det, Tier::Det),
+        };
+        tally.agreement.elements += 1;
+        let ratio = bound::ratio(found, o, b, case.dtype);
+        if bound::accepts(found, o, b, case.dtype) {
+            tally.agreement.worst_ratio = tally.agreement.worst_ratio.max(ratio.min(1.0));
+            continue;
+        }
+        let (low, high) = bound::interval(o, b, case.dtype);
+        tally.wrong(Divergence {
+            tensor: TensorName::Out.to_string(),
+            step: row.step,
+            at: vec![row.at[0], row.at[1], dim as u64],
+            found,
+            expected: o,
+            low,
+            high,
+            ratio,
+            tier,
+            wrong: 0,
+            elements: 0,
+        });
     }
 }

@@ -10,7 +10,7 @@ mod examine;
 mod judge;
 
 pub use examine::examine;
-pub use judge::judge;
+pub use judge::{ExpectedRow, for_each_row, judge};
 
 use crate::case::TensorName;
 use crate::outcome::{Fault, Output};

@@ -1,1 +1,4 @@
-//! Events and findings for people and machines.
+//! Events and findings for people and machines. Nothing here prints: everything returns text.
+
+pub mod human;
+pub mod jsonl;

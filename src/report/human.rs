@@ -1,0 +1,156 @@
+//! Text for a terminal.
+
+use crate::campaign::{Found, Row, Summary};
+use crate::oracle::{SGN_FAILURE, Tier, axes};
+use crate::regression::{Finding, Saved};
+use comfy_table::{CellAlignment, Table, presets};
+use std::fmt::Write;
+use std::time::Duration;
+
+/// A new finding with what became of it.
+pub fn found(found: &Found) -> String {
+    let mut text = finding(&found.kernel, &found.finding);
+    let _ = writeln!(text, "   = shrunk from: {} ({} executions)", found.finding.found_as, found.executions);
+    match &found.saved {
+        Some(Ok(Saved::New(path) | Saved::Known(path))) => {
+            let _ = writeln!(text, "   = replay: attnfuzz replay {}", path.display());
+        }
+        Some(Err(why)) => {
+            let _ = writeln!(text, "   = NOT SAVED: {why}");
+        }
+        None => {}
+    }
+    text
+}
+
+/// What is wrong, where, and the minimal case.
+pub fn finding(kernel: &str, finding: &Finding) -> String {
+    let mut text = String::new();
+    if let Some(d) = &finding.divergence {
+        let place = d.at.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        let names = axes(&d.tensor).join(", ");
+        let _ = writeln!(text, "error: wrong value in `{}` of `{kernel}` on {}", d.tensor, finding.backend);
+        let _ = writeln!(text, "  --> {}[{place}] ({names}) after step {} of {}", d.tensor, d.step + 1, finding.case.steps);
+        let _ = writeln!(text, "   = found {:e}, expected {:e}", d.found, d.expected);
+        let rule = match d.tier {
+            Tier::Exact => "these bits are only moved and must not change".to_owned(),
+            Tier::Det => format!("a right kernel stores {:e} to {:e}, by its numerics contract alone", d.low, d.high),
+            Tier::Sgn => {
+                format!("a right kernel stores {:e} to {:e}, but for a chance of {SGN_FAILURE:e} over V's signs", d.low, d.high)
+            }
+        };
+        let _ = writeln!(text, "   = {rule}");
+        if d.ratio.is_finite() {
+            let _ = writeln!(text, "   = the error is {} times its bound", significant(d.ratio));
+        }
+        let _ = writeln!(text, "   = {} of {} elements are wrong", d.wrong, d.elements);
+    } else if let Some(f) = &finding.fault {
+        let _ = writeln!(text, "error: {} in `{kernel}` on {}", f.kind.name().replace('-', " "), finding.backend);
+        if let Some(site) = &f.site {
+            let _ = writeln!(text, "  --> {site}");
+        }
+        let _ = writeln!(text, "   = {}", f.detail);
+        if let Some(other) = &f.other {
+            let _ = writeln!(text, "   = and: {other}");
+        }
+    }
+    let _ = writeln!(text, "   = case: {}", finding.line);
+    text
+}
+
+/// What became of a saved finding.
+pub fn replayed(word: &str, file: &str, finding: &Finding, backend: &str, detail: &str) -> String {
+    let mut text = format!("{word}: {file}\n   = {} on {backend}: {}", finding.kernel, finding.line);
+    if !detail.is_empty() {
+        let _ = write!(text, "\n   = {detail}");
+    }
+    text
+}
+
+/// The table that ends a campaign, and what it means.
+pub fn summary(summary: &Summary) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(["kernel", "backend", "cases", "cases/s", "skipped", "worst error/bound", "findings"]);
+    for column in 2..6 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for row in &summary.rows {
+        table.add_row([
+            row.kernel.clone(),
+            row.device.clone(),
+            row.cases.to_string(),
+            rate(row, summary.elapsed),
+            row.skipped.values().sum::<u64>().to_string(),
+            if row.cases == row.failing { "-".into() } else { format!("{:.3}", row.worst_ratio) },
+            row.findings.to_string(),
+        ]);
+    }
+    let mut text = format!("{table}\n");
+    for row in &summary.rows {
+        for (why, count) in &row.skipped {
+            let _ = writeln!(text, "skipped: {count} of {} on {}: {why}", row.kernel, row.device);
+        }
+        if row.out_of_domain > 0 {
+            let all = row.elements + row.out_of_domain;
+            let _ = writeln!(
+                text,
+                "not judged by value: {} of {all} elements of {} on {}, where a right kernel may overflow",
+                row.out_of_domain, row.kernel, row.device
+            );
+        }
+        if let Some(case) = &row.worst_case {
+            let _ = writeln!(text, "closest to its bound: {} on {} with {case}", row.kernel, row.device);
+        }
+    }
+    for (kernel, c) in &summary.comparisons {
+        let _ = writeln!(
+            text,
+            "hardware against emulator: {kernel}: {} of {} elements identical in {} cases, at most {} ulp apart",
+            c.identical, c.elements, c.cases, c.max_ulps
+        );
+    }
+    text + &verdict(summary) + "\n"
+}
+
+/// The campaign's last line.
+fn verdict(summary: &Summary) -> String {
+    let findings: usize = summary.rows.iter().map(|row| row.findings).sum();
+    let cases: u64 = summary.rows.iter().map(|row| row.cases).sum();
+    let seconds = summary.elapsed.as_secs_f64();
+    if summary.internal_errors > 0 {
+        return format!("verdict: none, attnfuzz itself went wrong on {} cases; please report it", summary.internal_errors);
+    }
+    match (findings, cases) {
+        (0, 0) => "verdict: none, no case was run".into(),
+        (0, _) => format!("verdict: no finding in {cases} cases ({seconds:.1} s)"),
+        (1, _) => format!("verdict: 1 finding in {cases} cases ({seconds:.1} s)"),
+        _ => format!("verdict: {findings} findings in {cases} cases ({seconds:.1} s)"),
+    }
+}
+
+fn rate(row: &Row, elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs_f64();
+    if seconds > 0.0 { significant(row.cases as f64 / seconds) } else { "-".into() }
+}
+
+/// Three significant digits, without an exponent where a person would not write one.
+fn significant(x: f64) -> String {
+    match x.abs() {
+        a if a == 0.0 => "0".into(),
+        a if !(1e-3..1e6).contains(&a) => format!("{x:.2e}"),
+        a => format!("{x:.*}", (2 - a.log10().floor() as i32).max(0) as usize),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::significant;
+
+    #[test]
+    fn numbers_have_three_digits() {
+        assert_eq!([0.0, 0.01234, 12.345, 1234.5, 1.5e7].map(significant), ["0", "0.0123", "12.3", "1234", "1.50e7"]);
+    }
+}

@@ -1,0 +1,86 @@
+//! One JSON object a line, for programs.
+//!
+//! Every line has a string `event`: `started`, `progress`, `shrinking`, `found`, `backend_lost`, `internal`, then one
+//! `row` for each kernel and backend, `comparison` where hardware and emulator both ran, and `finished` last.
+//! Numbers that JSON lacks (NaN, infinities) are strings.
+
+use crate::campaign::{Event, Found, Summary};
+use crate::regression::{Finding, Saved};
+use serde_json::{Value, json};
+
+/// The line of an event.
+pub fn event(event: &Event) -> String {
+    match event {
+        Event::Started { kernels, backends, cases, seed } => {
+            json!({"event": "started", "kernels": kernels, "backends": backends, "cases": cases, "seed": seed})
+        }
+        Event::Progress { cases, worst_ratio, findings } => {
+            json!({"event": "progress", "cases": cases, "worst_ratio": worst_ratio, "findings": findings})
+        }
+        Event::Shrinking { kernel, line } => json!({"event": "shrinking", "kernel": kernel, "case": line}),
+        Event::Found(found) => found_object(found),
+        Event::BackendLost { backend, why } => json!({"event": "backend_lost", "backend": backend, "why": why}),
+        Event::Internal { kernel, line, message } => {
+            json!({"event": "internal", "kernel": kernel, "case": line, "message": message})
+        }
+    }
+    .to_string()
+}
+
+/// The lines that end a campaign.
+pub fn summary(summary: &Summary) -> Vec<String> {
+    let seconds = summary.elapsed.as_secs_f64();
+    let rows = summary.rows.iter().map(|row| {
+        json!({
+            "event": "row", "kernel": row.kernel, "backend": row.backend.to_string(), "device": row.device,
+            "cases": row.cases, "cases_per_s": row.cases as f64 / seconds.max(1e-9), "busy_s": row.busy.as_secs_f64(),
+            "elements": row.elements, "out_of_domain": row.out_of_domain, "skipped": row.skipped,
+            "worst_ratio": row.worst_ratio, "worst_case": row.worst_case, "failing": row.failing, "findings": row.findings,
+        })
+    });
+    let comparisons = summary.comparisons.iter().map(|(kernel, c)| {
+        json!({
+            "event": "comparison", "kernel": kernel, "cases": c.cases, "elements": c.elements,
+            "identical": c.identical, "max_ulps": c.max_ulps,
+        })
+    });
+    let findings: usize = summary.rows.iter().map(|row| row.findings).sum();
+    let end = json!({
+        "event": "finished", "elapsed_s": seconds, "findings": findings, "internal_errors": summary.internal_errors,
+    });
+    rows.chain(comparisons).chain([end]).map(|value| value.to_string()).collect()
+}
+
+/// The line of a replayed finding: `result` is one of `still-fails`, `fails-differently`, `fixed`, `cannot-run`.
+pub fn replayed(file: &str, finding: &Finding, backend: &str, result: &str, detail: &str) -> String {
+    json!({
+        "event": "replayed", "file": file, "kernel": finding.kernel, "backend": backend, "case": finding.line,
+        "result": result, "detail": detail,
+    })
+    .to_string()
+}
+
+fn found_object(found: &Found) -> Value {
+    let finding = &found.finding;
+    let (file, error) = match &found.saved {
+        Some(Ok(Saved::New(path) | Saved::Known(path))) => (Some(path.display().to_string()), None),
+        Some(Err(why)) => (None, Some(why)),
+        None => (None, None),
+    };
+    let divergence = finding.divergence.as_ref().map(|d| {
+        json!({
+            "tensor": d.tensor, "step": d.step, "at": d.at, "found": number(d.found), "expected": number(d.expected),
+            "low": number(d.low), "high": number(d.high), "ratio": number(d.ratio), "tier": d.tier,
+            "wrong": d.wrong, "elements": d.elements,
+        })
+    });
+    json!({
+        "event": "found", "kernel": found.kernel, "backend": finding.backend, "signature": finding.signature.to_string(),
+        "case": finding.line, "found_as": finding.found_as, "found_by": finding.found_by, "executions": found.executions,
+        "divergence": divergence, "fault": finding.fault, "file": file, "not_saved": error,
+    })
+}
+
+fn number(x: f64) -> Value {
+    if x.is_finite() { json!(x) } else { json!(x.to_string()) }
+}
