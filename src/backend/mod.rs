@@ -13,11 +13,19 @@ pub mod cuda;
 mod emulated;
 mod kernel;
 pub mod manifest;
+#[cfg(feature = "cuda")]
 pub mod nvrtc;
+#[cfg(not(feature = "cuda"))]
+#[path = "nvrtc_absent.rs"]
+pub mod nvrtc;
+#[cfg(feature = "cuda")]
+mod nvrtc_search;
 mod plan;
+mod sources;
 
 pub use emulated::Emulator;
-pub use kernel::{Kernel, Mutant, OpenError, shipped_names};
+pub use kernel::{Kernel, OpenError, shipped_names};
+pub use sources::{CompileJob, Mutant};
 
 use crate::case::{Case, Poison};
 use crate::expr::ExprError;
