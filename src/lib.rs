@@ -11,6 +11,7 @@ pub mod float;
 pub mod generate;
 pub mod oracle;
 pub mod outcome;
+pub mod property;
 pub mod ptx;
 pub mod reference;
 pub mod regression;

@@ -1,1 +1,4 @@
 //! The one test harness: every integration suite is a module of it.
+
+mod generate;
+mod shrink;

@@ -82,6 +82,48 @@ impl Range {
                 .unwrap_or(n),
         }
     }
+
+    /// The part of the range from `low` to `high`, in ascending order without repeats; nothing if that part is empty.
+    pub fn within(&self, low: u32, high: u32) -> Option<Self> {
+        match self {
+            Self::Span(from, to) => {
+                let (from, to) = (low.max(*from), high.min(*to));
+                (from <= to).then_some(Self::Span(from, to))
+            }
+            Self::List(list) => {
+                let mut list: Vec<u32> = list
+                    .iter()
+                    .copied()
+                    .filter(|n| (low..=high).contains(n))
+                    .collect();
+                list.sort_unstable();
+                list.dedup();
+                (!list.is_empty()).then_some(Self::List(list))
+            }
+        }
+    }
+
+    /// How many numbers of the range are below `n`.
+    pub fn rank(&self, n: u32) -> u32 {
+        match self {
+            Self::Span(low, high) if low <= high => n.clamp(*low, high.saturating_add(1)) - low,
+            Self::Span(..) => 0,
+            Self::List(list) => list.partition_point(|&m| m < n) as u32,
+        }
+    }
+
+    /// The number with `rank` numbers below it.
+    pub fn nth(&self, rank: u32) -> Option<u32> {
+        match self {
+            Self::Span(low, high) => low.checked_add(rank).filter(|n| n <= high),
+            Self::List(list) => list.get(rank as usize).copied(),
+        }
+    }
+
+    /// The largest number of the range that is not above `n`.
+    pub fn at_most(&self, n: u32) -> Option<u32> {
+        self.within(0, n).map(|part| part.high())
+    }
 }
 
 impl Domain {

@@ -1,1 +1,66 @@
-//! Makes a failing Case smaller.
+//! Makes a failing case smaller.
+//!
+//! The shrinker has a target and a predicate and knows nothing else: no kernel, no verdict, no randomness. It proposes a
+//! case, is told whether that one still fails, and goes on from there. A proposal is always a case of the domain, always
+//! simpler by [`complexity`], and never made twice; so it comes to an end, and the end is a case that none of its moves
+//! makes simpler.
+//!
+//! One search, two doors: [`shrink`] runs a predicate, [`Shrinker`] is the same search step by step, for those who must
+//! not be called back (proptest's value tree).
+//!
+//! Misses: a failure that returns only after three or more numbers change together.
+
+mod descent;
+mod knob;
+mod moves;
+mod order;
+mod shrinker;
+
+pub use order::{Complexity, complexity};
+pub use shrinker::Shrinker;
+
+use crate::case::{Case, Domain};
+
+/// The end of a search.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shrunk {
+    /// The simplest case found that fails.
+    pub case: Case,
+    /// How often the predicate ran.
+    pub executions: u32,
+    /// Whether the search stopped because it had used up its executions, not because nothing simpler fails.
+    pub exhausted: bool,
+    /// Fields that could have any other value: reserved, empty so far.
+    pub irrelevant: Vec<&'static str>,
+}
+
+/// The simplest case of `domain` found from `start`, which fails, by at most `max_executions` of `still_fails`.
+pub fn shrink(
+    start: Case,
+    domain: &Domain,
+    max_executions: u32,
+    still_fails: &mut dyn FnMut(&Case) -> bool,
+) -> Shrunk {
+    let mut shrinker = Shrinker::new(start, domain.clone());
+    let mut executions = 0;
+    let exhausted = loop {
+        let Some(candidate) = shrinker.propose() else {
+            break false;
+        };
+        if executions == max_executions {
+            break true;
+        }
+        executions += 1;
+        if still_fails(&candidate) {
+            shrinker.accept();
+        } else {
+            shrinker.reject();
+        }
+    };
+    Shrunk {
+        case: shrinker.into_best(),
+        executions,
+        exhausted,
+        irrelevant: Vec::new(),
+    }
+}

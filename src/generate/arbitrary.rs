@@ -1,0 +1,86 @@
+//! Cases from fuzzer bytes.
+//!
+//! The fields are read in one fixed order, one or two bytes each, whatever came before; so a mutated byte changes one
+//! field, a step of a byte is a step of the field, and inserted bytes at the end only add requests. Bytes that are
+//! missing read as 0, which stands for the least of everything.
+
+use super::budget::{Axis, Purse};
+use super::legalize::{Space, needed_capacity};
+use crate::case::{Case, Poison, Recipe, Request, Values, default_scale};
+use arbitrary::{Result, Unstructured};
+
+/// A byte below this is a distance from the least value, from here on a boundary of the field's table.
+const TABLE_FROM: u8 = 160;
+
+/// Most requests that bytes alone can ask for.
+const MAX_BATCH: u32 = 16;
+
+impl Space {
+    /// The case that the bytes stand for. No bytes are illegal; the error is the reader's own.
+    pub fn arbitrary(&self, u: &mut Unstructured<'_>) -> Result<Case> {
+        let domain = self.domain();
+        let mut parts = self.smallest().clone().into_parts();
+        let mut purse = Purse::new(domain, self.budget);
+        let mut number = |axis: Axis, later: &[Axis], u: &mut Unstructured<'_>| {
+            let (byte, range) = (u.arbitrary::<u8>()?, axis.range(domain));
+            let table = axis.table().wide;
+            let wanted = match byte.checked_sub(TABLE_FROM) {
+                None => range.low().saturating_add(u32::from(byte)),
+                Some(rest) => table[usize::from(rest) % table.len()],
+            };
+            let wanted = match axis {
+                Axis::Batch => wanted.min(MAX_BATCH),
+                _ => wanted,
+            };
+            let n = range.nearest(wanted.min(purse.cap(axis, later)));
+            if axis != Axis::PastLen {
+                purse.spend(axis, n);
+            }
+            Ok(n)
+        };
+        let later = &Axis::ALL;
+        parts.shape.num_kv_heads = number(Axis::KvHeads, &later[1..], u)?;
+        parts.shape.q_per_kv = number(Axis::QPerKv, &later[2..], u)?;
+        parts.shape.head_dim = number(Axis::HeadDim, &later[3..], u)?;
+        let batch = number(Axis::Batch, &later[4..], u)?;
+        parts.steps = number(Axis::Steps, &later[5..], u)?;
+        let q_len = number(Axis::QLen, &later[6..], u)?;
+
+        let head_dim = parts.shape.head_dim;
+        let v_head_dim = i64::from(head_dim) + i64::from(u.arbitrary::<i8>()?);
+        parts.shape.v_head_dim = u32::try_from(v_head_dim).unwrap_or(1);
+        parts.dtype = choice(&domain.dtype, u)?;
+        parts.cache.order = choice(&domain.cache, u)?;
+        // Most often 0 whatever the mutator does, as in most real caches.
+        parts.cache.row_pad = u32::from(u.arbitrary::<u8>()?.saturating_sub(128));
+        let spare = u32::from(u.arbitrary::<u8>()?);
+        parts.scale = match u.arbitrary::<u8>()? {
+            0..=127 => default_scale(head_dim),
+            128 => 1.0,
+            n => f32::from(n - 128) / 64.0,
+        };
+        parts.values = Values {
+            recipe: choice(&Recipe::ALL, u)?,
+            seed: u32::from(u.arbitrary::<u16>()?),
+        };
+        parts.poison = choice(&Poison::ALL, u)?;
+        parts.schedule_seed = u32::from(u.arbitrary::<u8>()?);
+
+        parts.shape.requests.clear();
+        for _ in 0..batch {
+            let past_len = number(Axis::PastLen, &[], u)?;
+            let less = u32::from(u.arbitrary::<u8>()?);
+            parts.shape.requests.push(Request {
+                past_len,
+                q_len: q_len.saturating_sub(less),
+            });
+        }
+        self.pull_fields(&mut parts);
+        parts.cache.capacity = needed_capacity(&parts).saturating_add(spare);
+        Ok(self.legalize(parts))
+    }
+}
+
+fn choice<T: Copy>(choices: &[T], u: &mut Unstructured<'_>) -> Result<T> {
+    Ok(choices[usize::from(u.arbitrary::<u8>()?) % choices.len()])
+}

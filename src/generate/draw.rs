@@ -1,0 +1,274 @@
+//! Random cases.
+//!
+//! A case is about one or two fields: those are drawn first, from their wide tables; the rest is drawn small from what
+//! the budget leaves, lengths last. Numbers of different fields are kept apart (a kernel that mixes up two extents is
+//! right where they are equal), but for a share of cases where coincidences are welcome.
+//!
+//! Random numbers are made from `next_u64` by methods of this file only, so a later version of `rand` can't change which
+//! cases a seed stands for. A change of this file or its tables can; a saved finding is therefore a Case, never a seed.
+
+use super::budget::{Axis, Purse};
+use super::legalize::{Space, needed_capacity};
+use super::presets::PRESETS;
+use super::tables;
+use crate::case::{Case, CaseParts, Poison, Recipe, Request, Values, default_scale};
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Most multiply-adds of a drawn case, unless its domain has no case that small.
+///
+/// About 50 times the median case: keeps the tail affordable where every multiply-add is emulated.
+pub const DEFAULT_BUDGET: u64 = 230_000;
+
+/// Salt of [`Space::case_at`], so that a campaign's numbers are not those of anyone else who seeds ChaCha so.
+const CAMPAIGN: &[u8; 16] = b"attnfuzz case at";
+
+impl Space {
+    /// The `index`-th case of the campaign `seed`: the same on every machine, whichever cases were asked for before.
+    pub fn case_at(&self, seed: u64, index: u64) -> Case {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&seed.to_le_bytes());
+        key[8..16].copy_from_slice(&index.to_le_bytes());
+        key[16..].copy_from_slice(CAMPAIGN);
+        self.draw(&mut ChaCha8Rng::from_seed(key))
+    }
+
+    /// A random case of the domain.
+    pub fn draw(&self, rng: &mut impl RngCore) -> Case {
+        Draft {
+            space: self,
+            dice: Dice(rng),
+            purse: Purse::new(self.domain(), self.budget),
+            coincide: false,
+            used: Vec::new(),
+        }
+        .case()
+    }
+}
+
+/// A field that a case can be about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Focus {
+    On(Axis),
+    /// Steps, query tokens or both.
+    Tokens,
+}
+
+/// How often a case is about what, as a list to pick from.
+const FOCI: [Focus; 16] = [
+    Focus::On(Axis::KvHeads),
+    Focus::On(Axis::KvHeads),
+    Focus::On(Axis::QPerKv),
+    Focus::On(Axis::QPerKv),
+    Focus::On(Axis::QPerKv),
+    Focus::On(Axis::HeadDim),
+    Focus::On(Axis::HeadDim),
+    Focus::On(Axis::HeadDim),
+    Focus::On(Axis::Batch),
+    Focus::On(Axis::PastLen),
+    Focus::On(Axis::PastLen),
+    Focus::On(Axis::PastLen),
+    Focus::On(Axis::PastLen),
+    Focus::Tokens,
+    Focus::Tokens,
+    Focus::Tokens,
+];
+
+/// Which part of the budget a case may spend, as a power of 1/2.
+const PARTS_OF_BUDGET: [u32; 4] = [0, 0, 1, 3];
+
+/// A case being drawn.
+struct Draft<'a, R> {
+    space: &'a Space,
+    dice: Dice<'a, R>,
+    purse: Purse<'a>,
+    /// Whether equal numbers in different fields are welcome.
+    coincide: bool,
+    used: Vec<u32>,
+}
+
+impl<R: RngCore> Draft<'_, R> {
+    fn case(mut self) -> Case {
+        let mut parts = self.space.smallest().clone().into_parts();
+        self.coincide = self.dice.one_in(8);
+        let about = self.dice.pick(&[0, 0, 0, 0, 1, 1, 1, 2, 2, 2]);
+        let foci: Vec<Focus> = (0..about).map(|_| self.dice.pick(&FOCI)).collect();
+        let part = self.dice.pick(&PARTS_OF_BUDGET);
+        self.purse = Purse::new(self.space.domain(), self.space.budget >> part);
+        let mut axes = Axis::ALL.to_vec();
+        if self.dice.one_in(9) && self.preset(&mut parts) {
+            axes.drain(..3);
+        }
+        let wide_steps = foci.contains(&Focus::Tokens) && !self.dice.one_in(3);
+        let wide_q_len = foci.contains(&Focus::Tokens) && !self.dice.one_in(3);
+        let wide = |axis: Axis| match axis {
+            Axis::Steps => wide_steps,
+            Axis::QLen => wide_q_len,
+            _ => foci.contains(&Focus::On(axis)),
+        };
+        // What the case is about first, so that nothing else has spent the budget.
+        axes.sort_by_key(|&axis| !wide(axis));
+        let mut longest = 0;
+        while !axes.is_empty() {
+            let axis = axes.remove(0);
+            let n = self.number(axis, wide(axis), self.purse.cap(axis, &axes));
+            self.purse.spend(axis, n);
+            let shape = &mut parts.shape;
+            match axis {
+                Axis::KvHeads => shape.num_kv_heads = n,
+                Axis::QPerKv => shape.q_per_kv = n,
+                Axis::HeadDim => shape.head_dim = n,
+                Axis::Batch => shape.requests.resize(n as usize, shape.requests[0]),
+                Axis::Steps => parts.steps = n,
+                Axis::QLen => shape.requests[0].q_len = n,
+                Axis::PastLen => longest = n,
+            }
+        }
+        self.requests(&mut parts, longest);
+        self.rest(&mut parts);
+        self.space.legalize(parts)
+    }
+
+    /// The heads of a model that the domain and the budget allow, if there is one.
+    fn preset(&mut self, parts: &mut CaseParts) -> bool {
+        let domain = self.space.domain();
+        let cost = |p: &super::Preset| u64::from(p.num_q_heads) * u64::from(p.head_dim);
+        let allowed: Vec<_> = PRESETS
+            .iter()
+            .filter(|p| domain.num_kv_heads.contains(p.num_kv_heads))
+            .filter(|p| domain.q_per_kv.contains(p.q_per_kv()))
+            .filter(|p| domain.head_dim.contains(p.head_dim))
+            .filter(|p| cost(p) <= self.purse.left() / 4)
+            .collect();
+        if allowed.is_empty() {
+            return false;
+        }
+        let preset = self.dice.pick(&allowed);
+        let shape = &mut parts.shape;
+        shape.num_kv_heads = preset.num_kv_heads;
+        shape.q_per_kv = preset.q_per_kv();
+        shape.head_dim = preset.head_dim;
+        self.purse.spend(Axis::KvHeads, shape.num_kv_heads);
+        self.purse.spend(Axis::QPerKv, shape.q_per_kv);
+        self.purse.spend(Axis::HeadDim, shape.head_dim);
+        self.used
+            .extend([shape.num_kv_heads, shape.q_per_kv, shape.head_dim]);
+        true
+    }
+
+    /// A number for one axis; one that no other axis has, where there is one.
+    fn number(&mut self, axis: Axis, wide: bool, cap: u32) -> u32 {
+        let range = axis.range(self.space.domain());
+        let open = matches!(axis, Axis::HeadDim | Axis::QPerKv | Axis::PastLen);
+        // A kernel's own corner is seldom a table's, so now and then any number will do.
+        let mut choices = if wide && open && self.dice.one_in(4) {
+            let high = range.rank(cap.min(320).saturating_add(1));
+            let rank = self.dice.below(high);
+            vec![range.nth(rank).unwrap_or(range.low())]
+        } else {
+            axis.table().choices(wide, range, cap)
+        };
+        if axis.is_tokens() {
+            return self.dice.pick(&choices);
+        }
+        if !self.coincide {
+            let fresh = |n: &u32| !self.used.contains(n);
+            if choices.iter().any(fresh) {
+                choices.retain(fresh);
+            }
+        }
+        let n = self.dice.pick(&choices);
+        self.used.push(n);
+        n
+    }
+
+    /// Gives each request its lengths, the longest of `longest` tokens of past.
+    fn requests(&mut self, parts: &mut CaseParts, longest: u32) {
+        let q_len = parts.shape.requests[0].q_len;
+        let batch = parts.shape.requests.len();
+        let chosen = self.dice.below(batch as u32) as usize;
+        let all_equal = self.coincide && self.dice.one_in(2);
+        let wide = longest > 20;
+        for index in 0..batch {
+            let past_len = if index == chosen || all_equal {
+                longest
+            } else if self.dice.one_in(6) {
+                0
+            } else {
+                let wide = wide && !self.dice.one_in(3);
+                self.number(Axis::PastLen, wide, longest)
+            };
+            let q_len = if q_len > 1 && index != chosen && self.dice.one_in(2) {
+                1 + self.dice.below(q_len)
+            } else {
+                q_len
+            };
+            parts.shape.requests[index] = Request { past_len, q_len };
+        }
+    }
+
+    /// Everything that costs nothing.
+    fn rest(&mut self, parts: &mut CaseParts) {
+        let domain = self.space.domain();
+        let dice = &mut self.dice;
+        let head_dim = parts.shape.head_dim;
+        parts.shape.v_head_dim = match &domain.v_head_dim {
+            Some(range) if dice.one_in(2) => {
+                dice.pick(&tables::HEAD_DIM.choices(false, range, head_dim.saturating_mul(2)))
+            }
+            _ => head_dim,
+        };
+        parts.dtype = dice.pick(&domain.dtype);
+        parts.cache.order = dice.pick(&domain.cache);
+        parts.cache.row_pad = match dice.below(5) {
+            0 | 1 => dice.pick(tables::ROW_PAD),
+            _ => 0,
+        };
+        let needed = needed_capacity(parts);
+        parts.cache.capacity = match dice.below(8) {
+            0..=2 => needed,
+            3 => needed.saturating_add(1),
+            4 | 5 => needed.saturating_add(2 + dice.below(6)),
+            _ => needed
+                .checked_next_multiple_of(dice.pick(tables::TILES))
+                .unwrap_or(needed),
+        };
+        let default = default_scale(head_dim);
+        parts.scale = match dice.below(12) {
+            0 => 1.0,
+            1 => 0.5,
+            2 => 2.0 / head_dim as f32,
+            3 | 4 => (1 + dice.below(96)) as f32 / 64.0,
+            _ => default,
+        };
+        parts.values = Values {
+            recipe: match dice.below(14) {
+                0..=3 => Recipe::Mixed,
+                4..=6 => Recipe::Normal,
+                _ => dice.pick(&Recipe::ALL),
+            },
+            seed: dice.below(1 << 16),
+        };
+        parts.poison = dice.pick(&Poison::ALL);
+        parts.schedule_seed = dice.below(1 << 16);
+    }
+}
+
+/// Random choices out of 64 random bits each.
+struct Dice<'a, R>(&'a mut R);
+
+impl<R: RngCore> Dice<'_, R> {
+    /// From 0 to `n - 1`; 0 if `n` is 0. The bias, below 2^-32, does not matter here.
+    fn below(&mut self, n: u32) -> u32 {
+        (u128::from(self.0.next_u64()) * u128::from(n) >> 64) as u32
+    }
+
+    fn one_in(&mut self, n: u32) -> bool {
+        self.below(n) == 0
+    }
+
+    /// One of `choices`, of which there must be at least one.
+    fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len() as u32) as usize]
+    }
+}

@@ -1,0 +1,304 @@
+//! Pulls any parts into a domain.
+
+use crate::case::{Cache, Poison, Recipe};
+use crate::case::{
+    Case, CaseParts, Domain, MAX_TOKENS, Range, Request, Shape, Values, default_scale,
+};
+
+/// Why no case at all is in a domain.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum EmptyDomain {
+    /// A field whose claimed values are all illegal.
+    #[error("domain.{field}: expected a value from {low} to {high}, found {found}")]
+    Range {
+        /// The field.
+        field: &'static str,
+        /// Smallest legal value.
+        low: u32,
+        /// Largest legal value.
+        high: u32,
+        /// What the domain claims.
+        found: String,
+    },
+    /// A field with no choice.
+    #[error("domain.{0}: expected at least one choice, found none")]
+    NoChoice(&'static str),
+    /// Each field is legal, but even the smallest case of the domain is not.
+    #[error("the smallest case of the domain is illegal: {0}")]
+    Smallest(#[from] crate::case::Invalid),
+}
+
+/// A domain that is known to hold a case, cut to what a Case may be at all.
+#[derive(Clone, Debug)]
+pub struct Space {
+    domain: Domain,
+    pub(super) budget: u64,
+    smallest: Case,
+}
+
+impl Space {
+    /// The cases of `domain`, or why there are none.
+    pub fn new(domain: &Domain) -> Result<Self, EmptyDomain> {
+        let mut domain = domain.clone();
+        for (field, empty) in [
+            ("dtype", domain.dtype.is_empty()),
+            ("cache", domain.cache.is_empty()),
+        ] {
+            if empty {
+                return Err(EmptyDomain::NoChoice(field));
+            }
+        }
+        cut("num_kv_heads", &mut domain.num_kv_heads, 1, 1024)?;
+        cut("q_per_kv", &mut domain.q_per_kv, 1, 1024)?;
+        cut("head_dim", &mut domain.head_dim, 1, 4096)?;
+        if let Some(range) = &mut domain.v_head_dim {
+            cut("v_head_dim", range, 1, 4096)?;
+        }
+        cut("batch", &mut domain.batch, 1, 1 << 20)?;
+        cut("q_len", &mut domain.q_len, 1, MAX_TOKENS)?;
+        cut("past_len", &mut domain.past_len, 0, MAX_TOKENS)?;
+        cut("steps", &mut domain.steps, 1, 1024)?;
+        cut("row_pad", &mut domain.row_pad, 0, 4096)?;
+        Ok(Self {
+            smallest: Case::new(smallest(&domain))?,
+            domain,
+            budget: super::DEFAULT_BUDGET,
+        })
+    }
+
+    /// The same space, where [`Space::draw`] keeps the [cost](super::cost) of a case within `budget` wherever the domain has so small a case.
+    pub fn with_budget(self, budget: u64) -> Self {
+        Self { budget, ..self }
+    }
+
+    /// The domain, without the values that no Case may have.
+    pub fn domain(&self) -> &Domain {
+        &self.domain
+    }
+
+    /// The smallest case of the domain.
+    pub fn smallest(&self) -> &Case {
+        &self.smallest
+    }
+
+    /// The case of the domain nearest to `parts`, field by field; a case of the domain stays as it is.
+    ///
+    /// Where the fields together ask for too many tokens or elements, the cache's spare capacity goes first, then
+    /// lengths, steps, the batch, padding, heads and at last the head dimension, each no further than it must.
+    pub fn legalize(&self, mut parts: CaseParts) -> Case {
+        self.pull_fields(&mut parts);
+        let capacity = parts.cache.capacity;
+        parts.cache.capacity = capacity.clamp(1, MAX_TOKENS).max(needed_capacity(&parts));
+        for field in Field::IN_ORDER_OF_LOSS {
+            if let Ok(case) = Case::new(parts.clone()) {
+                return case;
+            }
+            self.lower(field, &mut parts);
+        }
+        // By now every field that an invariant speaks of is at its lowest.
+        Case::new(parts).unwrap_or_else(|_| self.smallest.clone())
+    }
+
+    /// Each field on its own.
+    pub(super) fn pull_fields(&self, parts: &mut CaseParts) {
+        let domain = &self.domain;
+        if !domain.dtype.contains(&parts.dtype) {
+            parts.dtype = domain.dtype[0];
+        }
+        if !domain.cache.contains(&parts.cache.order) {
+            parts.cache.order = domain.cache[0];
+        }
+        let shape = &mut parts.shape;
+        shape.num_kv_heads = domain.num_kv_heads.nearest(shape.num_kv_heads);
+        shape.q_per_kv = domain.q_per_kv.nearest(shape.q_per_kv);
+        shape.head_dim = domain.head_dim.nearest(shape.head_dim);
+        shape.v_head_dim = match &domain.v_head_dim {
+            None => shape.head_dim,
+            Some(range) => range.nearest(shape.v_head_dim),
+        };
+        let batch = u32::try_from(shape.requests.len()).unwrap_or(u32::MAX);
+        let filler = Request {
+            past_len: domain.past_len.low(),
+            q_len: domain.q_len.low(),
+        };
+        shape
+            .requests
+            .resize(domain.batch.nearest(batch) as usize, filler);
+        for request in &mut shape.requests {
+            request.past_len = domain.past_len.nearest(request.past_len);
+            request.q_len = domain.q_len.nearest(request.q_len);
+        }
+        parts.steps = domain.steps.nearest(parts.steps);
+        parts.cache.row_pad = domain.row_pad.nearest(parts.cache.row_pad);
+        let legal_scale = parts.scale.is_finite() && parts.scale > 0.0;
+        if !domain.any_scale || !legal_scale {
+            parts.scale = default_scale(parts.shape.head_dim);
+        }
+    }
+
+    /// Lowers one field to its highest value that makes `parts` a Case, or to its lowest of all.
+    fn lower(&self, field: Field, parts: &mut CaseParts) {
+        let (mut good, mut bad) = (0, field.of(parts));
+        // Lower is never worse, so the best cap can be found by bisection.
+        while good + 1 < bad {
+            let cap = good + (bad - good) / 2;
+            let mut trial = parts.clone();
+            self.cap(field, cap, &mut trial);
+            if Case::new(trial).is_ok() {
+                good = cap;
+            } else {
+                bad = cap;
+            }
+        }
+        self.cap(field, good, parts);
+    }
+
+    /// Lowers `field` to `cap`, or as near above as the domain has it; the capacity follows.
+    fn cap(&self, field: Field, cap: u32, parts: &mut CaseParts) {
+        let domain = &self.domain;
+        let capped = |range: &Range, n: u32| {
+            if n <= cap {
+                n
+            } else {
+                range.at_most(cap).unwrap_or_else(|| range.low())
+            }
+        };
+        let shape = &mut parts.shape;
+        match field {
+            Field::Capacity => parts.cache.capacity = parts.cache.capacity.min(cap),
+            Field::PastLen => {
+                for request in &mut shape.requests {
+                    request.past_len = capped(&domain.past_len, request.past_len);
+                }
+            }
+            Field::QLen => {
+                for request in &mut shape.requests {
+                    request.q_len = capped(&domain.q_len, request.q_len);
+                }
+            }
+            Field::Steps => parts.steps = capped(&domain.steps, parts.steps),
+            Field::Batch => {
+                let batch = capped(&domain.batch, shape.requests.len() as u32);
+                shape.requests.truncate(batch as usize);
+            }
+            Field::RowPad => parts.cache.row_pad = capped(&domain.row_pad, parts.cache.row_pad),
+            Field::QPerKv => shape.q_per_kv = capped(&domain.q_per_kv, shape.q_per_kv),
+            Field::KvHeads => shape.num_kv_heads = capped(&domain.num_kv_heads, shape.num_kv_heads),
+            Field::HeadDim => {
+                let was_default = parts.scale == default_scale(shape.head_dim);
+                shape.head_dim = capped(&domain.head_dim, shape.head_dim);
+                shape.v_head_dim = match &domain.v_head_dim {
+                    None => shape.head_dim,
+                    Some(range) => capped(range, shape.v_head_dim),
+                };
+                if was_default {
+                    parts.scale = default_scale(shape.head_dim);
+                }
+            }
+        }
+        let needed = needed_capacity(parts);
+        parts.cache.capacity = match field {
+            Field::Capacity => parts.cache.capacity.max(needed),
+            _ => needed,
+        };
+    }
+}
+
+/// The fields that decide how big a case is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Field {
+    Capacity,
+    PastLen,
+    QLen,
+    Steps,
+    Batch,
+    RowPad,
+    QPerKv,
+    KvHeads,
+    HeadDim,
+}
+
+impl Field {
+    const IN_ORDER_OF_LOSS: [Self; 9] = [
+        Self::Capacity,
+        Self::PastLen,
+        Self::QLen,
+        Self::Steps,
+        Self::Batch,
+        Self::RowPad,
+        Self::QPerKv,
+        Self::KvHeads,
+        Self::HeadDim,
+    ];
+
+    fn of(self, parts: &CaseParts) -> u32 {
+        let shape = &parts.shape;
+        let requests = shape.requests.iter();
+        match self {
+            Self::Capacity => parts.cache.capacity,
+            Self::PastLen => requests.map(|r| r.past_len).max().unwrap_or(0),
+            Self::QLen => requests.map(|r| r.q_len).max().unwrap_or(0),
+            Self::Steps => parts.steps,
+            Self::Batch => shape.requests.len() as u32,
+            Self::RowPad => parts.cache.row_pad,
+            Self::QPerKv => shape.q_per_kv,
+            Self::KvHeads => shape.num_kv_heads,
+            Self::HeadDim => shape.head_dim.max(shape.v_head_dim),
+        }
+    }
+}
+
+/// Token slots that the longest request needs; at most `u32::MAX`.
+pub(super) fn needed_capacity(parts: &CaseParts) -> u32 {
+    let needed = |r: &Request| u64::from(r.past_len) + u64::from(parts.steps) * u64::from(r.q_len);
+    let most = parts.shape.requests.iter().map(needed).max().unwrap_or(1);
+    u32::try_from(most.max(1)).unwrap_or(u32::MAX)
+}
+
+/// The smallest parts of a domain whose ranges are not empty.
+fn smallest(domain: &Domain) -> CaseParts {
+    let head_dim = domain.head_dim.low();
+    let request = Request {
+        past_len: domain.past_len.low(),
+        q_len: domain.q_len.low(),
+    };
+    let mut parts = CaseParts {
+        dtype: domain.dtype[0],
+        scale: default_scale(head_dim),
+        steps: domain.steps.low(),
+        poison: Poison::Nan,
+        schedule_seed: 0,
+        shape: Shape {
+            num_kv_heads: domain.num_kv_heads.low(),
+            q_per_kv: domain.q_per_kv.low(),
+            head_dim,
+            v_head_dim: domain.v_head_dim.as_ref().map_or(head_dim, Range::low),
+            requests: vec![request; domain.batch.low() as usize],
+        },
+        cache: Cache {
+            order: domain.cache[0],
+            capacity: 1,
+            row_pad: domain.row_pad.low(),
+        },
+        values: Values {
+            recipe: Recipe::Flat,
+            seed: 0,
+        },
+    };
+    parts.cache.capacity = needed_capacity(&parts);
+    parts
+}
+
+/// Keeps the legal part of a range.
+fn cut(field: &'static str, range: &mut Range, low: u32, high: u32) -> Result<(), EmptyDomain> {
+    let Some(part) = range.within(low, high) else {
+        return Err(EmptyDomain::Range {
+            field,
+            low,
+            high,
+            found: range.to_string(),
+        });
+    };
+    *range = part;
+    Ok(())
+}

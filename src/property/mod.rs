@@ -1,0 +1,1 @@
+//! proptest strategies over the generator and the shrinker.

@@ -1,0 +1,181 @@
+//! The numbers of a case that can be turned down, each with what must follow it.
+
+use crate::case::{Case, CaseParts, Domain, Range, default_scale};
+
+/// One number of a case, or several that move together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Knob {
+    KvHeads,
+    QPerKv,
+    /// The scale stays 1/sqrt(head_dim) if it was that.
+    HeadDim,
+    /// The scale stays the number it was.
+    HeadDimAlone,
+    /// The scale becomes 1/sqrt(head_dim).
+    HeadDimPlain,
+    VHeadDim,
+    /// Where no past may be longer.
+    PastCap,
+    /// The same, and the capacity stays the number it was.
+    PastCapAlone,
+    /// Tokens taken from every past alike, counted on the shortest.
+    PastShift,
+    Past(usize),
+    PastAlone(usize),
+    Steps,
+    QLenCap,
+    QLen(usize),
+    RowPad,
+    Spare,
+}
+
+impl Knob {
+    /// Every knob of a case, in the order in which turning them down pays.
+    pub(super) fn all(case: &Case) -> Vec<Self> {
+        let requests = case.shape.requests.len();
+        let mut knobs = vec![
+            Self::Steps,
+            Self::QLenCap,
+            Self::PastCap,
+            Self::KvHeads,
+            Self::QPerKv,
+            Self::HeadDim,
+            Self::HeadDimAlone,
+            Self::HeadDimPlain,
+            Self::VHeadDim,
+        ];
+        if requests > 1 {
+            knobs.push(Self::PastShift);
+            knobs.extend((0..requests).map(Self::QLen));
+            knobs.extend((0..requests).map(Self::Past));
+        }
+        knobs.push(Self::RowPad);
+        knobs.push(Self::Spare);
+        knobs.push(Self::PastCapAlone);
+        if requests > 1 {
+            knobs.extend((0..requests).map(Self::PastAlone));
+        }
+        knobs
+    }
+
+    /// Whether `case` has it.
+    pub(super) fn is_in(self, case: &Case) -> bool {
+        match self {
+            Self::Past(i) | Self::PastAlone(i) | Self::QLen(i) => i < case.shape.requests.len(),
+            _ => true,
+        }
+    }
+
+    /// Its number in `case`.
+    pub(super) fn of(self, case: &Case) -> u32 {
+        let shape = &case.shape;
+        let past = |i: usize| shape.requests[i].past_len;
+        let pasts = shape.requests.iter().map(|r| r.past_len);
+        match self {
+            Self::KvHeads => shape.num_kv_heads,
+            Self::QPerKv => shape.q_per_kv,
+            Self::HeadDim | Self::HeadDimAlone | Self::HeadDimPlain => shape.head_dim,
+            Self::VHeadDim => shape.v_head_dim,
+            Self::PastCap | Self::PastCapAlone => pasts.max().unwrap_or(0),
+            Self::PastShift => pasts.min().unwrap_or(0),
+            Self::Past(i) | Self::PastAlone(i) => past(i),
+            Self::Steps => case.steps,
+            Self::QLenCap => shape.requests.iter().map(|r| r.q_len).max().unwrap_or(1),
+            Self::QLen(i) => shape.requests[i].q_len,
+            Self::RowPad => case.cache.row_pad,
+            Self::Spare => case.cache.capacity - needed_capacity(case),
+        }
+    }
+
+    /// The numbers it may have in `domain`.
+    pub(super) fn range(self, domain: &Domain) -> Range {
+        match self {
+            Self::KvHeads => domain.num_kv_heads.clone(),
+            Self::QPerKv => domain.q_per_kv.clone(),
+            Self::HeadDim | Self::HeadDimAlone | Self::HeadDimPlain => domain.head_dim.clone(),
+            Self::VHeadDim => domain
+                .v_head_dim
+                .clone()
+                .unwrap_or_else(|| domain.head_dim.clone()),
+            Self::PastCap
+            | Self::PastCapAlone
+            | Self::PastShift
+            | Self::Past(_)
+            | Self::PastAlone(_) => domain.past_len.clone(),
+            Self::Steps => domain.steps.clone(),
+            Self::QLenCap | Self::QLen(_) => domain.q_len.clone(),
+            Self::RowPad => domain.row_pad.clone(),
+            Self::Spare => Range::Span(0, u32::MAX),
+        }
+    }
+
+    /// `case` with the number at `n`; nothing if that is no case at all.
+    pub(super) fn turned(self, case: &Case, n: u32) -> Option<Case> {
+        let spare = Self::Spare.of(case);
+        let by = self.of(case).saturating_sub(n);
+        case.with(|parts| {
+            let was_default = parts.scale == default_scale(parts.shape.head_dim);
+            let was_one_dim = parts.shape.head_dim == parts.shape.v_head_dim;
+            let shape = &mut parts.shape;
+            match self {
+                Self::KvHeads => shape.num_kv_heads = n,
+                Self::QPerKv => shape.q_per_kv = n,
+                Self::HeadDim | Self::HeadDimAlone | Self::HeadDimPlain => {
+                    shape.head_dim = n;
+                    if was_one_dim {
+                        shape.v_head_dim = n;
+                    }
+                    if self == Self::HeadDimPlain || (self == Self::HeadDim && was_default) {
+                        parts.scale = default_scale(n);
+                    }
+                }
+                Self::VHeadDim => shape.v_head_dim = n,
+                Self::PastCap | Self::PastCapAlone => {
+                    for r in &mut shape.requests {
+                        r.past_len = r.past_len.min(n);
+                    }
+                }
+                Self::PastShift => {
+                    for r in &mut shape.requests {
+                        r.past_len = r.past_len.saturating_sub(by);
+                    }
+                }
+                Self::Past(i) | Self::PastAlone(i) => shape.requests[i].past_len = n,
+                Self::Steps => parts.steps = n,
+                Self::QLenCap => {
+                    for r in &mut shape.requests {
+                        r.q_len = r.q_len.min(n);
+                    }
+                }
+                Self::QLen(i) => shape.requests[i].q_len = n,
+                Self::RowPad => parts.cache.row_pad = n,
+                Self::Spare => parts.cache.capacity = needed_capacity(parts).saturating_add(n),
+            }
+            if self.moves_capacity() {
+                parts.cache.capacity = needed_capacity(parts).saturating_add(spare);
+            }
+        })
+        .ok()
+    }
+
+    fn moves_capacity(self) -> bool {
+        matches!(
+            self,
+            Self::PastCap
+                | Self::PastShift
+                | Self::Past(_)
+                | Self::Steps
+                | Self::QLenCap
+                | Self::QLen(_)
+        )
+    }
+}
+
+/// Token slots that the longest request needs.
+pub(super) fn needed_capacity(parts: &CaseParts) -> u32 {
+    let requests = 0..parts.shape.requests.len();
+    requests
+        .map(|r| parts.past_len_at(r, parts.steps))
+        .max()
+        .unwrap_or(1)
+}

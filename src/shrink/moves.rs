@@ -1,0 +1,228 @@
+//! Changes of a case that are not one number turned down: each is a list of cases to try, best first.
+
+use super::knob::needed_capacity;
+use crate::case::{CacheOrder, Case, CaseParts, Domain, Poison, Recipe, default_scale};
+use crate::float::Dtype;
+
+/// A kind of change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Move {
+    /// Everything that merely decorates a shape at its simplest, at once.
+    Plain,
+    /// Fewer requests: runs of them left out, longest first.
+    Drop,
+    /// Requests in ascending order.
+    Sort,
+    /// One request's past handed to the next.
+    HandOn,
+    /// The last step alone: the steps before it become past.
+    StepsIntoPast,
+    /// The last query token of each step alone: those before it become past.
+    QueriesIntoPast,
+    /// Fewer KV heads, each with more query heads.
+    HeadsIntoGroups,
+    Order,
+    Dtype,
+    Scale,
+    Recipe,
+    Poison,
+    ValueSeed,
+    ScheduleSeed,
+}
+
+impl Move {
+    /// Those that change the shape, in order.
+    pub(super) const OF_SHAPE: [Self; 6] = [
+        Self::Drop,
+        Self::Sort,
+        Self::HandOn,
+        Self::StepsIntoPast,
+        Self::QueriesIntoPast,
+        Self::HeadsIntoGroups,
+    ];
+
+    /// Those that change one decoration, in order.
+    pub(super) const OF_DECORATION: [Self; 7] = [
+        Self::Order,
+        Self::Dtype,
+        Self::Scale,
+        Self::Recipe,
+        Self::Poison,
+        Self::ValueSeed,
+        Self::ScheduleSeed,
+    ];
+
+    /// What to try on `case`, best first.
+    pub(super) fn candidates(self, case: &Case, domain: &Domain) -> Vec<Case> {
+        match self {
+            Self::Plain => plain(case, domain),
+            Self::Drop => fewer_requests(case),
+            Self::Sort => {
+                let sorted = with(case, |parts| {
+                    parts.shape.requests.sort_by_key(|r| (r.past_len, r.q_len));
+                });
+                sorted.into_iter().collect()
+            }
+            Self::HandOn => hand_on(case),
+            Self::StepsIntoPast => steps_into_past(case),
+            Self::QueriesIntoPast => queries_into_past(case),
+            Self::HeadsIntoGroups => heads_into_groups(case),
+            Self::Order => each(case, [CacheOrder::Hnd], |parts, order| {
+                parts.cache.order = order;
+            }),
+            Self::Dtype => each(case, Dtype::ALL, |parts, dtype| parts.dtype = dtype),
+            Self::Scale => {
+                let default = default_scale(case.shape.head_dim);
+                each(case, [1.0, default], |parts, scale| parts.scale = scale)
+            }
+            Self::Recipe => each(case, Recipe::ALL, |parts, recipe| {
+                parts.values.recipe = recipe;
+            }),
+            Self::Poison => each(case, Poison::ALL, |parts, poison| parts.poison = poison),
+            Self::ValueSeed => each(case, 0..4, |parts, seed| parts.values.seed = seed),
+            Self::ScheduleSeed => each(case, 0..4, |parts, seed| parts.schedule_seed = seed),
+        }
+    }
+}
+
+/// `case` with one part set to each of `choices`.
+fn each<T>(
+    case: &Case,
+    choices: impl IntoIterator<Item = T>,
+    set: impl Fn(&mut CaseParts, T),
+) -> Vec<Case> {
+    choices
+        .into_iter()
+        .filter_map(|choice| case.with(|parts| set(parts, choice)).ok())
+        .collect()
+}
+
+/// `case` with `change` applied, the capacity as much above what is needed as before.
+fn with(case: &Case, change: impl FnOnce(&mut CaseParts)) -> Option<Case> {
+    let spare = case.cache.capacity - needed_capacity(case);
+    case.with(|parts| {
+        change(parts);
+        parts.cache.capacity = needed_capacity(parts).saturating_add(spare);
+    })
+    .ok()
+}
+
+fn plain(case: &Case, domain: &Domain) -> Vec<Case> {
+    let layout = |parts: &mut CaseParts| {
+        parts.cache.row_pad = domain.row_pad.low();
+        parts.cache.capacity = needed_capacity(parts);
+        if domain.cache.contains(&CacheOrder::Hnd) {
+            parts.cache.order = CacheOrder::Hnd;
+        }
+    };
+    let numbers = |parts: &mut CaseParts| {
+        parts.dtype = domain.dtype.iter().copied().min().unwrap_or(parts.dtype);
+        parts.values.seed = 0;
+        parts.schedule_seed = 0;
+        parts.poison = Poison::Nan;
+        if domain.any_scale {
+            parts.scale = 1.0;
+        }
+    };
+    let both = case.with(|parts| {
+        layout(parts);
+        numbers(parts);
+        parts.values.recipe = Recipe::Flat;
+    });
+    let keep_recipe = case.with(|parts| {
+        layout(parts);
+        numbers(parts);
+    });
+    [both, keep_recipe, case.with(layout), case.with(numbers)]
+        .into_iter()
+        .filter_map(Result::ok)
+        .collect()
+}
+
+fn fewer_requests(case: &Case) -> Vec<Case> {
+    let count = case.shape.requests.len();
+    let mut candidates = Vec::new();
+    let mut run = count.saturating_sub(1);
+    while run > 0 {
+        let starts = (0..count).step_by(run);
+        candidates.extend(starts.filter_map(|start| {
+            with(case, |parts| {
+                let end = (start + run).min(count);
+                // The last run is as long as the others.
+                parts.shape.requests.drain(end - run..end);
+            })
+        }));
+        run /= 2;
+    }
+    candidates
+}
+
+fn hand_on(case: &Case) -> Vec<Case> {
+    (1..case.shape.requests.len())
+        .filter_map(|i| {
+            with(case, |parts| {
+                let requests = &mut parts.shape.requests;
+                let past_len = std::mem::take(&mut requests[i - 1].past_len);
+                requests[i].past_len = requests[i].past_len.saturating_add(past_len);
+            })
+        })
+        .collect()
+}
+
+fn steps_into_past(case: &Case) -> Vec<Case> {
+    let fewer = [1, case.steps / 2, case.steps - 1];
+    each_capacity_kept(
+        case,
+        fewer.into_iter().filter(|&n| n > 0),
+        |parts, steps| {
+            let gone = parts.steps - steps;
+            parts.steps = steps;
+            for r in &mut parts.shape.requests {
+                r.past_len += gone * r.q_len;
+            }
+        },
+    )
+}
+
+fn queries_into_past(case: &Case) -> Vec<Case> {
+    each_capacity_kept(case, [1, 2], |parts, q_len| {
+        for r in &mut parts.shape.requests {
+            let gone = r.q_len.saturating_sub(q_len);
+            r.q_len -= gone;
+            r.past_len += gone;
+        }
+    })
+}
+
+fn each_capacity_kept(
+    case: &Case,
+    choices: impl IntoIterator<Item = u32>,
+    set: impl Fn(&mut CaseParts, u32),
+) -> Vec<Case> {
+    choices
+        .into_iter()
+        .filter_map(|choice| with(case, |parts| set(parts, choice)))
+        .collect()
+}
+
+fn heads_into_groups(case: &Case) -> Vec<Case> {
+    let shape = &case.shape;
+    let (heads, total) = (shape.num_kv_heads, shape.num_q_heads());
+    let mut fewer: Vec<u32> = vec![1, 2, heads / 2, heads.saturating_sub(1)];
+    fewer.retain(|&n| n > 0 && n < heads);
+    fewer.dedup();
+    fewer
+        .into_iter()
+        .flat_map(|kv_heads| {
+            let q_per_kv = total.div_ceil(kv_heads);
+            each(
+                case,
+                [shape.q_per_kv + 1, q_per_kv],
+                move |parts, q_per_kv| {
+                    parts.shape.num_kv_heads = kv_heads;
+                    parts.shape.q_per_kv = q_per_kv;
+                },
+            )
+        })
+        .collect()
+}

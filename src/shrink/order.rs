@@ -1,0 +1,75 @@
+//! The order in which cases get simpler.
+//!
+//! Cases are compared field by field, the first difference decides: requests, steps, query tokens, KV heads, query heads
+//! of a KV head, head_dim, v_head_dim, tokens of past, each past, each query length, row padding, capacity, cache order,
+//! dtype, scale, recipe, poison, value seed, schedule seed. What shapes the work comes first, what merely decorates it last.
+//!
+//! Every field is a whole number bounded below, so a sequence of ever smaller cases ends.
+
+use crate::case::{CacheOrder, CaseParts, Poison, Recipe, default_scale};
+use crate::float::Dtype;
+
+/// How complex a case is; smaller is simpler.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Complexity {
+    extents: [u64; 8],
+    past_lens: Vec<u32>,
+    q_lens: Vec<u32>,
+    decoration: [u32; 9],
+}
+
+/// The complexity of a case.
+pub fn complexity(case: &CaseParts) -> Complexity {
+    let shape = &case.shape;
+    let requests = shape.requests.iter();
+    let past_lens: Vec<u32> = requests.clone().map(|r| r.past_len).collect();
+    let q_lens: Vec<u32> = requests.map(|r| r.q_len).collect();
+    let sum = |lens: &[u32]| lens.iter().map(|&n| u64::from(n)).sum();
+    Complexity {
+        extents: [
+            shape.requests.len() as u64,
+            u64::from(case.steps),
+            sum(&q_lens),
+            u64::from(shape.num_kv_heads),
+            u64::from(shape.q_per_kv),
+            u64::from(shape.head_dim),
+            // No separate value dimension is simpler than any.
+            if shape.v_head_dim == shape.head_dim {
+                0
+            } else {
+                u64::from(shape.v_head_dim)
+            },
+            sum(&past_lens),
+        ],
+        past_lens,
+        q_lens,
+        decoration: [
+            case.cache.row_pad,
+            case.cache.capacity,
+            u32::from(case.cache.order == CacheOrder::Nhd),
+            place(&Dtype::ALL, &case.dtype),
+            scale_rank(case),
+            place(&Recipe::ALL, &case.values.recipe),
+            place(&Poison::ALL, &case.poison),
+            case.values.seed,
+            case.schedule_seed,
+        ],
+    }
+}
+
+/// 1 is simplest, then 1/sqrt(head_dim), then any other number.
+fn scale_rank(case: &CaseParts) -> u32 {
+    if case.scale == 1.0 {
+        0
+    } else if case.scale == default_scale(case.shape.head_dim) {
+        1
+    } else {
+        2
+    }
+}
+
+fn place<T: PartialEq>(all: &[T], one: &T) -> u32 {
+    all.iter()
+        .position(|other| other == one)
+        .unwrap_or(all.len()) as u32
+}
