@@ -12,21 +12,25 @@
 //!
 //! A mutant's source is its parent's with [`Edit`]s applied.
 
+use serde::Deserialize;
 use std::fmt;
 
 use super::nvrtc::Nvrtc;
 
 /// How a manifest's `[compile]` table says to make PTX.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CompileSpec {
     /// The virtual architecture, such as `compute_75`.
     pub arch: String,
     /// Further options, handed to NVRTC as they are.
+    #[serde(default)]
     pub options: Vec<String>,
 }
 
 /// One replacement that turns a parent's source into a mutant's.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Edit {
     /// Text that occurs exactly once in the parent.
     pub find: String,

@@ -105,6 +105,19 @@ pub struct ManifestError {
     pub message: String,
 }
 
+impl ManifestError {
+    /// What the TOML reader said.
+    pub(super) fn of_toml(file: &Path, text: &str, error: &toml::de::Error) -> Self {
+        let line = error.span().map(|span| line_of(text, &span));
+        Self { file: file.into(), line, key: String::new(), message: error.message().trim().replace('\n', ", ") }
+    }
+}
+
+/// Line of a span's start, from 1.
+fn line_of(text: &str, span: &Range<usize>) -> usize {
+    1 + text.as_bytes()[..span.start.min(text.len())].iter().filter(|&&b| b == b'\n').count()
+}
+
 struct Colon(Option<usize>);
 
 impl fmt::Display for Colon {
@@ -203,7 +216,7 @@ impl Manifest {
     /// Reads a manifest's text; `file` is for messages.
     pub fn parse(file: &Path, text: &str) -> Result<Self, ManifestError> {
         let reader = Reader { file, text };
-        let raw: Raw = toml::from_str(text).map_err(|e| reader.toml_error(&e))?;
+        let raw: Raw = toml::from_str(text).map_err(|e| ManifestError::of_toml(file, text, &e))?;
         raw.check(&reader)
     }
 
@@ -274,21 +287,8 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn toml_error(&self, error: &toml::de::Error) -> ManifestError {
-        ManifestError {
-            file: self.file.into(),
-            line: error.span().map(|span| self.line(&span)),
-            key: String::new(),
-            message: error.message().trim().replace('\n', ", "),
-        }
-    }
-
-    fn line(&self, span: &Range<usize>) -> usize {
-        1 + self.text.as_bytes()[..span.start.min(self.text.len())].iter().filter(|&&b| b == b'\n').count()
-    }
-
     fn error(&self, span: &Range<usize>, key: &str, message: impl fmt::Display) -> ManifestError {
-        let line = Some(self.line(span));
+        let line = Some(line_of(self.text, span));
         ManifestError { file: self.file.into(), line, key: format!("{key}: "), message: message.to_string() }
     }
 
@@ -341,7 +341,7 @@ fn stays_inside(path: &Path) -> bool {
 impl RawLaunch {
     fn check(self, reader: &Reader<'_>) -> Result<Launch, ManifestError> {
         let zero = Spanned::new(0..0, "0".to_owned());
-        let arg_lines = self.args.iter().map(|arg| reader.line(&arg.span())).collect();
+        let arg_lines = self.args.iter().map(|arg| line_of(reader.text, &arg.span())).collect();
         let args = self.args.iter().enumerate().map(|(index, arg)| check_arg(reader, index, arg)).collect::<Result<_, _>>()?;
         Ok(Launch {
             entry: self.entry,

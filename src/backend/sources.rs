@@ -1,0 +1,170 @@
+//! The files a kernel is made of, on disk or built in: manifest, source, PTX, and the edits of a mutant.
+
+use super::compile::{CompileSpec, Edit, apply_edits};
+use super::kernel::{OpenError, SHIPPED};
+use super::manifest::{Manifest, ManifestError};
+use serde::Deserialize;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What a mutant's file says of the bug it plants.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mutant {
+    /// Manifest of the kernel it changes, relative to the mutant's file.
+    pub mutant_of: String,
+    /// Short name, such as M01.
+    pub id: String,
+    /// What is wrong, in a sentence.
+    pub summary: String,
+    /// Class of bug.
+    pub class: String,
+    /// How hard it is to find, 1 to 4.
+    pub tier: u8,
+    /// The least a case must have to show it.
+    pub needs: String,
+    /// Mutated PTX, relative to the mutant's file.
+    pub ptx: String,
+    /// Changes of the source.
+    #[serde(rename = "edit")]
+    pub edits: Vec<Edit>,
+}
+
+/// Everything about a kernel but its PTX.
+pub(super) struct Sources {
+    /// The file that was named: a manifest or a mutant.
+    pub(super) file: PathBuf,
+    pub(super) manifest: Manifest,
+    pub(super) mutant: Option<Mutant>,
+    /// File name of the CUDA source, for line information.
+    source_name: String,
+    /// CUDA source, edits applied.
+    pub(super) source: Option<String>,
+    pub(super) ptx_file: PathBuf,
+}
+
+/// What `attnfuzz compile` needs of a kernel. Its PTX need not be there yet.
+#[derive(Clone, Debug)]
+pub struct CompileJob {
+    /// CUDA source.
+    pub source: String,
+    /// What line information calls it.
+    pub source_name: String,
+    /// Target and options.
+    pub spec: CompileSpec,
+    /// Where the PTX belongs.
+    pub ptx_file: PathBuf,
+}
+
+impl CompileJob {
+    /// Reads the manifest (of a kernel or a mutant) at a path, or that of a shipped kernel in the source tree below the
+    /// current folder.
+    pub fn open(name: &str) -> Result<Self, OpenError> {
+        let shipped = SHIPPED.iter().any(|s| s.name == name);
+        let path = if shipped { Path::new("kernels").join(name).join("kernel.toml") } else { name.into() };
+        if !shipped && !path.exists() {
+            return Err(OpenError::Unknown { name: name.into() });
+        }
+        let sources = Sources::read(&path)?;
+        let missing = |key: &str| {
+            OpenError::Manifest(ManifestError {
+                file: sources.file.clone(),
+                line: None,
+                key: format!("{key}: "),
+                message: "expected it, since the kernel is to be compiled, found nothing".into(),
+            })
+        };
+        Ok(Self {
+            source: sources.source.clone().ok_or_else(|| missing("source"))?,
+            spec: sources.manifest.compile.clone().ok_or_else(|| missing("compile"))?,
+            source_name: sources.source_name,
+            ptx_file: sources.ptx_file,
+        })
+    }
+}
+
+impl Sources {
+    pub(super) fn read(path: &Path) -> Result<Self, OpenError> {
+        let text = read(path)?;
+        let is_mutant = toml::from_str::<toml::Table>(&text).is_ok_and(|table| table.contains_key("mutant_of"));
+        if is_mutant { Self::of_mutant(path, &text) } else { Self::of_kernel(path, &text) }
+    }
+
+    /// Those of a kernel that is part of the program.
+    pub(super) fn built_in(file: PathBuf, manifest: Manifest, source: &str) -> Self {
+        Self {
+            ptx_file: beside(&file, &manifest.ptx),
+            source_name: manifest.source.clone().unwrap_or_default(),
+            source: Some(source.to_owned()),
+            file,
+            manifest,
+            mutant: None,
+        }
+    }
+
+    fn of_kernel(path: &Path, text: &str) -> Result<Self, OpenError> {
+        let manifest = Manifest::parse(path, text)?;
+        let source = manifest.source.as_ref().map(|source| read(&beside(path, source))).transpose()?;
+        Ok(Self {
+            file: path.into(),
+            source_name: manifest.source.clone().unwrap_or_default(),
+            source,
+            ptx_file: beside(path, &manifest.ptx),
+            mutant: None,
+            manifest,
+        })
+    }
+
+    fn of_mutant(path: &Path, text: &str) -> Result<Self, OpenError> {
+        let mutant: Mutant = toml::from_str(text).map_err(|e| ManifestError::of_toml(path, text, &e))?;
+        let parent_file = beside(path, &mutant.mutant_of);
+        let parent = Self::of_kernel(&parent_file, &read(&parent_file)?)?;
+        let edit = |source: String| {
+            apply_edits(&source, &mutant.edits).map_err(|error| OpenError::Edit { file: path.into(), error })
+        };
+        let source = parent.source.map(edit).transpose()?;
+        let mut manifest = parent.manifest;
+        let stem = path.file_stem().map_or_else(|| mutant.id.clone(), |s| s.to_string_lossy().into_owned());
+        manifest.name = format!("{}.{stem}", manifest.name);
+        manifest.summary.clone_from(&mutant.summary);
+        Ok(Self {
+            file: path.into(),
+            source_name: parent.source_name,
+            source,
+            ptx_file: beside(path, &mutant.ptx),
+            mutant: Some(mutant),
+            manifest,
+        })
+    }
+}
+
+fn beside(file: &Path, relative: &str) -> PathBuf {
+    let path = file.parent().unwrap_or(Path::new("")).join(relative);
+    // `a/b/../c` reads as `a/c` in messages.
+    let mut short = PathBuf::new();
+    for part in path.components() {
+        match part {
+            std::path::Component::ParentDir if short.file_name().is_some() => {
+                short.pop();
+            }
+            part => short.push(part),
+        }
+    }
+    short
+}
+
+/// Largest file that is read as a manifest, source or PTX.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
+pub(super) fn read(file: &Path) -> Result<String, OpenError> {
+    let error = |source| OpenError::Read { file: file.into(), source };
+    let metadata = std::fs::metadata(file).map_err(error)?;
+    if !metadata.is_file() {
+        return Err(error(io::Error::new(io::ErrorKind::InvalidInput, "expected a file, found a folder or a device")));
+    }
+    if metadata.len() > MAX_FILE_BYTES {
+        let message = format!("expected at most {MAX_FILE_BYTES} bytes, found {}", metadata.len());
+        return Err(error(io::Error::new(io::ErrorKind::FileTooLarge, message)));
+    }
+    std::fs::read_to_string(file).map_err(error)
+}
