@@ -3,6 +3,9 @@
 //! Rounding is done on f64 bit patterns, once, to nearest even. `half::f16::from_f64` is not used
 //! because it may go through f32 and round twice where the processor has a half-precision converter.
 
+pub mod approx;
+pub mod fused;
+
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;

@@ -1,0 +1,134 @@
+//! A parsed module: declarations and instructions as written, names unresolved.
+
+use super::error::Position;
+use super::types::{Space, Type};
+
+/// One PTX module. Made by [`super::parse`].
+#[derive(Clone, Debug)]
+pub struct Module {
+    pub(super) version: (u32, u32),
+    pub(super) target: String,
+    pub(super) variables: Vec<Variable>,
+    pub(super) functions: Vec<Function>,
+    /// `.file` index and path.
+    pub(super) files: Vec<(u64, String)>,
+    /// The text's lines, for messages.
+    pub(super) lines: std::sync::Arc<[String]>,
+}
+
+impl Module {
+    /// Names of the kernels, in the order of the text.
+    pub fn entries(&self) -> impl Iterator<Item = &str> {
+        self.functions.iter().filter(|f| f.is_entry && f.body.is_some()).map(|f| f.name.as_str())
+    }
+
+    /// The `.target`, such as `sm_80`.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// The `.version`, major and minor.
+    pub fn version(&self) -> (u32, u32) {
+        self.version
+    }
+}
+
+/// A variable or a group of registers.
+#[derive(Clone, Debug)]
+pub(super) struct Variable {
+    pub(super) name: String,
+    pub(super) space: Space,
+    pub(super) ty: Type,
+    /// Elements of a `.v2`/`.v4`.
+    pub(super) vector: u32,
+    pub(super) align: Option<u64>,
+    /// Elements of an array; `Some(0)` when the size is open.
+    pub(super) array: Option<u64>,
+    /// `%r<5>` declares `%r0` to `%r4`.
+    pub(super) range: Option<u64>,
+    pub(super) initial: Vec<Initial>,
+    pub(super) is_extern: bool,
+    pub(super) at: Position,
+}
+
+/// One element of an initialiser.
+#[derive(Clone, Debug)]
+pub(super) enum Initial {
+    Int(u64),
+    F32(u32),
+    F64(u64),
+    Symbol { name: String, offset: i64, generic: bool },
+}
+
+/// An `.entry` or a `.func`.
+#[derive(Clone, Debug)]
+pub(super) struct Function {
+    pub(super) name: String,
+    pub(super) is_entry: bool,
+    pub(super) params: Vec<Variable>,
+    pub(super) returns: Vec<Variable>,
+    /// Limits such as `maxntid`, with their numbers.
+    pub(super) directives: Vec<(String, Vec<u64>)>,
+    pub(super) body: Option<Vec<Statement>>,
+    pub(super) at: Position,
+}
+
+/// One line of a function's body.
+#[derive(Clone, Debug)]
+pub(super) enum Statement {
+    Label(String, Position),
+    Variable(Variable),
+    Instruction(Instruction),
+    Block(Vec<Statement>),
+    Loc { file: u64, line: u64 },
+    /// `name: .branchtargets a, b;`
+    Targets { name: String, labels: Vec<String> },
+}
+
+/// One instruction.
+#[derive(Clone, Debug)]
+pub(super) struct Instruction {
+    /// Guarding predicate, and whether it is negated.
+    pub(super) guard: Option<(String, bool)>,
+    pub(super) opcode: String,
+    pub(super) modifiers: Vec<String>,
+    pub(super) operands: Vec<Operand>,
+    pub(super) at: Position,
+}
+
+impl Instruction {
+    /// The opcode with its modifiers, as written.
+    pub(super) fn full_name(&self) -> String {
+        let mut name = self.opcode.clone();
+        for m in &self.modifiers {
+            name.push('.');
+            name.push_str(m);
+        }
+        name
+    }
+}
+
+/// One operand.
+#[derive(Clone, Debug)]
+pub(super) enum Operand {
+    /// Register, variable, label, or special register with its component (`%tid.x`).
+    Name(String),
+    /// `name+4`.
+    Offset(String, i64),
+    Int(u64),
+    F32(u32),
+    F64(u64),
+    Not(Box<Operand>),
+    /// `d|p`.
+    Pair(Box<Operand>, Box<Operand>),
+    Vector(Vec<Operand>),
+    List(Vec<Operand>),
+    Address { base: Base, offset: i64 },
+}
+
+/// What an address starts from.
+#[derive(Clone, Debug)]
+pub(super) enum Base {
+    Name(String),
+    Absolute,
+}

@@ -1,0 +1,170 @@
+//! `cvt` and `mov` (PTX ISA, "Data Movement and Conversion Instructions").
+
+use super::Lowerer;
+use super::form::Form;
+use super::names::{Slot, Symbol};
+use crate::ptx::ast::Operand;
+use crate::ptx::error::Error;
+use crate::ptx::op::{Binary32, Conversion, HalfMode, Op, Reg, Rounding, Word};
+use crate::ptx::types::Type;
+
+pub(super) fn cvt(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
+    let integral = form.choice(&[
+        ("rni", Rounding::Nearest),
+        ("rzi", Rounding::Zero),
+        ("rmi", Rounding::Down),
+        ("rpi", Rounding::Up),
+    ]);
+    let rounding = form.rounding();
+    let ftz = form.has("ftz");
+    let sat = form.has("sat");
+    let relu = form.has("relu");
+    let to = form.ty()?;
+    let from = form.ty()?;
+    form.done()?;
+    let chosen = integral.or(rounding).unwrap_or(if to.is_float() { Rounding::Nearest } else { Rounding::Zero });
+    if matches!(to, Type::F16x2 | Type::Bf16x2) {
+        let [d, a, b] = form.exactly()?;
+        if from != Type::F32 || ftz {
+            return Err(form.unsupported("packed conversions other than from two f32"));
+        }
+        let a = lw.word_source(a, Type::F32)?;
+        let b = lw.word_source(b, Type::F32)?;
+        let d = lw.word_destination(d, to)?;
+        let mode = HalfMode { bf16: to == Type::Bf16x2, packed: true, ftz: false, sat, relu };
+        lw.push(Op::Binary32 { op: Binary32::PackHalf { mode, rounding: chosen }, d, a, b });
+        return Ok(());
+    }
+    if matches!(from, Type::F16x2 | Type::Bf16x2 | Type::Tf32 | Type::Pred) || to == Type::Pred {
+        return Err(form.unsupported("no such conversion"));
+    }
+    let [d, a] = form.exactly()?;
+    let (a, _) = lw.any_source(a, from)?;
+    let (d, destination_bits) = lw.any_destination(d, (to.size_bytes() * 8) as u8)?;
+    if usize::from(destination_bits) < to.size_bytes() * 8 {
+        return Err(form.unsupported("a destination narrower than its type"));
+    }
+    let to_integral = integral.is_some();
+    let conversion = Conversion { from, to, destination_bits, rounding: chosen, to_integral, ftz, sat, relu };
+    lw.push(Op::Convert { conversion, d, a });
+    Ok(())
+}
+
+pub(super) fn mov(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
+    let ty = form.ty()?;
+    form.done()?;
+    let [d, a] = form.exactly()?;
+    if ty == Type::Pred {
+        let a = lw.condition(a)?;
+        if let Some(d) = lw.pred_destination(d)? {
+            lw.push(Op::PredMov { d, a });
+        }
+        return Ok(());
+    }
+    match (d, a) {
+        (Operand::Vector(d), _) => unpack(lw, form, ty, d, a),
+        (_, Operand::Vector(a)) => pack(lw, form, ty, d, a),
+        _ => {
+            let a = lw.source(a, ty)?;
+            let d = lw.destination(d, ty)?;
+            push_mov(lw, form, d, a)
+        }
+    }
+}
+
+/// A plain copy between registers of one width.
+pub(super) fn push_mov(lw: &mut Lowerer<'_>, form: &Form<'_>, d: Reg, a: Reg) -> Result<(), Error> {
+    match (d, a) {
+        (Reg::Word(d), Reg::Word(a)) => lw.push(Op::Mov32 { d, a }),
+        (Reg::Wide(d), Reg::Wide(a)) => lw.push(Op::Mov64 { d, a }),
+        _ => return Err(form.unsupported("operands of different widths")),
+    }
+    Ok(())
+}
+
+fn pack(lw: &mut Lowerer<'_>, form: &Form<'_>, ty: Type, d: &Operand, a: &[Operand]) -> Result<(), Error> {
+    match (ty.size_bytes(), a) {
+        (4, [low, high]) => {
+            let a = lw.word_source(low, Type::B16)?;
+            let b = lw.word_source(high, Type::B16)?;
+            let d = lw.word_destination(d, ty)?;
+            lw.push(Op::Binary32 { op: Binary32::Pack16, d, a, b });
+        }
+        (8, [low, high]) => {
+            let low = lw.word_source(low, Type::B32)?;
+            let high = lw.word_source(high, Type::B32)?;
+            let d = lw.wide_destination(d)?;
+            lw.push(Op::PackWords { d, low, high });
+        }
+        (8, [a0, a1, a2, a3]) => {
+            let low = pair(lw, a0, a1)?;
+            let high = pair(lw, a2, a3)?;
+            let d = lw.wide_destination(d)?;
+            lw.push(Op::PackWords { d, low, high });
+        }
+        _ => return Err(form.unsupported("a vector that doesn't fill the type")),
+    }
+    Ok(())
+}
+
+fn pair(lw: &mut Lowerer<'_>, low: &Operand, high: &Operand) -> Result<Word, Error> {
+    let a = lw.word_source(low, Type::B16)?;
+    let b = lw.word_source(high, Type::B16)?;
+    let d = lw.slots.word();
+    lw.push_unguarded(Op::Binary32 { op: Binary32::Pack16, d, a, b });
+    Ok(d)
+}
+
+fn unpack(lw: &mut Lowerer<'_>, form: &Form<'_>, ty: Type, d: &[Operand], a: &Operand) -> Result<(), Error> {
+    let source = lw.source(a, ty)?;
+    match (source, d) {
+        (Reg::Word(a), [low, high]) if ty.size_bytes() == 4 => {
+            extract_halves(lw, a, low, high)
+        }
+        (Reg::Wide(a), [low, high]) => {
+            for (operand, upper) in [(low, false), (high, true)] {
+                if !is_sink(operand) {
+                    let d = lw.word_destination(operand, Type::B32)?;
+                    lw.push(Op::ExtractWord { d, a, upper });
+                }
+            }
+            Ok(())
+        }
+        (Reg::Wide(a), [d0, d1, d2, d3]) => {
+            let (low, high) = (lw.slots.word(), lw.slots.word());
+            lw.push_unguarded(Op::ExtractWord { d: low, a, upper: false });
+            lw.push_unguarded(Op::ExtractWord { d: high, a, upper: true });
+            extract_halves(lw, low, d0, d1)?;
+            extract_halves(lw, high, d2, d3)
+        }
+        _ => Err(form.unsupported("a vector that doesn't fill the type")),
+    }
+}
+
+fn extract_halves(lw: &mut Lowerer<'_>, a: Word, low: &Operand, high: &Operand) -> Result<(), Error> {
+    for (operand, shift) in [(low, 0), (high, 16)] {
+        if !is_sink(operand) {
+            let d = lw.word_destination(operand, Type::B16)?;
+            lw.push(Op::Extract16 { d, a, shift });
+        }
+    }
+    Ok(())
+}
+
+fn is_sink(operand: &Operand) -> bool {
+    matches!(operand, Operand::Name(name) if name == "_")
+}
+
+impl Lowerer<'_> {
+    /// The register behind a call parameter, where it is kept in one.
+    pub(super) fn parameter_register(&mut self, name: &str) -> Result<Option<Reg>, Error> {
+        Ok(match self.lookup(name)? {
+            Some(Symbol::Parameter(register)) => match register.slot {
+                Slot::Word(word) => Some(Reg::Word(word)),
+                Slot::Wide(wide) => Some(Reg::Wide(wide)),
+                Slot::Pred(_) => None,
+            },
+            _ => None,
+        })
+    }
+}

@@ -1,0 +1,196 @@
+//! Where variables live: kernel parameters, module globals and constants, shared memory, the local frame.
+
+use super::names::{Slots, Symbol};
+use super::{Function, Lowerer};
+use crate::ptx::ast::{Initial, Variable};
+use crate::ptx::error::Error;
+use crate::ptx::op::{Wide, Word};
+use crate::ptx::program::{CONST_WINDOW, Global, LOCAL_WINDOW, MODULE_GLOBALS, Param, SHARED_WINDOW, SharedVariable};
+use crate::ptx::types::Space;
+
+/// Bytes of all variables of one space; more is refused.
+const MAX_SPACE_BYTES: u64 = 1 << 26;
+/// Unmapped bytes between module globals, so that one can't be reached through another.
+const GLOBAL_GAP: u64 = 1 << 16;
+
+/// Running totals of each space.
+#[derive(Debug, Default)]
+pub(super) struct Layout {
+    pub(super) shared_bytes: usize,
+    pub(super) local_bytes: usize,
+    pub(super) globals: Vec<Global>,
+    pub(super) shared: Vec<SharedVariable>,
+    /// Slots that hold the start of dynamic shared memory plus an offset.
+    pub(super) dynamic_words: Vec<(Word, i64)>,
+    pub(super) dynamic_wides: Vec<(Wide, i64)>,
+    dynamic_align: u64,
+    next_global: u64,
+    next_const: u64,
+}
+
+impl Layout {
+    /// Places dynamic shared memory after the static variables.
+    pub(super) fn finish(&mut self, slots: &mut Slots) {
+        let align = self.dynamic_align.max(1) as usize;
+        if !self.dynamic_words.is_empty() || !self.dynamic_wides.is_empty() {
+            self.shared_bytes = self.shared_bytes.next_multiple_of(align);
+        }
+        let base = self.shared_bytes as u64;
+        for (word, offset) in &self.dynamic_words {
+            slots.constants.words.push((*word, base.wrapping_add(*offset as u64) as u32));
+        }
+        for (wide, offset) in &self.dynamic_wides {
+            slots.constants.wides.push((*wide, base.wrapping_add(*offset as u64)));
+        }
+    }
+}
+
+impl Lowerer<'_> {
+    /// The parameter block of a kernel: names, offsets, total size.
+    pub(super) fn entry_params(&mut self, function: &Function) -> Result<(Vec<Param>, usize), Error> {
+        self.scopes.push(super::Scope::default());
+        let mut params = Vec::new();
+        let mut offset = 0;
+        for variable in &function.params {
+            self.at = variable.at;
+            let (size, align) = self.size_and_align(variable)?;
+            offset = u64::next_multiple_of(offset, align);
+            self.define(&variable.name, Symbol::Memory { space: Space::Param, address: offset })?;
+            params.push(Param {
+                name: variable.name.clone(),
+                ty: variable.ty,
+                offset: offset as usize,
+                size_bytes: size as usize,
+                align: align as usize,
+            });
+            offset += size;
+        }
+        Ok((params, offset as usize))
+    }
+
+    /// Declares the module's variables in the outermost scope.
+    pub(super) fn module_variables(&mut self) -> Result<(), Error> {
+        let module = self.module;
+        let inner = self.scopes.split_off(1);
+        for variable in &module.variables {
+            self.at = variable.at;
+            self.declare(variable)?;
+        }
+        // Initialisers may name any variable, so they are evaluated once all have addresses.
+        let with_initial = module.variables.iter().filter(|v| !v.initial.is_empty());
+        for variable in with_initial {
+            self.at = variable.at;
+            let bytes = self.initial_bytes(variable)?;
+            if let Some(global) = self.layout.globals.iter_mut().find(|g| g.name == variable.name) {
+                global.bytes.splice(..bytes.len().min(global.bytes.len()), bytes);
+            }
+        }
+        self.scopes.extend(inner);
+        Ok(())
+    }
+
+    /// Declares one variable in the current scope.
+    pub(super) fn declare(&mut self, variable: &Variable) -> Result<(), Error> {
+        let symbol = match variable.space {
+            Space::Reg => return self.declare_registers(variable),
+            Space::Param if variable.array.is_none() && variable.vector == 1 => {
+                Symbol::Parameter(self.new_register(variable.ty)?)
+            }
+            Space::Param | Space::Local => {
+                let (size, align) = self.size_and_align(variable)?;
+                let address = self.place_bytes(self.layout.local_bytes as u64, size, align, Space::Local)?;
+                self.layout.local_bytes = (address + size) as usize;
+                Symbol::Memory { space: Space::Local, address }
+            }
+            Space::Shared if variable.array == Some(0) => {
+                let (_, align) = self.size_and_align(variable)?;
+                self.layout.dynamic_align = self.layout.dynamic_align.max(align).max(16);
+                Symbol::DynamicShared
+            }
+            Space::Shared => {
+                let (size, align) = self.size_and_align(variable)?;
+                let address = self.place_bytes(self.layout.shared_bytes as u64, size, align, Space::Shared)?;
+                self.layout.shared_bytes = (address + size) as usize;
+                let name = variable.name.clone();
+                self.layout.shared.push(SharedVariable { name, offset: address as usize, size_bytes: size as usize });
+                Symbol::Memory { space: Space::Shared, address }
+            }
+            Space::Global | Space::Const => self.declare_global(variable)?,
+        };
+        self.define(&variable.name, symbol)
+    }
+
+    fn declare_global(&mut self, variable: &Variable) -> Result<Symbol, Error> {
+        if variable.is_extern {
+            return Err(Error::unsupported(self.at, ".extern", "global variables defined in another module"));
+        }
+        let (size, align) = self.size_and_align(variable)?;
+        let is_const = variable.space == Space::Const;
+        let next = if is_const { self.layout.next_const } else { self.layout.next_global };
+        let offset = self.place_bytes(next, size, align.max(16), variable.space)?;
+        let after = offset + size + GLOBAL_GAP;
+        let address = if is_const {
+            self.layout.next_const = after;
+            offset
+        } else {
+            self.layout.next_global = after;
+            MODULE_GLOBALS + offset
+        };
+        self.layout.globals.push(Global {
+            name: variable.name.clone(),
+            space: variable.space,
+            address,
+            bytes: vec![0; size as usize],
+        });
+        Ok(Symbol::Memory { space: variable.space, address })
+    }
+
+    fn place_bytes(&self, next: u64, size: u64, align: u64, space: Space) -> Result<u64, Error> {
+        let address = next.next_multiple_of(align);
+        if size > MAX_SPACE_BYTES || address + size > MAX_SPACE_BYTES {
+            let what = match space {
+                Space::Shared => "bytes of shared memory",
+                Space::Local => "bytes of local memory",
+                _ => "bytes of module variables",
+            };
+            return Err(Error::TooLarge { at: self.at, what, limit: MAX_SPACE_BYTES, found: address.saturating_add(size) });
+        }
+        Ok(address)
+    }
+
+    fn size_and_align(&self, variable: &Variable) -> Result<(u64, u64), Error> {
+        let element = variable.ty.size_bytes() as u64 * u64::from(variable.vector);
+        let size = element.saturating_mul(variable.array.unwrap_or(1));
+        if size > MAX_SPACE_BYTES {
+            return Err(Error::TooLarge { at: self.at, what: "bytes of one variable", limit: MAX_SPACE_BYTES, found: size });
+        }
+        Ok((size, variable.align.unwrap_or(element).max(1)))
+    }
+
+    fn initial_bytes(&mut self, variable: &Variable) -> Result<Vec<u8>, Error> {
+        let element = variable.ty.size_bytes();
+        let mut out = Vec::with_capacity(variable.initial.len() * element);
+        for item in &variable.initial {
+            let value = match item {
+                Initial::Int(n) => *n,
+                Initial::F32(bits) => u64::from(*bits),
+                Initial::F64(bits) if element == 4 => u64::from((f64::from_bits(*bits) as f32).to_bits()),
+                Initial::F64(bits) => *bits,
+                Initial::Symbol { name, offset, generic } => {
+                    let Symbol::Memory { space, address } = self.symbol(name, "variable")? else {
+                        return Err(Error::syntax(self.at, "a variable with an address", format!("`{name}`")));
+                    };
+                    let window = match space {
+                        Space::Const if *generic => CONST_WINDOW,
+                        Space::Shared if *generic => SHARED_WINDOW,
+                        Space::Local if *generic => LOCAL_WINDOW,
+                        _ => 0,
+                    };
+                    (window + address).wrapping_add(*offset as u64)
+                }
+            };
+            out.extend(value.to_le_bytes().iter().take(element));
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,277 @@
+//! Loads, stores, atomics and address windows (PTX ISA, "Data Movement" and "Parallel Synchronization").
+
+use super::Lowerer;
+use super::convert::push_mov;
+use super::form::Form;
+use super::names::Symbol;
+use crate::ptx::ast::{Base, Operand};
+use crate::ptx::error::Error;
+use crate::ptx::op::{
+    Access, AccessSpace, Address, AddressBase, AtomicOp, Binary64, Compare, Op, Reg, Relation, Wide, Word,
+};
+use crate::ptx::program::{CONST_WINDOW, LOCAL_WINDOW, MODULE_GLOBALS, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
+use crate::ptx::types::{Space, Type};
+
+pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
+    if form.opcode().starts_with("prefetch") {
+        lw.push(Op::Prefetch);
+        return Ok(());
+    }
+    let space = space(form);
+    let non_coherent = form.has("nc");
+    let strong = form.has("volatile") | form.has("relaxed") | form.has("acquire") | form.has("release") | form.has("mmio");
+    form.ignore(is_hint);
+    let elements = form.choice(&[("v2", 2u8), ("v4", 4)]).unwrap_or(1);
+    if form.has("v8") {
+        return Err(form.unsupported("eight-element vectors"));
+    }
+    let ty = form.ty()?;
+    form.done()?;
+    let is_store = form.opcode() == "st";
+    let [first, second] = match form.operands() {
+        // A cache policy may follow; it changes no value.
+        [first, second] | [first, second, _] => [first, second],
+        _ => return Err(form.unsupported("other than two operands")),
+    };
+    let (address, value) = if is_store { (first, second) } else { (second, first) };
+    let Operand::Address { base, offset } = address else { return lw.operand_error("an address", address) };
+    if let (AccessSpace::Is(Space::Param), Base::Name(name)) = (space, base)
+        && let Some(register) = lw.parameter_register(name)?
+    {
+        return parameter_move(lw, form, ty, (register, *offset), value, is_store);
+    }
+    let (address, space) = resolve(lw, base, *offset, space)?;
+    let mut access = Access {
+        space,
+        element_bytes: ty.size_bytes() as u8,
+        elements,
+        signed: ty.is_signed(),
+        register_bits: 32,
+        non_coherent,
+        strong,
+    };
+    let values = match value {
+        Operand::Vector(items) => items.as_slice(),
+        _ => std::slice::from_ref(value),
+    };
+    if values.len() != usize::from(elements) {
+        return Err(form.unsupported("a vector that doesn't fit its modifier"));
+    }
+    if is_store {
+        let mut a = [Reg::Word(Word(0)); 4];
+        for (slot, operand) in a.iter_mut().zip(values) {
+            let (reg, bits) = lw.any_source(operand, ty)?;
+            if usize::from(bits) < ty.size_bytes() * 8 {
+                return lw.operand_error(&format!("a register of at least {} bytes", ty.size_bytes()), operand);
+            }
+            *slot = reg;
+        }
+        lw.push(Op::Store { access, a, address });
+        return Ok(());
+    }
+    let mut d = [None; 4];
+    for (slot, operand) in d.iter_mut().zip(values) {
+        let (reg, bits) = lw.any_destination(operand, (ty.size_bytes() * 8) as u8)?;
+        if usize::from(bits) < ty.size_bytes() * 8 {
+            return lw.operand_error(&format!("a register of at least {} bytes", ty.size_bytes()), operand);
+        }
+        access.register_bits = bits;
+        *slot = Some(reg);
+    }
+    lw.push(Op::Load { access, d, address });
+    Ok(())
+}
+
+/// Call parameters of scalar type are registers, so their loads and stores are copies.
+fn parameter_move(
+    lw: &mut Lowerer<'_>,
+    form: &Form<'_>,
+    ty: Type,
+    (register, offset): (Reg, i64),
+    value: &Operand,
+    is_store: bool,
+) -> Result<(), Error> {
+    if offset != 0 {
+        return Err(form.unsupported("part of a scalar call parameter"));
+    }
+    if is_store {
+        let (a, _) = lw.any_source(value, ty)?;
+        return match (register, a) {
+            (Reg::Word(d), Reg::Wide(a)) => {
+                lw.push(Op::ExtractWord { d, a, upper: false });
+                Ok(())
+            }
+            (d, a) => push_mov(lw, form, d, a),
+        };
+    }
+    let (d, _) = lw.any_destination(value, (ty.size_bytes() * 8) as u8)?;
+    match (d, register) {
+        (Reg::Word(d), Reg::Wide(a)) => lw.push(Op::ExtractWord { d, a, upper: false }),
+        (Reg::Wide(d), Reg::Word(low)) => {
+            if ty.is_signed() {
+                return Err(form.unsupported("a sign-extending read of a call parameter"));
+            }
+            let high = lw.slots.constant32(0);
+            lw.push(Op::PackWords { d, low, high });
+        }
+        (d, a) => return push_mov(lw, form, d, a),
+    }
+    Ok(())
+}
+
+/// The address of an operand and the space it is in.
+fn resolve(
+    lw: &mut Lowerer<'_>,
+    base: &Base,
+    offset: i64,
+    space: AccessSpace,
+) -> Result<(Address, AccessSpace), Error> {
+    let Base::Name(name) = base else {
+        return Ok((Address { base: AddressBase::Absolute, offset }, space));
+    };
+    match lw.symbol(name, "register or variable")? {
+        Symbol::Register(_) => {
+            let source = lw.any_source(&Operand::Name(name.clone()), Type::B64)?.0;
+            let base = match source {
+                Reg::Word(word) => AddressBase::Word(word),
+                Reg::Wide(wide) => AddressBase::Wide(wide),
+            };
+            Ok((Address { base, offset }, space))
+        }
+        Symbol::Memory { space: own, address } => {
+            let window = match (space, own) {
+                (AccessSpace::Generic, own) => window(own),
+                _ => 0,
+            };
+            let space = match (space, own) {
+                (AccessSpace::Is(Space::Param), Space::Local) => AccessSpace::Is(Space::Local),
+                _ => space,
+            };
+            let at = (window + address).wrapping_add(offset as u64) as i64;
+            Ok((Address { base: AddressBase::Absolute, offset: at }, space))
+        }
+        _ => {
+            let Reg::Wide(wide) = lw.address_of(name, 0, 64)? else {
+                return Err(Error::syntax(lw.at, "a variable", format!("`{name}`")));
+            };
+            let window = if space == AccessSpace::Generic { SHARED_WINDOW as i64 } else { 0 };
+            Ok((Address { base: AddressBase::Wide(wide), offset: offset.wrapping_add(window) }, space))
+        }
+    }
+}
+
+fn space(form: &mut Form<'_>) -> AccessSpace {
+    let named = form.choice(&[
+        ("global", Space::Global),
+        ("shared", Space::Shared),
+        ("shared::cta", Space::Shared),
+        ("local", Space::Local),
+        ("const", Space::Const),
+        ("param", Space::Param),
+        ("param::entry", Space::Param),
+        ("param::func", Space::Param),
+    ]);
+    named.map_or(AccessSpace::Generic, AccessSpace::Is)
+}
+
+/// Modifiers that change caching or the reach of ordering, never a value.
+fn is_hint(modifier: &str) -> bool {
+    matches!(modifier, "ca" | "cg" | "cs" | "lu" | "cv" | "wb" | "wt" | "weak" | "cta" | "cluster" | "gpu" | "sys" | "unified")
+        || modifier.starts_with("L1::")
+        || modifier.starts_with("L2::")
+        || modifier.starts_with("level::")
+}
+
+fn window(space: Space) -> u64 {
+    match space {
+        Space::Shared => SHARED_WINDOW,
+        Space::Local => LOCAL_WINDOW,
+        Space::Const => CONST_WINDOW,
+        Space::Param => PARAM_WINDOW,
+        Space::Global | Space::Reg => 0,
+    }
+}
+
+/// `cvta` and `isspacep`.
+pub(super) fn windows(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
+    let to = form.has("to");
+    let AccessSpace::Is(space) = space(form) else { return Err(form.unsupported("no state space")) };
+    if form.opcode() == "isspacep" {
+        return is_in_space(lw, form, space);
+    }
+    let ty = form.ty()?;
+    form.done()?;
+    if ty.size_bytes() != 8 {
+        return Err(form.unsupported("32-bit addresses"));
+    }
+    let [d, a] = form.exactly()?;
+    let a = lw.wide_source(a, Type::U64)?;
+    let d = lw.wide_destination(d)?;
+    match window(space) {
+        0 => lw.push(Op::Mov64 { d, a }),
+        start => {
+            let b = lw.slots.constant64(start);
+            let op = if to { Binary64::Sub } else { Binary64::Add };
+            lw.push(Op::Binary64 { op, d, a, b });
+        }
+    }
+    Ok(())
+}
+
+fn is_in_space(lw: &mut Lowerer<'_>, form: &Form<'_>, space: Space) -> Result<(), Error> {
+    form.done()?;
+    let [d, a] = form.exactly()?;
+    let a = lw.wide_source(a, Type::U64)?;
+    let Some(d) = lw.pred_destination(d)? else { return Ok(()) };
+    let (start, size) = match space {
+        Space::Global => (MODULE_GLOBALS, u64::MAX - MODULE_GLOBALS),
+        _ => (window(space), WINDOW_BYTES),
+    };
+    let relative: Wide = lw.slots.wide();
+    let start = lw.slots.constant64(start);
+    let size = lw.slots.constant64(size);
+    lw.push_unguarded(Op::Binary64 { op: Binary64::Sub, d: relative, a, b: start });
+    let compare = Compare { relation: Relation::Lt, ty: Type::U64, ftz: false };
+    lw.push(Op::Compare64 { compare, d: Some(d), q: None, a: relative, b: size, combine: None });
+    Ok(())
+}
+
+/// `atom` and `red`.
+pub(super) fn atomic(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
+    let space = space(form);
+    form.ignore(|m| is_hint(m) || matches!(m, "relaxed" | "acquire" | "release" | "acq_rel" | "noftz"));
+    let Some(op) = form.choice(&[
+        ("add", AtomicOp::Add),
+        ("min", AtomicOp::Min),
+        ("max", AtomicOp::Max),
+        ("and", AtomicOp::And),
+        ("or", AtomicOp::Or),
+        ("xor", AtomicOp::Xor),
+        ("inc", AtomicOp::Inc),
+        ("dec", AtomicOp::Dec),
+        ("exch", AtomicOp::Exch),
+        ("cas", AtomicOp::Cas),
+    ]) else {
+        return Err(form.unsupported("no atomic operation that this program knows"));
+    };
+    let ty = form.ty()?;
+    form.done()?;
+    let returns = form.opcode() == "atom";
+    let sources = if op == AtomicOp::Cas { 2 } else { 1 };
+    let operands = form.operands();
+    if operands.len() != sources + 1 + usize::from(returns) {
+        return Err(form.unsupported("an unexpected number of operands"));
+    }
+    let (d, rest) = match operands {
+        [d, rest @ ..] if returns => (Some(lw.destination(d, ty)?), rest),
+        rest => (None, rest),
+    };
+    let [Operand::Address { base, offset }, b, rest @ ..] = rest else {
+        return Err(form.unsupported("an operand that isn't an address"));
+    };
+    let (address, space) = resolve(lw, base, *offset, space)?;
+    let b = lw.source(b, ty)?;
+    let c = rest.first().map(|c| lw.source(c, ty)).transpose()?;
+    lw.push(Op::Atomic { op, ty, space, d, address, b, c });
+    Ok(())
+}
