@@ -6,6 +6,7 @@ use super::manifest::{Manifest, ManifestError};
 use super::sources::{Mutant, Sources, read};
 use crate::case::codec::fnv1a;
 use crate::float::Dtype;
+use crate::generate::Space;
 use crate::ptx::{self, Program};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +18,7 @@ pub struct Kernel {
     pub manifest: Manifest,
     /// Set if it is a planted bug.
     pub mutant: Option<Mutant>,
+    space: Space,
     origin: Origin,
     ptx_file: PathBuf,
     /// CUDA source, edits applied.
@@ -132,7 +134,7 @@ impl Kernel {
                 if !module.entries().any(|e| e == entry) {
                     let found = module.entries().collect::<Vec<_>>().join(", ");
                     return Err(ManifestError {
-                        file,
+                        file: file.clone(),
                         line: None,
                         key: "launch.entry: ".into(),
                         message: format!("expected an entry of {}, found {entry:?}; it has {found}", ptx_file.display()),
@@ -147,8 +149,14 @@ impl Kernel {
                 programs.insert(entry, program);
             }
         }
+        let space = Space::new(&manifest.domain).map_err(|error| ManifestError {
+            file: file.clone(),
+            line: None,
+            key: "domain: ".into(),
+            message: error.to_string(),
+        })?;
         let ptx_hash = fnv1a(ptx.as_bytes());
-        Ok(Self { manifest, mutant, origin, source, ptx_file, ptx, ptx_hash, programs })
+        Ok(Self { manifest, mutant, space, origin, source, ptx_file, ptx, ptx_hash, programs })
     }
 
     /// Its name in reports and folders.
@@ -162,6 +170,11 @@ impl Kernel {
             Origin::Shipped(name) => (*name).into(),
             Origin::File(path) => path.display().to_string(),
         }
+    }
+
+    /// The cases it claims to support, to draw from.
+    pub fn space(&self) -> &Space {
+        &self.space
     }
 
     /// Its PTX.

@@ -3,7 +3,6 @@
 use super::{Comparison, Config, Event, Found, Row, Summary};
 use crate::backend::{Backend, BackendError, Kernel};
 use crate::case::Case;
-use crate::generate;
 use crate::oracle::{self, Signature, Verdict};
 use crate::regression::{Finding, Provenance};
 use crate::shrink;
@@ -103,7 +102,7 @@ impl Shared<'_> {
             }
             let kernel = (number % self.config.kernels.len() as u64) as usize;
             let index = number / self.config.kernels.len() as u64;
-            let case = generate::case_at(self.config.seed, index, &self.config.kernels[kernel].manifest.domain);
+            let case = self.config.kernels[kernel].space().case_at(self.config.seed, index);
             let result = catch_unwind(AssertUnwindSafe(|| self.run_case(kernel, &case)));
             let message = result.map_err(|panic| (case, panic_text(&*panic)));
             if sender.send((number, message)).is_err() {

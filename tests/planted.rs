@@ -1,0 +1,132 @@
+//! The loop, proven on planted bugs: each is found, shrunk, saved, and still fails when the saved file is replayed,
+//! while the kernel without the bug agrees on the same case.
+
+use attnfuzz::backend::{Backend, Emulator, Kernel};
+use attnfuzz::campaign::{Config, Event, Found, run};
+use attnfuzz::oracle::{Verdict, examine};
+use attnfuzz::regression::{Finding, Replayed, Saved, Store, replay};
+use std::sync::Arc;
+
+fn hunt(mutant: &str) -> Found {
+    let path = format!("{}/kernels/mutants/gqa_decode/{mutant}.toml", env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = Arc::new(Kernel::open(&path).unwrap());
+    let config = Config {
+        kernels: vec![kernel.clone()],
+        backends: vec![Arc::new(Emulator) as Arc<dyn Backend>],
+        cases: Some(20_000),
+        time: None,
+        seed: 1,
+        jobs: 2,
+        max_findings: 1,
+        max_shrink: 1000,
+        store: Some(Store::new(folder.path())),
+    };
+    let mut found = None;
+    let summary = run(&config, &mut |event| {
+        if let Event::Found(event) = event {
+            found = Some(*event);
+        }
+    });
+    let found = found.unwrap_or_else(|| panic!("{mutant} survived {} cases", summary.rows[0].cases));
+    assert!(summary.has_findings());
+    assert_eq!(summary.internal_errors, 0);
+
+    let Some(Ok(Saved::New(file))) = &found.saved else { panic!("{mutant} was not saved: {:?}", found.saved) };
+    let (_, finding) = Finding::load_all(file).unwrap().swap_remove(0);
+    assert_eq!(finding, found.finding);
+    let again = replay(&finding, &finding.open_kernel(file).unwrap(), &Emulator);
+    assert!(matches!(again, Replayed::StillFails(_)), "{mutant}: {again:?}");
+    let right = Kernel::open("gqa_decode").unwrap();
+    assert_eq!(replay(&finding, &right, &Emulator), Replayed::Fixed, "{mutant}");
+
+    // Shown by `cargo test -- --nocapture`.
+    println!("{mutant}: {} ({} executions)\n    {}", finding.line, found.executions, finding.what());
+    found
+}
+
+#[test]
+fn m01_head_mapped_modulo_is_found_and_shrinks_to_two_by_two_heads() {
+    let shape = hunt("m01_head_mod").finding.case.shape.clone();
+    assert_eq!((shape.num_kv_heads, shape.q_per_kv, shape.batch()), (2, 2, 1));
+}
+
+#[test]
+fn m02_group_padded_to_a_power_of_two_is_found_and_shrinks_to_three_heads_a_group() {
+    let shape = hunt("m02_group_padded_to_power_of_two").finding.case.shape.clone();
+    assert_eq!((shape.num_kv_heads, shape.q_per_kv), (2, 3));
+}
+
+#[test]
+fn m05_missing_request_term_is_found_and_shrinks_to_two_requests() {
+    let shape = hunt("m05_no_request_term").finding.case.shape.clone();
+    assert_eq!((shape.batch(), shape.num_kv_heads, shape.q_per_kv), (2, 1, 1));
+}
+
+#[test]
+fn m08_truncated_head_dim_is_found() {
+    let shape = hunt("m08_head_dim_truncated").finding.case.shape.clone();
+    assert_ne!(shape.head_dim % 32, 0);
+}
+
+#[test]
+fn m23_missing_rescale_is_found_and_needs_a_second_tile() {
+    let case = hunt("m23_no_rescale").finding.case;
+    assert!(case.past_len_at(0, case.steps) > 32, "{case}");
+}
+
+#[test]
+fn m26_missing_max_subtraction_is_found() {
+    hunt("m26_no_max_subtraction");
+}
+
+#[test]
+fn m50_scale_of_a_padded_head_dim_is_found() {
+    let shape = hunt("m50_scale_of_padded_head_dim").finding.case.shape.clone();
+    assert!(shape.requests.iter().any(|r| r.past_len >= 1), "one key has weight 1 whatever the scale");
+}
+
+#[test]
+fn m51_ignored_scale_is_found() {
+    hunt("m51_scale_ignored");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_finding_whatever_the_number_of_threads() {
+    let path = format!("{}/kernels/mutants/gqa_decode/m02_group_padded_to_power_of_two.toml", env!("CARGO_MANIFEST_DIR"));
+    let find = |jobs| {
+        let kernel = Arc::new(Kernel::open(&path).unwrap());
+        let config = Config {
+            kernels: vec![kernel],
+            backends: vec![Arc::new(Emulator) as Arc<dyn Backend>],
+            cases: Some(400),
+            time: None,
+            seed: 3,
+            jobs,
+            max_findings: 1,
+            max_shrink: 200,
+            store: None,
+        };
+        let mut findings = Vec::new();
+        let summary = run(&config, &mut |event| {
+            if let Event::Found(found) = event {
+                findings.push(found.finding);
+            }
+        });
+        (findings, summary.rows[0].cases, summary.rows[0].failing)
+    };
+    let one = find(1);
+    assert_eq!(one.0.len(), 1);
+    assert_eq!(one, find(2));
+    assert_eq!(one, find(5));
+}
+
+#[test]
+fn a_right_kernel_is_not_accused() {
+    let kernel = Kernel::open("gqa_decode").unwrap();
+    for index in 0..300 {
+        let case = kernel.space().case_at(11, index);
+        let verdict = examine(&Emulator, &kernel, &case).unwrap().verdict;
+        assert!(matches!(verdict, Verdict::Agree(_)), "{case}: {verdict:?}");
+    }
+}
