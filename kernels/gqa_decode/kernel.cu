@@ -52,8 +52,9 @@
 //              fmaf a key in the order of positions, the first onto zero: at most n + T - 1 roundings.
 //              Denominator: 5 butterfly additions within a tile, then fmaf(sum, factor, tile): at most T + 4 roundings
 //              of any weight (the first tile is added to zero).
-//   expf       CUDA's full-range function (2 ulp), not the fast intrinsic; expf(0) is exactly 1. It is the only place
-//              that flushes subnormals (it contains ex2.approx.ftz); all other f32 operations keep them.
+//   expf       CUDA's full-range function (2 ulp), not the fast intrinsic; expf(0) is exactly 1. It contains
+//              ex2.approx.ftz, whose result is scaled by a plain multiplication, so that subnormal weights survive. No
+//              other operation flushes subnormals.
 //   division   one IEEE division, to nearest even, per output element; then one rounding to the element type, also to
 //              nearest even.
 #include <cuda_bf16.h>
