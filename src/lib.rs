@@ -9,6 +9,7 @@ pub mod emulator;
 pub mod expr;
 pub mod float;
 pub mod generate;
+pub mod harness;
 pub mod oracle;
 pub mod outcome;
 pub mod property;

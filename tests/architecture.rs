@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every room and its number.
-const ROOMS: [(&str, u32); 18] = [
+const ROOMS: [(&str, u32); 19] = [
     ("expr", 0),
     ("float", 0),
     ("ptx", 1),
@@ -23,7 +23,8 @@ const ROOMS: [(&str, u32); 18] = [
     ("regression", 7),
     ("campaign", 8),
     ("report", 9),
-    ("cli", 10),
+    ("harness", 10),
+    ("cli", 11),
 ];
 
 fn source(path: &Path, files: &mut Vec<PathBuf>) {

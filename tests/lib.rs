@@ -1,4 +1,12 @@
 //! The one test harness: every integration suite is a module of it.
 
+mod architecture;
+mod bound;
+mod cli;
 mod generate;
+mod manifest;
+mod origin;
+mod planted;
+mod properties;
+mod replay;
 mod shrink;

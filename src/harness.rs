@@ -1,0 +1,103 @@
+//! One call for tests and fuzz targets: judge a case, and if it fails shrink it, save it and tell about it.
+//!
+//! ```
+//! use attnfuzz::harness::Harness;
+//!
+//! let harness = Harness::emulated("gqa_decode")?;
+//! let case = "kv=2 g=3 d=40 past=0,5 dtype=f16 cache=nhd:6 scale=0.158 values=normal:1".parse()?;
+//! assert_eq!(harness.check(&case), Ok(()));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use crate::backend::cuda::{Cuda, Unavailable};
+use crate::backend::{Backend, Emulator, Kernel, OpenError, shipped_names};
+use crate::campaign::{Found, minimise};
+use crate::case::Case;
+use crate::oracle::{self, Verdict};
+use crate::regression::Store;
+use crate::report::human;
+use arbitrary::Unstructured;
+
+/// Executions a failing case is shrunk with.
+const MAX_SHRINK: u32 = 2000;
+
+/// A kernel on a backend, ready to be asked about cases.
+pub struct Harness {
+    kernel: Kernel,
+    backend: Box<dyn Backend>,
+    store: Option<Store>,
+}
+
+/// Why a harness can't be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetupError {
+    /// The kernel can't be opened.
+    #[error(transparent)]
+    Kernel(#[from] OpenError),
+    /// There is no GPU.
+    #[error(transparent)]
+    Gpu(#[from] Unavailable),
+    /// An environment variable has a value that means nothing.
+    #[error("ATTNFUZZ_BACKEND: expected emulator or cuda, found {0:?}")]
+    Backend(String),
+}
+
+impl Harness {
+    /// The kernel of this name or path, on the emulator. Findings are not saved.
+    pub fn emulated(kernel: &str) -> Result<Self, OpenError> {
+        Ok(Self { kernel: Kernel::open(kernel)?, backend: Box::new(Emulator), store: None })
+    }
+
+    /// One harness for each kernel, as the environment says:
+    /// `ATTNFUZZ_KERNEL` (name or path; unset: every shipped kernel), `ATTNFUZZ_BACKEND` (`emulator`, the default, or
+    /// `cuda`), `ATTNFUZZ_REGRESSIONS` (folder that findings are saved below; unset: `default_store`).
+    pub fn from_env(default_store: &str) -> Result<Vec<Self>, SetupError> {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let kernels = match variable("ATTNFUZZ_KERNEL") {
+            Some(kernel) => vec![kernel],
+            None => shipped_names().into_iter().map(String::from).collect(),
+        };
+        let store = Store::new(variable("ATTNFUZZ_REGRESSIONS").unwrap_or_else(|| default_store.into()));
+        let backend = variable("ATTNFUZZ_BACKEND").unwrap_or_else(|| "emulator".into());
+        let open = |kernel: String| {
+            let backend: Box<dyn Backend> = match backend.as_str() {
+                "emulator" => Box::new(Emulator),
+                "cuda" => Box::new(Cuda::open(0)?),
+                other => return Err(SetupError::Backend(other.into())),
+            };
+            Ok(Self { kernel: Kernel::open(&kernel)?, backend, store: Some(store.clone()) })
+        };
+        kernels.into_iter().map(open).collect()
+    }
+
+    /// The kernel.
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// Reads a case of the kernel's domain from a fuzzer's bytes. Any bytes give one.
+    pub fn decode(&self, bytes: &mut Unstructured<'_>) -> arbitrary::Result<Case> {
+        self.kernel.space().arbitrary(bytes)
+    }
+
+    /// Judges `case`; the error is the whole report of its shrunk form, ready to print.
+    ///
+    /// A case that can't be run is an error too: nothing that was not judged may read as a pass.
+    pub fn check(&self, case: &Case) -> Result<(), String> {
+        let verdict = match oracle::examine(&*self.backend, &self.kernel, case) {
+            Ok(examined) => examined.verdict,
+            Err(error) => return Err(format!("{case} can't be run: {error}")),
+        };
+        match &verdict {
+            Verdict::Agree(_) => return Ok(()),
+            Verdict::Skip(why) => return Err(format!("{case} was not judged: {why}")),
+            Verdict::Diverge(_) | Verdict::Fault(_) => {}
+        }
+        let found = minimise(&self.kernel, &*self.backend, case, &verdict, "harness".into(), MAX_SHRINK);
+        let Some((finding, executions)) = found else { return Err(format!("{case}: {verdict:?}")) };
+        let kernel = self.kernel.name().to_owned();
+        let saved = self.store.as_ref().map(|store| store.save(&kernel, &finding).map_err(|e| e.to_string()));
+        Err(human::found(&Found { kernel, finding, executions, saved }))
+    }
+}

@@ -1,0 +1,30 @@
+//! Property suites over the shipped kernels, with proptest's own knobs: PROPTEST_CASES, PROPTEST_RNG_SEED and the rest.
+
+use attnfuzz::case::Case;
+use attnfuzz::harness::Harness;
+use attnfuzz::property::cases;
+use proptest::prelude::*;
+use std::sync::LazyLock;
+
+static GQA_DECODE: LazyLock<Harness> = LazyLock::new(|| Harness::emulated("gqa_decode").unwrap());
+
+fn gqa_decode_cases() -> impl Strategy<Value = Case> {
+    cases(&GQA_DECODE.kernel().manifest.domain).unwrap()
+}
+
+proptest! {
+    #[test]
+    fn gqa_decode_agrees_with_its_reference(case in gqa_decode_cases()) {
+        prop_assert!(GQA_DECODE.check(&case).is_ok(), "{}", GQA_DECODE.check(&case).unwrap_err());
+    }
+
+    #[test]
+    fn a_case_is_its_line(case in gqa_decode_cases()) {
+        prop_assert_eq!(&case.to_string().parse::<Case>().unwrap(), &case);
+        prop_assert_eq!(&toml_of(&case), &case);
+    }
+}
+
+fn toml_of(case: &Case) -> Case {
+    toml::from_str(&toml::to_string(case).unwrap()).unwrap()
+}
