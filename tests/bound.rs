@@ -1,0 +1,3 @@
+//! The bound room: against a second implementation, and against simulated kernels.
+
+mod vectors;
