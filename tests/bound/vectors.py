@@ -227,6 +227,23 @@ def shared(r, c):
     return D, Du, R, X, Dc, off, drop, eta, float((r.p * least).sum())
 
 
+def exact_bound(r, c):
+    """largest logit exactly 0, others far below: weights are 1 and 0; None, or a bound per column (inf: no)"""
+    if (c.u > 2.0 ** -24 or c.u_in or (c.tc and c.tc['bits'] < 23) or c.off or c.e_abs or c.e0 > 2.0 ** -20
+            or c.p_norm or r.M != 0):
+        return np.inf
+    D = weight_error(r, c)[0]
+    sure = (r.nz == 0) | (r.exact & (not c.prescale_lossy) & (r.softcap is None))
+    top = (r.s == 0) & sure & (np.arange(r.n) < r.keys)
+    if (r.s + D > -105.0)[~top].any():
+        return np.inf
+    V = r.V[top]
+    low = lowest_bit(V).min(0)
+    fits = ((low >= -126) & (np.abs(V).sum(0) <= np.ldexp(1.0, np.clip(low + 23, -1000, 1000).astype(int)))) | (V == 0).all(0)
+    o = np.abs(r.o)
+    return np.where(fits, c.e_div * o + 4 * r.n * SUBNORMAL * (np.abs(r.V).max(0) + o) + c.last, np.inf)
+
+
 def bounds(r, c, lam):
     n, d, u = r.n, r.d, c.u
     D, Du, R, X, Dc, off, drop, eta, Z = shared(r, c)
@@ -276,7 +293,7 @@ def bounds(r, c, lam):
         inf = np.full_like(r.o, np.inf)
         return inf, inf, inf
     P = u_num * (np.maximum(Ah, Dh * (1 + 2 * c.u_p)) if c.p_den == 'either' else Ah)
-    det = total(S, P, Ew, np.abs(r.o) + Ew)
+    det = np.fmin(total(S, P, Ew, np.abs(r.o) + Ew), exact_bound(r, c))
     if Z <= 0:
         return det + Eref, det + Eref, det + Eref
     # random signs

@@ -14,7 +14,10 @@ fn every_vector_agrees() {
     let contracts: BTreeMap<String, Contract> = toml::from_str(include_str!("contracts.toml")).unwrap();
     let mut failures = Vec::new();
     let mut rows = 0;
-    for line in include_str!("vectors.tsv").lines().filter(|line| !line.starts_with('#')) {
+    for line in include_str!("vectors.tsv")
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+    {
         let vector = Vector::parse(line);
         rows += 1;
         for (what, found, expected, slack) in vector.compare(&contracts) {
@@ -25,7 +28,12 @@ fn every_vector_agrees() {
         }
     }
     assert!(rows >= 2000, "only {rows} vectors");
-    assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures[..failures.len().min(20)].join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} failures\n{}",
+        failures.len(),
+        failures[..failures.len().min(20)].join("\n")
+    );
 }
 
 /// One line of vectors.tsv.
@@ -144,14 +152,22 @@ impl<'a> Vector<'a> {
                 q = vec![0.0; d];
                 q[d - 1] = 2048.0;
                 for j in 0..n {
-                    k[j * d + d - 1] = if j == 0 { 0.0 } else { -modulo(self.draw(3, j as u64), 2) };
+                    k[j * d + d - 1] = if j == 0 {
+                        0.0
+                    } else {
+                        -modulo(self.draw(3, j as u64), 2)
+                    };
                 }
             }
             "spread" => {
                 q = vec![0.0; d];
                 q[0] = 8.0;
                 for j in 0..n {
-                    k[j * d] = if j == 0 { 0.0 } else { -modulo(self.draw(3, j as u64), 1024) / 8.0 };
+                    k[j * d] = if j == 0 {
+                        0.0
+                    } else {
+                        -modulo(self.draw(3, j as u64), 1024) / 8.0
+                    };
                 }
             }
             "subnormal" => {
@@ -160,9 +176,7 @@ impl<'a> Vector<'a> {
                 times(&mut v, 2f64.powi(-130));
             }
             "sparse" => {
-                for i in 1..d.saturating_sub(1) {
-                    q[i] = 0.0;
-                }
+                q[1..d - 1].fill(0.0);
                 times(&mut q, 4.0);
             }
             other => panic!("no recipe {other}"),
