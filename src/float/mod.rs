@@ -102,6 +102,23 @@ impl Dtype {
     }
 }
 
+/// Exponent of the lowest set bit of a finite `x`: `x` is a multiple of 2 to that power, and of no greater one.
+///
+/// A number larger than any exponent for zero, which is a multiple of every power of two.
+pub fn lowest_bit(x: f64) -> i32 {
+    const ZERO: i32 = 1_000_000;
+    let bits = x.to_bits();
+    let fraction = bits & ((1 << 52) - 1);
+    let exponent = ((bits >> 52) & 0x7ff) as i32;
+    if x == 0.0 {
+        ZERO
+    } else if exponent == 0 {
+        fraction.trailing_zeros() as i32 - 1074
+    } else {
+        (fraction | (1 << 52)).trailing_zeros() as i32 + exponent - 1075
+    }
+}
+
 /// 2 to the power of `exponent`, for exponents of normal f64 numbers.
 fn power_of_two(exponent: i32) -> f64 {
     debug_assert!((-1022..=1023).contains(&exponent));
@@ -156,6 +173,21 @@ mod tests {
                 prop_assert!(dtype.round(a.min(b)) <= dtype.round(a.max(b)));
             }
         }
+    }
+
+    #[test]
+    fn lowest_bits() {
+        let cases = [
+            (1.0, 0),
+            (-6.0, 1),
+            (0.75, -2),
+            (f64::from(f32::from_bits(1)), -149),
+            (f64::from_bits(4), -1072),
+        ];
+        for (x, exponent) in cases {
+            assert_eq!(lowest_bit(x), exponent);
+        }
+        assert!(lowest_bit(0.0) > 2000);
     }
 
     #[test]

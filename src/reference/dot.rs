@@ -1,7 +1,6 @@
 //! One dot product, with the sums that bound any kernel's error in it.
 
-/// Exponent given to zero, which is a multiple of every power of two.
-const ZERO_LOWEST: i32 = 1_000_000;
+use crate::float::lowest_bit;
 
 /// Binary32 has 24 significant bits: integers up to 2^23 keep one bit to spare.
 const EXACT_BITS: i32 = 23;
@@ -30,16 +29,11 @@ impl Dot {
                 sum[i] += x;
                 abs[i] += x.abs();
                 squares[i] += x * x;
-                k_max[i] = if k[i].abs() > k_max[i] {
-                    k[i].abs()
-                } else {
-                    k_max[i]
-                };
+                k_max[i] = if k[i].abs() > k_max[i] { k[i].abs() } else { k_max[i] };
                 nonzeros[i] += if x == 0.0 { 0.0 } else { 1.0 };
             }
         }
-        let tree =
-            |x: [f64; LANES]| ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
+        let tree = |x: [f64; LANES]| ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
         let mut dot = Self {
             sum: tree(sum),
             abs: tree(abs),
@@ -70,7 +64,7 @@ impl Dot {
     pub(super) fn is_exact(&self, q: &[f64], k: &[f64], q_lowest: i32) -> bool {
         // Sums below this are products of subnormals, whose lowest bit may be lost.
         const LOWEST: i32 = -140;
-        let mut k_lowest = ZERO_LOWEST;
+        let mut k_lowest = lowest_bit(0.0);
         let fits = |k_lowest: i32| {
             let quantum = q_lowest.saturating_add(k_lowest);
             quantum > LOWEST && self.abs <= exp2(quantum.saturating_add(EXACT_BITS))
@@ -91,20 +85,6 @@ impl Dot {
     }
 }
 
-/// Exponent of the lowest set bit of `x`; a huge number for zero.
-pub(super) fn lowest_bit(x: f64) -> i32 {
-    let bits = x.to_bits();
-    let fraction = bits & ((1 << 52) - 1);
-    let exponent = ((bits >> 52) & 0x7ff) as i32;
-    if x == 0.0 {
-        ZERO_LOWEST
-    } else if exponent == 0 {
-        -1074 + fraction.trailing_zeros() as i32
-    } else {
-        exponent - 1075 + (fraction | (1 << 52)).trailing_zeros() as i32
-    }
-}
-
 /// A power of two, clipped to the range of normal numbers.
 fn exp2(exponent: i32) -> f64 {
     f64::from_bits(((exponent.clamp(-1000, 1000) + 1023) as u64) << 52)
@@ -113,16 +93,6 @@ fn exp2(exponent: i32) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lowest_bits() {
-        assert_eq!(lowest_bit(1.0), 0);
-        assert_eq!(lowest_bit(-6.0), 1);
-        assert_eq!(lowest_bit(0.75), -2);
-        assert_eq!(lowest_bit(f64::from(f32::from_bits(1))), -149);
-        assert_eq!(lowest_bit(f64::from_bits(4)), -1072);
-        assert_eq!(lowest_bit(0.0), ZERO_LOWEST);
-    }
 
     #[test]
     fn integers_are_exact_until_24_bits() {
@@ -141,9 +111,7 @@ mod tests {
     #[test]
     fn sums_count_every_entry_once() {
         let q: Vec<f64> = (0..21).map(f64::from).collect();
-        let k: Vec<f64> = (0..21)
-            .map(|i| if i % 2 == 0 { 1.0 } else { -2.0 })
-            .collect();
+        let k: Vec<f64> = (0..21).map(|i| if i % 2 == 0 { 1.0 } else { -2.0 }).collect();
         let dot = Dot::of(&q, &k);
         assert_eq!(dot.sum, 110.0 - 200.0);
         assert_eq!(dot.abs, 110.0 + 200.0);
