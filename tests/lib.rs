@@ -1,4 +1,5 @@
 //! The one test harness: every integration suite is a module of it.
 
 mod generate;
+mod property;
 mod shrink;
