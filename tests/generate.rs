@@ -27,7 +27,7 @@ pub(crate) fn wide_domain() -> Domain {
 }
 
 /// A decode kernel written for one family of models.
-fn narrow_domain() -> Domain {
+pub(crate) fn narrow_domain() -> Domain {
     Domain {
         dtype: vec![Dtype::F16],
         head_dim: Range::List(vec![64, 128]),
