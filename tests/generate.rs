@@ -1,9 +1,12 @@
 //! What the generators promise.
 
 use arbitrary::Unstructured;
-use attnfuzz::case::{CacheOrder, Case, Domain, Range};
+use attnfuzz::case::{
+    Cache, CacheOrder, Case, CaseParts, Domain, Poison, Range, Recipe, Request, Shape, Values,
+};
 use attnfuzz::float::Dtype;
 use attnfuzz::generate::{DEFAULT_BUDGET, EmptyDomain, Feature, Space, Statistics, cost};
+use proptest::prelude::*;
 
 /// A kernel that claims nearly everything.
 pub(crate) fn wide_domain() -> Domain {
@@ -24,7 +27,7 @@ pub(crate) fn wide_domain() -> Domain {
 }
 
 /// A decode kernel written for one family of models.
-fn narrow_domain() -> Domain {
+pub(crate) fn narrow_domain() -> Domain {
     Domain {
         dtype: vec![Dtype::F16],
         head_dim: Range::List(vec![64, 128]),
@@ -92,5 +95,224 @@ fn every_feature_comes_up() {
             "{name}: {}\n{statistics}",
             share(name)
         );
+    }
+}
+
+#[test]
+fn a_narrow_domain_still_gets_its_corners() {
+    let cases = drawn(&narrow_domain(), 2000);
+    let count = |has: &dyn Fn(&Case) -> bool| cases.iter().filter(|c| has(c)).count();
+    for group in [1, 4, 7] {
+        assert!(count(&|c| c.shape.q_per_kv == group) > 100, "{group}");
+    }
+    assert!(count(&|c| c.shape.requests.iter().any(|r| r.past_len == 1)) > 50);
+    assert!(count(&|c| c.shape.requests.iter().any(|r| r.past_len > 60)) > 50);
+}
+
+#[test]
+fn the_cases_of_a_campaign_never_change() {
+    let space = Space::new(&wide_domain()).unwrap();
+    let lines: Vec<String> = [(0, 0), (0, 1), (1, 0), (2026, 1_000_000)]
+        .map(|(seed, index)| space.case_at(seed, index).to_string())
+        .to_vec();
+    assert_eq!(lines, ["",]);
+}
+
+#[test]
+fn a_larger_budget_reaches_longer_pasts() {
+    let space = Space::new(&wide_domain()).unwrap().with_budget(1 << 30);
+    let longest = (0..2000)
+        .flat_map(|i| space.case_at(1, i).into_parts().shape.requests)
+        .map(|r| r.past_len)
+        .max();
+    assert!(longest >= Some(32_767), "{longest:?}");
+}
+
+#[test]
+fn every_feature_has_its_own_name() {
+    let names: std::collections::HashSet<_> = Feature::ALL.iter().map(|f| f.name).collect();
+    assert_eq!(names.len(), Feature::ALL.len());
+}
+
+#[test]
+fn no_bytes_are_the_smallest_case() {
+    for domain in [wide_domain(), narrow_domain()] {
+        let space = Space::new(&domain).unwrap();
+        let case = space.arbitrary(&mut Unstructured::new(&[])).unwrap();
+        assert_eq!(&case, space.smallest());
+    }
+}
+
+#[test]
+fn a_domain_without_cases_says_why() {
+    let error = |change: &dyn Fn(&mut Domain)| {
+        let mut domain = wide_domain();
+        change(&mut domain);
+        Space::new(&domain).unwrap_err().to_string()
+    };
+    assert_eq!(
+        error(&|d| d.dtype.clear()),
+        "domain.dtype: expected at least one choice, found none"
+    );
+    assert_eq!(
+        error(&|d| d.head_dim = Range::Span(5000, 6000)),
+        "domain.head_dim: expected a value from 1 to 4096, found 5000..=6000"
+    );
+    assert_eq!(
+        error(&|d| d.q_per_kv = Range::Span(8, 2)),
+        "domain.q_per_kv: expected a value from 1 to 1024, found 8..=2"
+    );
+    assert_eq!(
+        error(&|d| d.steps = Range::List(Vec::new())),
+        "domain.steps: expected a value from 1 to 1024, found one of []"
+    );
+    assert!(matches!(
+        {
+            let domain = Domain {
+                batch: Range::Span(1 << 20, 1 << 20),
+                past_len: Range::Span(1 << 19, 1 << 19),
+                ..wide_domain()
+            };
+            Space::new(&domain)
+        },
+        Err(EmptyDomain::Smallest(_))
+    ));
+}
+
+/// Domains, most of them odd; some hold no case.
+fn any_domain() -> impl Strategy<Value = Domain> {
+    let range = |high: u32| {
+        prop_oneof![
+            (0..=high, 0..=high).prop_map(|(a, b)| Range::Span(a.min(b), a.max(b))),
+            (0..=4_u32, 0..=high).prop_map(|(a, b)| Range::Span(a, a.max(b))),
+            proptest::collection::vec(0..=high, 1..5).prop_map(Range::List),
+            Just(Range::Span(0, u32::MAX)),
+        ]
+    };
+    (
+        (
+            proptest::sample::subsequence(Dtype::ALL.to_vec(), 1..=3),
+            range(300),
+        ),
+        (proptest::option::of(range(300)), range(20)),
+        (range(70), range(70), range(70), range(1 << 21)),
+        (range(9), range(9), any::<bool>()),
+        proptest::sample::subsequence(vec![CacheOrder::Hnd, CacheOrder::Nhd], 1..=2),
+    )
+        .prop_map(
+            |(
+                (dtype, head_dim),
+                (v_head_dim, num_kv_heads),
+                (q_per_kv, batch, q_len, past_len),
+                (steps, row_pad, any_scale),
+                cache,
+            )| Domain {
+                dtype,
+                head_dim,
+                v_head_dim,
+                num_kv_heads,
+                q_per_kv,
+                batch,
+                q_len,
+                past_len,
+                steps,
+                cache,
+                row_pad,
+                any_scale,
+            },
+        )
+}
+
+/// Parts of any kind, most of them illegal.
+fn any_parts() -> impl Strategy<Value = CaseParts> {
+    let number = || prop_oneof![0..300_u32, any::<u32>()];
+    let request = (number(), number()).prop_map(|(past_len, q_len)| Request { past_len, q_len });
+    (
+        (0..3_usize, any::<f32>(), number(), 0..3_usize, any::<u32>()),
+        (number(), number(), number(), number()),
+        proptest::collection::vec(request, 0..9),
+        (any::<bool>(), number(), number()),
+        (0..8_usize, any::<u32>()),
+    )
+        .prop_map(
+            |((dtype, scale, steps, poison, schedule_seed), heads, requests, cache, values)| {
+                CaseParts {
+                    dtype: Dtype::ALL[dtype],
+                    scale,
+                    steps,
+                    poison: Poison::ALL[poison],
+                    schedule_seed,
+                    shape: Shape {
+                        num_kv_heads: heads.0,
+                        q_per_kv: heads.1,
+                        head_dim: heads.2,
+                        v_head_dim: heads.3,
+                        requests,
+                    },
+                    cache: Cache {
+                        order: if cache.0 {
+                            CacheOrder::Hnd
+                        } else {
+                            CacheOrder::Nhd
+                        },
+                        capacity: cache.1,
+                        row_pad: cache.2,
+                    },
+                    values: Values {
+                        recipe: Recipe::ALL[values.0],
+                        seed: values.1,
+                    },
+                }
+            },
+        )
+}
+
+proptest! {
+    #[test]
+    fn legalize_ends_in_the_domain_and_changes_nothing_there(domain in any_domain(), parts in any_parts()) {
+        let Ok(space) = Space::new(&domain) else { return Ok(()) };
+        let case = space.legalize(parts);
+        prop_assert_eq!(domain.excludes(&case), None);
+        prop_assert_eq!(space.legalize(case.clone().into_parts()), case);
+    }
+
+    #[test]
+    fn legalize_keeps_every_drawn_case(seed: u64) {
+        let space = Space::new(&wide_domain()).unwrap();
+        let case = space.case_at(seed, 0);
+        prop_assert_eq!(space.legalize(case.clone().into_parts()), case);
+    }
+
+    #[test]
+    fn any_domain_can_be_drawn_from(domain in any_domain(), seed: u64) {
+        let Ok(space) = Space::new(&domain) else { return Ok(()) };
+        let case = space.case_at(seed, 0);
+        prop_assert_eq!(domain.excludes(&case), None);
+    }
+
+    #[test]
+    fn any_bytes_are_a_case(bytes in proptest::collection::vec(any::<u8>(), 0..80), domain in any_domain()) {
+        let wide = wide_domain();
+        let case = Space::new(&wide).unwrap().arbitrary(&mut Unstructured::new(&bytes)).unwrap();
+        prop_assert_eq!(wide.excludes(&case), None);
+        prop_assert!(cost(&case) <= DEFAULT_BUDGET, "{:?}", case);
+        let Ok(space) = Space::new(&domain) else { return Ok(()) };
+        let case = space.arbitrary(&mut Unstructured::new(&bytes)).unwrap();
+        prop_assert_eq!(domain.excludes(&case), None);
+    }
+
+    #[test]
+    fn a_step_of_one_byte_is_a_small_change(bytes in proptest::collection::vec(0..140_u8, 40), at in 0..7_usize) {
+        let space = Space::new(&wide_domain()).unwrap().with_budget(u64::MAX);
+        let decode = |bytes: &[u8]| space.arbitrary(&mut Unstructured::new(bytes)).unwrap();
+        let mut stepped = bytes.clone();
+        stepped[at] += 1;
+        let (a, b) = (decode(&bytes), decode(&stepped));
+        prop_assert!(a.shape.num_kv_heads.abs_diff(b.shape.num_kv_heads) <= 1);
+        prop_assert!(a.shape.q_per_kv.abs_diff(b.shape.q_per_kv) <= 1);
+        prop_assert!(a.shape.head_dim.abs_diff(b.shape.head_dim) <= 1);
+        prop_assert!(a.shape.batch().abs_diff(b.shape.batch()) <= 1);
+        prop_assert!(a.steps.abs_diff(b.steps) <= 1);
+        prop_assert_eq!(a.values, b.values);
     }
 }

@@ -8,5 +8,6 @@ mod manifest;
 mod origin;
 mod planted;
 mod properties;
+mod property;
 mod replay;
 mod shrink;

@@ -23,7 +23,7 @@ use std::fmt;
 use std::ops::Deref;
 
 /// One request of the batch, in tokens.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
     /// Tokens already in the KV cache before the first step. May be 0.
@@ -34,7 +34,7 @@ pub struct Request {
 }
 
 /// The extents of a grouped-query attention problem. `num_q_heads` is derived, so no wrong one can be written.
-#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shape {
     /// KV heads.
@@ -60,7 +60,7 @@ pub enum CacheOrder {
 }
 
 /// How the KV cache lies in memory.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cache {
     /// Order of the axes.
@@ -85,7 +85,7 @@ pub enum Poison {
 }
 
 /// Everything a run needs, not yet checked. [`Case::new`] checks it.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CaseParts {
     /// Storage type of every tensor.

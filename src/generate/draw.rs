@@ -55,8 +55,7 @@ enum Focus {
 }
 
 /// How often a case is about what, as a list to pick from.
-const FOCI: [Focus; 16] = [
-    Focus::On(Axis::KvHeads),
+const FOCI: [Focus; 18] = [
     Focus::On(Axis::KvHeads),
     Focus::On(Axis::QPerKv),
     Focus::On(Axis::QPerKv),
@@ -69,13 +68,16 @@ const FOCI: [Focus; 16] = [
     Focus::On(Axis::PastLen),
     Focus::On(Axis::PastLen),
     Focus::On(Axis::PastLen),
+    Focus::On(Axis::PastLen),
+    Focus::On(Axis::PastLen),
+    Focus::On(Axis::PastLen),
     Focus::Tokens,
     Focus::Tokens,
     Focus::Tokens,
 ];
 
 /// Which part of the budget a case may spend, as a power of 1/2.
-const PARTS_OF_BUDGET: [u32; 4] = [0, 0, 1, 3];
+const PARTS_OF_BUDGET: [u32; 4] = [0, 1, 2, 3];
 
 /// A case being drawn.
 struct Draft<'a, R> {
@@ -91,7 +93,7 @@ impl<R: RngCore> Draft<'_, R> {
     fn case(mut self) -> Case {
         let mut parts = self.space.smallest().clone().into_parts();
         self.coincide = self.dice.one_in(8);
-        let about = self.dice.pick(&[0, 0, 0, 0, 1, 1, 1, 2, 2, 2]);
+        let about = self.dice.pick(&[0, 0, 0, 1, 1, 2, 2]);
         let foci: Vec<Focus> = (0..about).map(|_| self.dice.pick(&FOCI)).collect();
         let part = self.dice.pick(&PARTS_OF_BUDGET);
         self.purse = Purse::new(self.space.domain(), self.space.budget >> part);
@@ -99,8 +101,9 @@ impl<R: RngCore> Draft<'_, R> {
         if self.dice.one_in(9) && self.preset(&mut parts) {
             axes.drain(..3);
         }
-        let wide_steps = foci.contains(&Focus::Tokens) && !self.dice.one_in(3);
-        let wide_q_len = foci.contains(&Focus::Tokens) && !self.dice.one_in(3);
+        let tokens = foci.contains(&Focus::Tokens);
+        let wide_steps = self.dice.one_in(if tokens { 2 } else { 12 });
+        let wide_q_len = tokens && !self.dice.one_in(3);
         let wide = |axis: Axis| match axis {
             Axis::Steps => wide_steps,
             Axis::QLen => wide_q_len,
@@ -111,7 +114,12 @@ impl<R: RngCore> Draft<'_, R> {
         let mut longest = 0;
         while !axes.is_empty() {
             let axis = axes.remove(0);
-            let n = self.number(axis, wide(axis), self.purse.cap(axis, &axes));
+            let cap = self.purse.cap(axis, &axes);
+            let mut n = self.number(axis, wide(axis), cap);
+            if axis == Axis::PastLen && n == 0 && !self.dice.one_in(3) {
+                // Nothing but empty caches: a case of its own, but one of few faces.
+                n = self.number(axis, wide(axis), cap);
+            }
             self.purse.spend(axis, n);
             let shape = &mut parts.shape;
             match axis {
@@ -161,7 +169,7 @@ impl<R: RngCore> Draft<'_, R> {
         let range = axis.range(self.space.domain());
         let open = matches!(axis, Axis::HeadDim | Axis::QPerKv | Axis::PastLen);
         // A kernel's own corner is seldom a table's, so now and then any number will do.
-        let mut choices = if wide && open && self.dice.one_in(4) {
+        let mut choices = if wide && open && self.dice.one_in(5) {
             let high = range.rank(cap.min(320).saturating_add(1));
             let rank = self.dice.below(high);
             vec![range.nth(rank).unwrap_or(range.low())]
@@ -260,7 +268,7 @@ struct Dice<'a, R>(&'a mut R);
 impl<R: RngCore> Dice<'_, R> {
     /// From 0 to `n - 1`; 0 if `n` is 0. The bias, below 2^-32, does not matter here.
     fn below(&mut self, n: u32) -> u32 {
-        (u128::from(self.0.next_u64()) * u128::from(n) >> 64) as u32
+        ((u128::from(self.0.next_u64()) * u128::from(n)) >> 64) as u32
     }
 
     fn one_in(&mut self, n: u32) -> bool {

@@ -179,3 +179,13 @@ pub(super) fn needed_capacity(parts: &CaseParts) -> u32 {
         .max()
         .unwrap_or(1)
 }
+
+/// `case` with `change` applied, the capacity as much above what is needed as before.
+pub(super) fn followed(case: &Case, change: impl FnOnce(&mut CaseParts)) -> Option<Case> {
+    let spare = case.cache.capacity - needed_capacity(case);
+    case.with(|parts| {
+        change(parts);
+        parts.cache.capacity = needed_capacity(parts).saturating_add(spare);
+    })
+    .ok()
+}

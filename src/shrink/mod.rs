@@ -11,6 +11,7 @@
 //! Misses: a failure that returns only after three or more numbers change together.
 
 mod descent;
+mod irrelevance;
 mod knob;
 mod moves;
 mod order;
@@ -30,7 +31,7 @@ pub struct Shrunk {
     pub executions: u32,
     /// Whether the search stopped because it had used up its executions, not because nothing simpler fails.
     pub exhausted: bool,
-    /// Fields that could have any other value: reserved, empty so far.
+    /// Keys of the one-line form whose fields seem not to matter: the case fails with each of a few other values too. Empty if the search is exhausted.
     pub irrelevant: Vec<&'static str>,
 }
 
@@ -43,24 +44,35 @@ pub fn shrink(
 ) -> Shrunk {
     let mut shrinker = Shrinker::new(start, domain.clone());
     let mut executions = 0;
-    let exhausted = loop {
-        let Some(candidate) = shrinker.propose() else {
-            break false;
-        };
-        if executions == max_executions {
-            break true;
-        }
-        executions += 1;
-        if still_fails(&candidate) {
-            shrinker.accept();
-        } else {
-            shrinker.reject();
-        }
+    // Nothing when the budget is used up.
+    let mut fails = |case: &Case| {
+        (executions < max_executions).then(|| {
+            executions += 1;
+            still_fails(case)
+        })
     };
+    let mut exhausted = false;
+    while let Some(candidate) = shrinker.propose() {
+        match fails(&candidate) {
+            Some(true) => shrinker.accept(),
+            Some(false) => shrinker.reject(),
+            None => {
+                exhausted = true;
+                break;
+            }
+        }
+    }
+    let case = shrinker.into_best();
+    let irrelevant = irrelevance::probes(&case, domain)
+        .into_iter()
+        .filter(|probe| !probe.others.is_empty())
+        .filter(|probe| probe.others.iter().all(|other| fails(other) == Some(true)))
+        .map(|probe| probe.field)
+        .collect();
     Shrunk {
-        case: shrinker.into_best(),
+        case,
         executions,
         exhausted,
-        irrelevant: Vec::new(),
+        irrelevant,
     }
 }

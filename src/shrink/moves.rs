@@ -1,6 +1,6 @@
 //! Changes of a case that are not one number turned down: each is a list of cases to try, best first.
 
-use super::knob::needed_capacity;
+use super::knob::{followed, needed_capacity};
 use crate::case::{CacheOrder, Case, CaseParts, Domain, Poison, Recipe, default_scale};
 use crate::float::Dtype;
 
@@ -19,8 +19,12 @@ pub(super) enum Move {
     StepsIntoPast,
     /// The last query token of each step alone: those before it become past.
     QueriesIntoPast,
+    /// Fewer requests, each with more KV heads.
+    RequestsIntoHeads,
     /// Fewer KV heads, each with more query heads.
     HeadsIntoGroups,
+    /// One dimension for values and keys, or each other's.
+    Dims,
     Order,
     Dtype,
     Scale,
@@ -32,13 +36,15 @@ pub(super) enum Move {
 
 impl Move {
     /// Those that change the shape, in order.
-    pub(super) const OF_SHAPE: [Self; 6] = [
+    pub(super) const OF_SHAPE: [Self; 8] = [
         Self::Drop,
         Self::Sort,
         Self::HandOn,
         Self::StepsIntoPast,
         Self::QueriesIntoPast,
+        Self::RequestsIntoHeads,
         Self::HeadsIntoGroups,
+        Self::Dims,
     ];
 
     /// Those that change one decoration, in order.
@@ -58,7 +64,7 @@ impl Move {
             Self::Plain => plain(case, domain),
             Self::Drop => fewer_requests(case),
             Self::Sort => {
-                let sorted = with(case, |parts| {
+                let sorted = followed(case, |parts| {
                     parts.shape.requests.sort_by_key(|r| (r.past_len, r.q_len));
                 });
                 sorted.into_iter().collect()
@@ -66,7 +72,9 @@ impl Move {
             Self::HandOn => hand_on(case),
             Self::StepsIntoPast => steps_into_past(case),
             Self::QueriesIntoPast => queries_into_past(case),
+            Self::RequestsIntoHeads => requests_into_heads(case),
             Self::HeadsIntoGroups => heads_into_groups(case),
+            Self::Dims => dims(case),
             Self::Order => each(case, [CacheOrder::Hnd], |parts, order| {
                 parts.cache.order = order;
             }),
@@ -95,16 +103,6 @@ fn each<T>(
         .into_iter()
         .filter_map(|choice| case.with(|parts| set(parts, choice)).ok())
         .collect()
-}
-
-/// `case` with `change` applied, the capacity as much above what is needed as before.
-fn with(case: &Case, change: impl FnOnce(&mut CaseParts)) -> Option<Case> {
-    let spare = case.cache.capacity - needed_capacity(case);
-    case.with(|parts| {
-        change(parts);
-        parts.cache.capacity = needed_capacity(parts).saturating_add(spare);
-    })
-    .ok()
 }
 
 fn plain(case: &Case, domain: &Domain) -> Vec<Case> {
@@ -146,7 +144,7 @@ fn fewer_requests(case: &Case) -> Vec<Case> {
     while run > 0 {
         let starts = (0..count).step_by(run);
         candidates.extend(starts.filter_map(|start| {
-            with(case, |parts| {
+            followed(case, |parts| {
                 let end = (start + run).min(count);
                 // The last run is as long as the others.
                 parts.shape.requests.drain(end - run..end);
@@ -160,7 +158,7 @@ fn fewer_requests(case: &Case) -> Vec<Case> {
 fn hand_on(case: &Case) -> Vec<Case> {
     (1..case.shape.requests.len())
         .filter_map(|i| {
-            with(case, |parts| {
+            followed(case, |parts| {
                 let requests = &mut parts.shape.requests;
                 let past_len = std::mem::take(&mut requests[i - 1].past_len);
                 requests[i].past_len = requests[i].past_len.saturating_add(past_len);
@@ -171,7 +169,7 @@ fn hand_on(case: &Case) -> Vec<Case> {
 
 fn steps_into_past(case: &Case) -> Vec<Case> {
     let fewer = [1, case.steps / 2, case.steps - 1];
-    each_capacity_kept(
+    each_followed(
         case,
         fewer.into_iter().filter(|&n| n > 0),
         |parts, steps| {
@@ -185,7 +183,7 @@ fn steps_into_past(case: &Case) -> Vec<Case> {
 }
 
 fn queries_into_past(case: &Case) -> Vec<Case> {
-    each_capacity_kept(case, [1, 2], |parts, q_len| {
+    each_followed(case, [1, 2], |parts, q_len| {
         for r in &mut parts.shape.requests {
             let gone = r.q_len.saturating_sub(q_len);
             r.q_len -= gone;
@@ -194,14 +192,14 @@ fn queries_into_past(case: &Case) -> Vec<Case> {
     })
 }
 
-fn each_capacity_kept(
+fn each_followed(
     case: &Case,
     choices: impl IntoIterator<Item = u32>,
     set: impl Fn(&mut CaseParts, u32),
 ) -> Vec<Case> {
     choices
         .into_iter()
-        .filter_map(|choice| with(case, |parts| set(parts, choice)))
+        .filter_map(|choice| followed(case, |parts| set(parts, choice)))
         .collect()
 }
 
@@ -225,4 +223,28 @@ fn heads_into_groups(case: &Case) -> Vec<Case> {
             )
         })
         .collect()
+}
+
+fn requests_into_heads(case: &Case) -> Vec<Case> {
+    let batch = case.shape.batch();
+    let total = batch * case.shape.num_kv_heads;
+    let mut fewer = vec![1, batch / 2, batch - 1];
+    fewer.retain(|&n| n > 0 && n < batch);
+    fewer.dedup();
+    each_followed(case, fewer, |parts, batch| {
+        parts.shape.num_kv_heads = total.div_ceil(batch);
+        parts.shape.requests.truncate(batch as usize);
+    })
+}
+
+fn dims(case: &Case) -> Vec<Case> {
+    let (d, dv) = (case.shape.head_dim, case.shape.v_head_dim);
+    let was_default = case.scale == default_scale(d);
+    each(case, [(dv, dv), (d, d), (dv, d)], |parts, (d, dv)| {
+        parts.shape.head_dim = d;
+        parts.shape.v_head_dim = dv;
+        if was_default {
+            parts.scale = default_scale(d);
+        }
+    })
 }

@@ -1,8 +1,9 @@
 //! The order in which cases get simpler.
 //!
 //! Cases are compared field by field, the first difference decides: requests, steps, query tokens, KV heads, query heads
-//! of a KV head, head_dim, v_head_dim, tokens of past, each past, each query length, row padding, capacity, cache order,
-//! dtype, scale, recipe, poison, value seed, schedule seed. What shapes the work comes first, what merely decorates it last.
+//! of a KV head, whether v_head_dim differs from head_dim, head_dim, v_head_dim, tokens of past, each past, each query
+//! length, row padding, capacity, cache order, dtype, scale, recipe, poison, value seed, schedule seed. What shapes the
+//! work comes first, what merely decorates it last.
 //!
 //! Every field is a whole number bounded below, so a sequence of ever smaller cases ends.
 
@@ -12,7 +13,7 @@ use crate::float::Dtype;
 /// How complex a case is; smaller is simpler.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Complexity {
-    extents: [u64; 8],
+    extents: [u64; 9],
     past_lens: Vec<u32>,
     q_lens: Vec<u32>,
     decoration: [u32; 9],
@@ -32,13 +33,9 @@ pub fn complexity(case: &CaseParts) -> Complexity {
             sum(&q_lens),
             u64::from(shape.num_kv_heads),
             u64::from(shape.q_per_kv),
+            u64::from(shape.v_head_dim != shape.head_dim),
             u64::from(shape.head_dim),
-            // No separate value dimension is simpler than any.
-            if shape.v_head_dim == shape.head_dim {
-                0
-            } else {
-                u64::from(shape.v_head_dim)
-            },
+            u64::from(shape.v_head_dim),
             sum(&past_lens),
         ],
         past_lens,

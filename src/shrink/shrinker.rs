@@ -107,9 +107,7 @@ impl Shrinker {
         loop {
             let candidate = match &mut self.current {
                 Current::Nothing | Current::Lowest => {
-                    let Some(pass) = self.next_pass() else {
-                        return None;
-                    };
+                    let pass = self.next_pass()?;
                     self.start(pass)
                 }
                 Current::List { rest, .. } => {
