@@ -81,14 +81,21 @@ impl Harness {
         self.kernel.space().arbitrary(bytes)
     }
 
-    /// Judges `case`; the error is the whole report of its shrunk form, ready to print.
+    /// Judges `case` and says what is wrong with it, in a line. For callers that shrink by themselves, as proptest does.
     ///
     /// A case that can't be run is an error too: nothing that was not judged may read as a pass.
+    pub fn judge(&self, case: &Case) -> Result<(), String> {
+        match self.verdict(case)? {
+            Verdict::Agree(_) => Ok(()),
+            Verdict::Diverge(divergence) => Err(divergence.to_string()),
+            Verdict::Fault(fault) => Err(format!("{}: {}", fault.kind, fault.detail)),
+            Verdict::Skip(why) => Err(format!("{case} was not judged: {why}")),
+        }
+    }
+
+    /// Judges `case`; if it fails, shrinks and saves it. The error is the whole report, ready to print.
     pub fn check(&self, case: &Case) -> Result<(), String> {
-        let verdict = match oracle::examine(&*self.backend, &self.kernel, case) {
-            Ok(examined) => examined.verdict,
-            Err(error) => return Err(format!("{case} can't be run: {error}")),
-        };
+        let verdict = self.verdict(case)?;
         match &verdict {
             Verdict::Agree(_) => return Ok(()),
             Verdict::Skip(why) => return Err(format!("{case} was not judged: {why}")),
@@ -99,5 +106,12 @@ impl Harness {
         let kernel = self.kernel.name().to_owned();
         let saved = self.store.as_ref().map(|store| store.save(&kernel, &finding).map_err(|e| e.to_string()));
         Err(human::found(&Found { kernel, finding, executions, saved }))
+    }
+
+    fn verdict(&self, case: &Case) -> Result<Verdict, String> {
+        match oracle::examine(&*self.backend, &self.kernel, case) {
+            Ok(examined) => Ok(examined.verdict),
+            Err(error) => Err(format!("{case} can't be run: {error}")),
+        }
     }
 }
