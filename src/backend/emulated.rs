@@ -27,7 +27,11 @@ impl Backend for Emulator {
     fn run(&self, kernel: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError> {
         let plan = Plan::new(kernel, case, run)?;
         let mut memory = Memory::new();
-        let regions: Vec<RegionId> = plan.regions.iter().map(|region| map(&mut memory, region)).collect();
+        let regions: Vec<RegionId> = plan
+            .regions
+            .iter()
+            .map(|region| map(&mut memory, region))
+            .collect();
         let options = Options {
             schedule_seed: u64::from(run.schedule_seed),
             instruction_budget: budget(case),
@@ -38,19 +42,34 @@ impl Backend for Emulator {
             match execute(program, &mut memory, launch, &regions, &options) {
                 Ok(_) => {}
                 Err(Stop::Violation(violation)) => return Ok(Outcome::Fault(fault(&violation))),
-                Err(Stop::Unsupported(what)) => return Err(BackendError::Unsupported(what.to_string())),
+                Err(Stop::Unsupported(what)) => {
+                    return Err(BackendError::Unsupported(what.to_string()));
+                }
                 Err(Stop::BadLaunch(why)) => {
-                    return Ok(Outcome::Fault(Fault::new(FaultKind::LaunchFailed, why.to_string())));
+                    return Ok(Outcome::Fault(Fault::new(
+                        FaultKind::LaunchFailed,
+                        why.to_string(),
+                    )));
                 }
             }
         }
-        for (index, &id) in regions.iter().enumerate().filter(|(index, _)| plan.is_out(*index)) {
+        for (index, &id) in regions
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| plan.is_out(*index))
+        {
             if let Some(byte) = memory.first_unwritten(id) {
                 let element = byte / case.dtype.size_bytes();
-                return Ok(Outcome::Fault(not_written(case, &plan.regions[index].name, element)));
+                return Ok(Outcome::Fault(not_written(
+                    case,
+                    &plan.regions[index].name,
+                    element,
+                )));
             }
         }
-        Ok(Outcome::Output(plan.output(case, |index| memory.bytes(regions[index]).to_vec())))
+        Ok(Outcome::Output(plan.output(case, |index| {
+            memory.bytes(regions[index]).to_vec()
+        })))
     }
 }
 
@@ -58,7 +77,10 @@ impl Backend for Emulator {
 pub(super) fn not_written(case: &Case, tensor: &str, element: usize) -> Fault {
     let at = case.output_layout().coordinate(element).unwrap_or_default();
     let at = at.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-    Fault::new(FaultKind::NotWritten, format!("{tensor}[{at}] was never written"))
+    Fault::new(
+        FaultKind::NotWritten,
+        format!("{tensor}[{at}] was never written"),
+    )
 }
 
 fn map(memory: &mut Memory, region: &super::plan::Region) -> RegionId {
@@ -83,11 +105,21 @@ fn execute(
     regions: &[RegionId],
     options: &Options,
 ) -> Result<emulator::Stats, Stop> {
-    let mut params = vec![0; program.params().iter().map(|p| p.offset + p.size_bytes).max().unwrap_or(0)];
+    let mut params = vec![
+        0;
+        program
+            .params()
+            .iter()
+            .map(|p| p.offset + p.size_bytes)
+            .max()
+            .unwrap_or(0)
+    ];
     for (param, arg) in program.params().iter().zip(&launch.args) {
         let target = &mut params[param.offset..][..param.size_bytes];
         match arg {
-            PlannedArg::Region(index) => target.copy_from_slice(&memory.address(regions[*index]).to_le_bytes()),
+            PlannedArg::Region(index) => {
+                target.copy_from_slice(&memory.address(regions[*index]).to_le_bytes())
+            }
             PlannedArg::Bytes(bytes) => target.copy_from_slice(bytes),
         }
     }
@@ -102,9 +134,11 @@ fn execute(
 
 fn budget(case: &Case) -> u64 {
     let shape = &case.shape;
-    let keys: u64 =
-        (0..shape.requests.len()).map(|r| u64::from(case.past_len_at(r, case.steps)) * u64::from(shape.requests[r].q_len)).sum();
-    let elements = keys * u64::from(shape.num_q_heads()) * u64::from(shape.head_dim.max(shape.v_head_dim));
+    let keys: u64 = (0..shape.requests.len())
+        .map(|r| u64::from(case.past_len_at(r, case.steps)) * u64::from(shape.requests[r].q_len))
+        .sum();
+    let elements =
+        keys * u64::from(shape.num_q_heads()) * u64::from(shape.head_dim.max(shape.v_head_dim));
     BUDGET_BASE + BUDGET_PER_ELEMENT * elements
 }
 

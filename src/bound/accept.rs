@@ -142,9 +142,18 @@ mod tests {
     #[test]
     fn cells_are_narrower_below_a_power_of_two() {
         // Below 1 the spacing of bf16 is 2^-8, above 2^-7.
-        assert_eq!(ratio(1.0, 1.0 - 3.0 * 2f64.powi(-9), 2f64.powi(-8), Dtype::Bf16), 1.0);
-        assert_eq!(ratio(1.0, 1.0 + 2f64.powi(-7), 2f64.powi(-8), Dtype::Bf16), 1.0);
-        assert_eq!(ratio(-1.0, -1.0 - 2f64.powi(-7), 2f64.powi(-8), Dtype::Bf16), 1.0);
+        assert_eq!(
+            ratio(1.0, 1.0 - 3.0 * 2f64.powi(-9), 2f64.powi(-8), Dtype::Bf16),
+            1.0
+        );
+        assert_eq!(
+            ratio(1.0, 1.0 + 2f64.powi(-7), 2f64.powi(-8), Dtype::Bf16),
+            1.0
+        );
+        assert_eq!(
+            ratio(-1.0, -1.0 - 2f64.powi(-7), 2f64.powi(-8), Dtype::Bf16),
+            1.0
+        );
         // Across zero, and out of the subnormals.
         assert_eq!(ratio(0.0, 2f64.powi(-24), 2f64.powi(-25), Dtype::F16), 1.0);
         assert_eq!(ratio(-0.0, 0.0, 1.0, Dtype::F16), 0.0);

@@ -50,7 +50,9 @@ pub enum FormulaError {
         text: String,
     },
     /// The text is no expression.
-    #[error("expected an expression in n and d, such as \"ceil(n/4) + 4\", found `{text}`: {reason}")]
+    #[error(
+        "expected an expression in n and d, such as \"ceil(n/4) + 4\", found `{text}`: {reason}"
+    )]
     Syntax {
         /// The text.
         text: String,
@@ -122,10 +124,15 @@ impl FromStr for Formula {
 impl From<f64> for Formula {
     /// The constant. A negative or non-finite number is replaced by 0, which `FromStr` would refuse.
     fn from(value: f64) -> Self {
-        let value = if value.is_finite() { value.max(0.0) } else { 0.0 };
+        let value = if value.is_finite() {
+            value.max(0.0)
+        } else {
+            0.0
+        };
         // `{:?}` may write an exponent, which the expression grammar reads as the constant e; `{}` never does.
         let text = format!("{value}");
-        let parsed = exmex::parse::<f64>(&text).unwrap_or_else(|_| unreachable!("`{text}` is a decimal number"));
+        let parsed = exmex::parse::<f64>(&text)
+            .unwrap_or_else(|_| unreachable!("`{text}` is a decimal number"));
         Self {
             text,
             parsed: Arc::new(parsed),
@@ -266,7 +273,10 @@ mod tests {
         assert_eq!(eval("2^(-21.4) + 8*2^(-24)*ln(n)", 1, 1), (-21.4f64).exp2());
         assert_eq!(eval("17", 1, 1), 17.0);
         assert_eq!(eval("0.0000000298", 1, 1), 0.0000000298);
-        assert_eq!(Formula::from(5.0 * 2f64.powi(-24)).eval(1, 1), 5.0 * 2f64.powi(-24));
+        assert_eq!(
+            Formula::from(5.0 * 2f64.powi(-24)).eval(1, 1),
+            5.0 * 2f64.powi(-24)
+        );
     }
 
     #[test]
@@ -280,9 +290,13 @@ mod tests {
             error("n - 2"),
             "expected a value of at least 0, found -1 for n = 1, d = 1 in `n - 2`"
         );
+        assert!(error("n +").starts_with(
+            "expected an expression in n and d, such as \"ceil(n/4) + 4\", found `n +`: "
+        ));
         assert!(
-            error("n +").starts_with("expected an expression in n and d, such as \"ceil(n/4) + 4\", found `n +`: ")
+            "any"
+                .parse::<Depth>()
+                .is_ok_and(|depth| depth.at(3, 3).is_none())
         );
-        assert!("any".parse::<Depth>().is_ok_and(|depth| depth.at(3, 3).is_none()));
     }
 }

@@ -133,12 +133,16 @@ pub fn bounds(reference: &Reference<'_>, contract: &Resolved, lambda: f64) -> Bo
     for t in 0..columns {
         let column = Column::of(reference, contract, &terms, &sums, &row, t);
         let reference_error = column.reference_error;
-        let exact = exact.as_ref().and_then(|exact| exact[t]).unwrap_or(f64::INFINITY);
+        let exact = exact
+            .as_ref()
+            .and_then(|exact| exact[t])
+            .unwrap_or(f64::INFINITY);
         let det = row.deterministic(contract, &column).min(exact);
         let (sgn, hm) = if terms.kept > 0.0 && det.is_finite() {
             (
                 model::random_signs(contract, &row, &column, lambda).min(det),
-                model::independent_roundings(contract, &row, &column, lambda).min(det + reference_error),
+                model::independent_roundings(contract, &row, &column, lambda)
+                    .min(det + reference_error),
             )
         } else {
             (det, det)
@@ -163,7 +167,10 @@ pub fn lse_bound(reference: &Reference<'_>, contract: &Resolved) -> f64 {
     let u = contract.u;
     let weights = Weights::of(reference, contract);
     let terms = Terms::of(reference, contract, &weights);
-    let mu = growth(additions(contract.h_l, reference) + weights.most_rescales() + 1.0, u);
+    let mu = growth(
+        additions(contract.h_l, reference) + weights.most_rescales() + 1.0,
+        u,
+    );
     if mu >= 0.5 {
         return f64::INFINITY;
     }
@@ -178,7 +185,8 @@ pub fn lse_bound(reference: &Reference<'_>, contract: &Resolved) -> f64 {
         weight_error = weight_error.max(-libm::log(terms.kept));
     }
     if contract.p_den != PDen::No {
-        weight_error += contract.u_p + contract.tau_p * n as f64 * libm::exp(contract.off) / reference.sum;
+        weight_error +=
+            contract.u_p + contract.tau_p * n as f64 * libm::exp(contract.off) / reference.sum;
     }
     weight_error
         + mu / (1.0 - mu)
@@ -196,10 +204,10 @@ pub fn domain_ok(reference: &Reference<'_>, contract: &Resolved) -> bool {
     let limit = f64::from(f32::MAX) / 2.0;
     let scale = reference.scale.abs();
     let factor = (scale / std::f64::consts::LN_2).max(1.0) * 2.0;
-    let dot = reference
-        .dot_abs
-        .iter()
-        .fold(0.0, |m: f64, &q| if q.is_nan() { f64::NAN } else { m.max(q) });
+    let dot = reference.dot_abs.iter().fold(
+        0.0,
+        |m: f64, &q| if q.is_nan() { f64::NAN } else { m.max(q) },
+    );
     // A dot product is judged before its scale; a scale of zero makes every logit zero.
     let unscaled = if scale > 0.0 { dot / scale } else { dot };
     let values = reference
@@ -257,11 +265,19 @@ struct RowErrors {
 }
 
 impl RowErrors {
-    fn of(reference: &Reference<'_>, contract: &Resolved, weights: &Weights, terms: &Terms) -> Self {
+    fn of(
+        reference: &Reference<'_>,
+        contract: &Resolved,
+        weights: &Weights,
+        terms: &Terms,
+    ) -> Self {
         let n = reference.elements() as f64;
         let u = contract.u;
         let rescales = weights.most_rescales();
-        let (h_pv, h_l) = (additions(contract.h_pv, reference), additions(contract.h_l, reference));
+        let (h_pv, h_l) = (
+            additions(contract.h_pv, reference),
+            additions(contract.h_l, reference),
+        );
         let mut mu = growth(h_l + rescales + 1.0, u);
         let sum = if let Some(tc) = contract.tc {
             let blocks = tensor_core_blocks(tc, reference.elements()) + rescales + 1.0;
@@ -277,9 +293,15 @@ impl RowErrors {
                 split.inflation,
             )
         });
-        let p_round = if contract.p_den == PDen::Yes { 0.0 } else { contract.u_p };
+        let p_round = if contract.p_den == PDen::Yes {
+            0.0
+        } else {
+            contract.u_p
+        };
         let division = if contract.p_norm { contract.e_div } else { 0.0 };
-        let u_num = (1.0 + p_round) * (1.0 + contract.u_in) * (1.0 + contract.u_in) * (1.0 + division) - 1.0;
+        let u_num =
+            (1.0 + p_round) * (1.0 + contract.u_in) * (1.0 + contract.u_in) * (1.0 + division)
+                - 1.0;
         Self {
             n,
             rescales,
@@ -302,7 +324,9 @@ impl RowErrors {
             return f64::INFINITY;
         }
         let p_round = match contract.p_den {
-            PDen::Either => column.absolute.max(column.deviation * (1.0 + 2.0 * contract.u_p)),
+            PDen::Either => column
+                .absolute
+                .max(column.deviation * (1.0 + 2.0 * contract.u_p)),
             PDen::No | PDen::Yes => column.absolute,
         };
         let o = column.o.abs() + column.weights;
@@ -374,12 +398,14 @@ impl Column {
             let split = large * absolute + small * sums.small_absolute[t] / terms.kept.max(TINY);
             sum = sum.min(split);
         }
-        let mut underflow = sums.p_underflow[t] + 3.0 * SUBNORMAL * terms.unit_weight * sums.deviation[t];
+        let mut underflow =
+            sums.p_underflow[t] + 3.0 * SUBNORMAL * terms.unit_weight * sums.deviation[t];
         if contract.ftz {
             underflow += 2.0 * FLUSH;
         }
         let mean_abs = reference.v_mean_abs[t];
-        let reference_error = F64_ROUNDOFF * ((row.n + 16.0) * (mean_abs + o.abs()) + sums.reference_deviation[t]);
+        let reference_error =
+            F64_ROUNDOFF * ((row.n + 16.0) * (mean_abs + o.abs()) + sums.reference_deviation[t]);
         Self {
             o,
             weights,

@@ -25,7 +25,12 @@ use super::contract::{PDen, Resolved};
 use super::{Column, RowErrors, growth};
 
 /// The bound for V with random signs, less the reference's error.
-pub(super) fn random_signs(contract: &Resolved, row: &RowErrors, column: &Column, lambda: f64) -> f64 {
+pub(super) fn random_signs(
+    contract: &Resolved,
+    row: &RowErrors,
+    column: &Column,
+    lambda: f64,
+) -> f64 {
     let u = contract.u;
     let lambda_n = (lambda * lambda + 2.0 * libm::log(row.n.max(2.0))).sqrt();
     let weights = (lambda * column.weighted_rms + column.o.abs() * row.eta_mass) / row.kept;
@@ -50,7 +55,12 @@ pub(super) fn random_signs(contract: &Resolved, row: &RowErrors, column: &Column
 }
 
 /// The bound were rounding errors independent and V's signs random.
-pub(super) fn independent_roundings(contract: &Resolved, row: &RowErrors, column: &Column, lambda: f64) -> f64 {
+pub(super) fn independent_roundings(
+    contract: &Resolved,
+    row: &RowErrors,
+    column: &Column,
+    lambda: f64,
+) -> f64 {
     /// Second-order terms.
     const HIGHER_ORDERS: f64 = 1e-3;
     /// Rescales that a row of independent logits sees: records of a random sequence, about `ln n`.

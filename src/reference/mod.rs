@@ -179,7 +179,12 @@ impl Reference<'_> {
     /// Pass over K: the logits and what their error depends on.
     fn score(&mut self, row: &Row<'_>) {
         let scale = self.scale;
-        let q_lowest = row.q.iter().map(|&x| lowest_bit(x)).min().unwrap_or(i32::MAX);
+        let q_lowest = row
+            .q
+            .iter()
+            .map(|&x| lowest_bit(x))
+            .min()
+            .unwrap_or(i32::MAX);
         for key in row.k.chunks_exact(self.head_dim.max(1)).take(self.keys) {
             let dot = Dot::of(row.q, key);
             let raw = scale * dot.sum;
@@ -261,7 +266,11 @@ impl Reference<'_> {
 
 /// Maximum that keeps NaN, so that a poisoned input cannot look like a number.
 fn nan_max(a: f64, b: f64) -> f64 {
-    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
+    if a.is_nan() || b.is_nan() {
+        f64::NAN
+    } else {
+        a.max(b)
+    }
 }
 
 #[cfg(test)]

@@ -65,9 +65,24 @@ impl Finding {
             Verdict::Fault(fault) => (None, Some(fault.clone())),
             Verdict::Agree(_) | Verdict::Skip(_) => return None,
         };
-        let Provenance { kernel, backend, found_by } = origin;
+        let Provenance {
+            kernel,
+            backend,
+            found_by,
+        } = origin;
         let (found_as, line) = (found_as.to_string(), case.to_string());
-        Some(Self { format: FORMAT, kernel, backend, found_by, found_as, line, signature, case, divergence, fault })
+        Some(Self {
+            format: FORMAT,
+            kernel,
+            backend,
+            found_by,
+            found_as,
+            line,
+            signature,
+            case,
+            divergence,
+            fault,
+        })
     }
 
     /// What is wrong, in a line.

@@ -22,13 +22,18 @@ pub enum Replayed {
 impl Finding {
     /// Reads the findings that `path` stands for: one file, or every `.toml` file below a folder.
     pub fn load_all(path: &Path) -> Result<Vec<(PathBuf, Self)>, LoadError> {
-        files_below(path)?.into_iter().map(|file| Ok((file.clone(), load(&file)?))).collect()
+        files_below(path)?
+            .into_iter()
+            .map(|file| Ok((file.clone(), load(&file)?)))
+            .collect()
     }
 
     /// Opens the finding's kernel. A path is tried as it stands, then relative to each folder above `file`.
     pub fn open_kernel(&self, file: &Path) -> Result<Kernel, OpenError> {
         let direct = Kernel::open(&self.kernel);
-        let Err(OpenError::Unknown { .. }) = &direct else { return direct };
+        let Err(OpenError::Unknown { .. }) = &direct else {
+            return direct;
+        };
         file.ancestors()
             .skip(1)
             .map(|folder| folder.join(&self.kernel))
@@ -46,7 +51,9 @@ pub fn replay(finding: &Finding, kernel: &Kernel, backend: &dyn Backend) -> Repl
     match (&verdict, verdict.signature()) {
         (oracle::Verdict::Skip(why), _) => Replayed::CannotRun(why.clone()),
         (oracle::Verdict::Diverge(d), Some(found)) => same_or_other(finding, found, d.to_string()),
-        (oracle::Verdict::Fault(f), Some(found)) => same_or_other(finding, found, format!("{}: {}", f.kind, f.detail)),
+        (oracle::Verdict::Fault(f), Some(found)) => {
+            same_or_other(finding, found, format!("{}: {}", f.kind, f.detail))
+        }
         _ => Replayed::Fixed,
     }
 }

@@ -50,7 +50,12 @@ fn selector(n: usize, seed: u64) -> Inputs {
 #[test]
 fn the_bound_collapses_and_correct_kernels_keep_it() {
     // Not the kernels that normalise first or go through a logarithm.
-    for kernel in [Kernel::Sequential, Kernel::Pairwise, Kernel::Warps, Kernel::Tiles] {
+    for kernel in [
+        Kernel::Sequential,
+        Kernel::Pairwise,
+        Kernel::Warps,
+        Kernel::Tiles,
+    ] {
         for (n, seed) in [(1, 1), (5, 2), (64, 3), (257, 4), (3000, 5)] {
             for inputs in [uniform(n, seed), selector(n, seed)] {
                 let contract = kernel.contract();
@@ -67,7 +72,10 @@ fn the_bound_collapses_and_correct_kernels_keep_it() {
                     );
                     for dtype in Dtype::ALL {
                         let stored = |x: f32| dtype.round(f64::from(x));
-                        assert!(accepts(stored(right[t]), o, b, dtype), "{kernel:?} n={n} {dtype}");
+                        assert!(
+                            accepts(stored(right[t]), o, b, dtype),
+                            "{kernel:?} n={n} {dtype}"
+                        );
                     }
                     seen |= !accepts(f64::from(wrong[t]), o, b, Dtype::F32);
                 }

@@ -53,7 +53,10 @@ impl Distribution {
 
     /// Whether the signs of V are independent and random.
     pub(super) fn random_signs(self) -> bool {
-        !matches!(self, Self::ConstantV | Self::Decreasing | Self::SortedV | Self::BigV)
+        !matches!(
+            self,
+            Self::ConstantV | Self::Decreasing | Self::SortedV | Self::BigV
+        )
     }
 
     /// A row whose elements are numbers of `dtype`.
@@ -131,7 +134,8 @@ impl Distribution {
             Self::WideV => {
                 let range = if half { 12 } else { 40 };
                 for (i, x) in v.iter_mut().enumerate() {
-                    *x *= f64::from(((i * 7919 + 13) % (2 * range + 1)) as i32 - range as i32).exp2();
+                    *x *=
+                        f64::from(((i * 7919 + 13) % (2 * range + 1)) as i32 - range as i32).exp2();
                 }
             }
             Self::Integer => {

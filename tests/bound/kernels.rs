@@ -116,7 +116,9 @@ impl Kernel {
             inputs.v.truncate(n * inputs.dv);
         }
         let (mut out, lse) = match self {
-            Self::Sequential | Self::Pairwise | Self::Unfused => machine.two_passes(&inputs, self, bug),
+            Self::Sequential | Self::Pairwise | Self::Unfused => {
+                machine.two_passes(&inputs, self, bug)
+            }
             Self::Warps => machine.warps(&inputs, bug),
             Self::Tiles => machine.tiles(&inputs, bug),
             Self::Splits => machine.splits(&inputs, bug),
@@ -213,7 +215,10 @@ impl Machine {
 
     fn tree(&self, terms: &mut Vec<f32>) -> f32 {
         while terms.len() > 1 {
-            *terms = terms.chunks(2).map(|pair| self.f(pair.iter().sum())).collect();
+            *terms = terms
+                .chunks(2)
+                .map(|pair| self.f(pair.iter().sum()))
+                .collect();
         }
         terms.first().copied().unwrap_or(0.0)
     }
@@ -241,7 +246,14 @@ impl Machine {
         let mut s: Vec<f32> = (0..n)
             .map(|j| {
                 let dot = if pairwise {
-                    self.tree(&mut inputs.q.iter().zip(inputs.key(j)).map(|(q, k)| q * k).collect())
+                    self.tree(
+                        &mut inputs
+                            .q
+                            .iter()
+                            .zip(inputs.key(j))
+                            .map(|(q, k)| q * k)
+                            .collect(),
+                    )
                 } else {
                     self.dot(inputs, j)
                 };
@@ -272,7 +284,11 @@ impl Machine {
                 } else {
                     terms.iter().fold(0.0, |a, b| a + b)
                 };
-                if kernel == Kernel::Unfused { x } else { x / sum }
+                if kernel == Kernel::Unfused {
+                    x
+                } else {
+                    x / sum
+                }
             })
             .collect();
         (out, max + sum.ln())
@@ -303,7 +319,11 @@ impl Machine {
                         } else {
                             self.f(*acc * factor)
                         };
-                        let weight = if bug == Bug::LostValue && j == 0 { 0.0 } else { weight };
+                        let weight = if bug == Bug::LostValue && j == 0 {
+                            0.0
+                        } else {
+                            weight
+                        };
                         *acc = self.f(self.f(v).mul_add(weight, scaled));
                     }
                     part.max = max;
@@ -311,7 +331,9 @@ impl Machine {
                 part
             })
             .collect();
-        let max = parts.iter().fold(f32::NEG_INFINITY, |m, part| m.max(part.max));
+        let max = parts
+            .iter()
+            .fold(f32::NEG_INFINITY, |m, part| m.max(part.max));
         let mut total = Partial {
             max,
             sum: 0.0,
@@ -376,7 +398,10 @@ impl Machine {
 
     fn splits(&mut self, inputs: &Inputs, bug: Bug) -> (Vec<f32>, f32) {
         let q: Vec<f32> = inputs.q.iter().map(|q| q * inputs.scale).collect();
-        let scaled = Inputs { q, ..inputs.clone() };
+        let scaled = Inputs {
+            q,
+            ..inputs.clone()
+        };
         let n = inputs.n();
         let keys: Vec<usize> = (0..n).collect();
         let mut parts = Vec::new();
@@ -398,8 +423,16 @@ impl Machine {
                 let w = self.fast_exp(s - max);
                 part.sum = part.sum.mul_add(factor, w);
                 for (acc, &v) in part.acc.iter_mut().zip(inputs.value(j)) {
-                    let scaled = if bug == Bug::NoRescale { *acc } else { *acc * factor };
-                    let w = if bug == Bug::LostValue && j == 0 { 0.0 } else { w };
+                    let scaled = if bug == Bug::NoRescale {
+                        *acc
+                    } else {
+                        *acc * factor
+                    };
+                    let w = if bug == Bug::LostValue && j == 0 {
+                        0.0
+                    } else {
+                        w
+                    };
                     *acc = v.mul_add(w, scaled);
                 }
                 part.max = max;
@@ -409,7 +442,9 @@ impl Machine {
             let lse = part.max + part.sum.ln();
             parts.push((lse, part.acc));
         }
-        let max = parts.iter().fold(f32::NEG_INFINITY, |m, part| m.max(part.0));
+        let max = parts
+            .iter()
+            .fold(f32::NEG_INFINITY, |m, part| m.max(part.0));
         let mut total = Partial {
             max,
             sum: 0.0,

@@ -13,7 +13,10 @@ fn exponential(e0: f64) -> Contract {
 
 #[test]
 fn errors_of_weights_cancel_where_values_are_equal() {
-    for (distribution, grows) in [(Distribution::ConstantV, false), (Distribution::Normal, true)] {
+    for (distribution, grows) in [
+        (Distribution::ConstantV, false),
+        (Distribution::Normal, true),
+    ] {
         let inputs = distribution.row(60, 32, 2, Dtype::F32, 1);
         let det = |e0| judge(&inputs, &exponential(e0)).bounds.det[0];
         let ratio = det(1e-3) / det(1e-8);
@@ -29,7 +32,10 @@ fn the_bound_is_finite_however_large_the_logits() {
     for kernel in Kernel::ALL {
         let judged = judge(&inputs, &kernel.contract());
         assert!(judged.in_domain);
-        let widest = inputs.v.iter().fold(0.0f64, |m, &v| m.max(f64::from(v).abs()));
+        let widest = inputs
+            .v
+            .iter()
+            .fold(0.0f64, |m, &v| m.max(f64::from(v).abs()));
         for b in &judged.bounds.det {
             assert!(*b < 3.0 * widest, "{kernel:?}: {b}");
         }
@@ -74,7 +80,12 @@ fn an_empty_row_has_no_error() {
         assert!(judged.in_domain);
         for t in 0..2 {
             assert!(accepts(0.0, judged.o[t], judged.bounds.det[t], Dtype::F32));
-            assert!(!accepts(1e-30, judged.o[t], judged.bounds.det[t], Dtype::F32));
+            assert!(!accepts(
+                1e-30,
+                judged.o[t],
+                judged.bounds.det[t],
+                Dtype::F32
+            ));
         }
         assert_eq!(judged.lse, sink.map_or(f64::NEG_INFINITY, f64::from));
     }

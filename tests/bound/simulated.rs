@@ -101,7 +101,10 @@ fn weakened(kernel: Kernel) -> Contract {
         _ => "none",
     };
     let p_norm = kernel == Kernel::Unfused;
-    toml::from_str(&format!("preset = 'any'\np_round = '{p_round}'\np_norm = {p_norm}")).unwrap()
+    toml::from_str(&format!(
+        "preset = 'any'\np_round = '{p_round}'\np_norm = {p_norm}"
+    ))
+    .unwrap()
 }
 
 /// Runs a kernel over ordinary rows, and counts how many the bound catches.
@@ -130,7 +133,10 @@ fn planted_bugs_are_caught() {
         );
         for bug in [Bug::DroppedKey, Bug::LostValue] {
             let share = caught(kernel, bug, Dtype::F32, &ordinary);
-            assert!(share >= 0.95, "{kernel:?} with {bug:?} is caught in {share} of runs");
+            assert!(
+                share >= 0.95,
+                "{kernel:?} with {bug:?} is caught in {share} of runs"
+            );
         }
         // Rows where one key has all the weight do not depend on the scale.
         let share = caught(kernel, Bug::Scale, Dtype::F32, &[Distribution::Peaky]);
@@ -147,7 +153,12 @@ fn planted_bugs_are_caught() {
         );
     }
     for kernel in [Kernel::Warps, Kernel::Tiles, Kernel::Splits] {
-        let share = caught(kernel, Bug::NoRescale, Dtype::F32, &[Distribution::Increasing]);
+        let share = caught(
+            kernel,
+            Bug::NoRescale,
+            Dtype::F32,
+            &[Distribution::Increasing],
+        );
         assert!(
             share >= 0.95,
             "{kernel:?} without rescales is caught in {share} of runs"
