@@ -1,1 +1,3 @@
 //! The one test harness: every integration suite is a module of it.
+
+mod emulator;
