@@ -3,6 +3,7 @@
 mod architecture;
 mod bound;
 mod cli;
+mod emulator;
 mod generate;
 mod manifest;
 mod origin;

@@ -1,1 +1,27 @@
-//! Executes lowered PTX on the CPU under checks.
+//! Executes lowered PTX on the CPU under checks: grid, block, warp, 32 lanes side by side.
+//!
+//! [`launch`] runs a [`Program`](crate::ptx::Program) on a [`Memory`] and returns [`Stats`], or the first rule the kernel
+//! broke as a [`Violation`]. The same program, memory, launch and options give the same result on every machine.
+//!
+//! Deliberately absent: timing, caches, and any knowledge of what the kernel is for. The module's own `.global`
+//! variables start anew at each launch. Blocks run one after the other, so a block that spins on another is a hang.
+//!
+//! Source: the PTX ISA manual; the CUDA programming guide on independent thread scheduling.
+
+mod barrier;
+mod bitmap;
+mod check;
+mod execute;
+mod launch;
+mod memory;
+mod ops;
+mod print;
+mod run;
+mod scratch;
+mod spaces;
+mod warp;
+
+pub use bitmap::BitMap;
+pub use check::{Checks, Site, Violation, ViolationKind};
+pub use launch::{Launch, Options, Stats, Stop, launch};
+pub use memory::{GAP_BYTES, Initialised, Memory, Region, RegionId};

@@ -1,0 +1,115 @@
+//! The sixteen named barriers of a block.
+
+use super::check::{Fault, ViolationKind, fault};
+use super::warp::{LANES, Lanes, Warp};
+use crate::ptx::Inst;
+use crate::ptx::op::{BarrierKind, BarrierReduction, Op};
+
+/// State of a block's barriers.
+#[derive(Debug, Default)]
+pub(super) struct Barriers {
+    barriers: [Barrier; 16],
+}
+
+#[derive(Debug, Default)]
+struct Barrier {
+    /// Threads that have arrived, whole warps.
+    arrived: u32,
+    /// Threads to wait for; `None` for all that haven't exited.
+    expected: Option<u32>,
+    waiting: Vec<usize>,
+    ayes: u32,
+    nays: u32,
+}
+
+impl Barriers {
+    /// A warp is at a barrier instruction with all its living lanes.
+    pub(super) fn arrive(&mut self, code: &[Inst], warps: &mut [Warp], chosen: usize) -> Result<(), Box<Fault>> {
+        let warp = &mut warps[chosen];
+        let Op::Barrier { kind, id, count, .. } = &code[warp.pc as usize].op else { return Ok(()) };
+        let lane = warp.mask.trailing_zeros() as usize;
+        let (id, differs) = uniform(warp.registers.word(*id), warp.mask);
+        if differs {
+            return Err(fault(ViolationKind::DivergentBarrier, lane, "lanes of one warp name different barriers"));
+        }
+        let expected = count.map(|count| uniform(warp.registers.word(count), warp.mask).0);
+        if let Some(n) = expected
+            && (n == 0 || n % LANES as u32 != 0)
+        {
+            let detail = format!("a barrier for {n} threads, expected a multiple of 32");
+            return Err(fault(ViolationKind::BarrierDeadlock, lane, detail));
+        }
+        let Some(barrier) = self.barriers.get_mut(id as usize) else {
+            return Err(fault(ViolationKind::BarrierDeadlock, lane, format!("barrier {id}, expected 0 to 15")));
+        };
+        if barrier.arrived > 0 && barrier.expected != expected {
+            let text = |n: Option<u32>| n.map_or("all threads".to_owned(), |n| format!("{n} threads"));
+            let detail = format!("barrier {id} for {} while others wait at it for {}", text(expected), text(barrier.expected));
+            let mut fault = fault(ViolationKind::BarrierDeadlock, lane, detail);
+            fault.other = barrier.waiting.first().map(|w| (warps[*w].pc, *w as u32, 0));
+            return Err(fault);
+        }
+        barrier.expected = expected;
+        barrier.arrived += LANES as u32;
+        if let BarrierKind::Reduce { source, .. } = kind {
+            let bits = warp.registers.condition(*source);
+            barrier.ayes += (bits & warp.mask).count_ones();
+            barrier.nays += (!bits & warp.mask).count_ones();
+        }
+        if *kind == BarrierKind::Arrive {
+            warp.pc += 1;
+        } else {
+            warp.at_barrier = Some(warp.pc);
+            barrier.waiting.push(chosen);
+        }
+        self.release(code, warps)
+    }
+
+    /// A warp has exited: those that wait for all may have all.
+    pub(super) fn after_exit(&mut self, code: &[Inst], warps: &mut [Warp]) -> Result<(), Box<Fault>> {
+        self.release(code, warps)
+    }
+
+    /// The block can't go on: the first warp that still waits, if any.
+    pub(super) fn stuck(&self, warps: &[Warp]) -> Option<(usize, Box<Fault>)> {
+        let first = warps.iter().position(|w| w.at_barrier.is_some())?;
+        let others: Vec<usize> = (first + 1..warps.len()).filter(|i| warps[*i].at_barrier.is_some()).collect();
+        let exited = warps.iter().filter(|w| w.live == 0).count();
+        let detail = format!("{} warps wait at barriers that can't complete, {exited} have exited", others.len() + 1);
+        let mut fault = fault(ViolationKind::BarrierDeadlock, warps[first].mask.trailing_zeros() as usize, detail);
+        let elsewhere = others.iter().find(|i| warps[**i].pc != warps[first].pc).or(others.first());
+        fault.other = elsewhere.map(|i| (warps[*i].pc, *i as u32, warps[*i].mask.trailing_zeros()));
+        Some((first, fault))
+    }
+
+    fn release(&mut self, code: &[Inst], warps: &mut [Warp]) -> Result<(), Box<Fault>> {
+        let living = warps.iter().filter(|w| w.live != 0).count() as u32 * LANES as u32;
+        for barrier in &mut self.barriers {
+            if barrier.arrived == 0 || barrier.arrived < barrier.expected.unwrap_or(living) {
+                continue;
+            }
+            for waiting in std::mem::take(&mut barrier.waiting) {
+                let warp = &mut warps[waiting];
+                if let Op::Barrier { kind: BarrierKind::Reduce { reduction, .. }, .. } = &code[warp.pc as usize].op {
+                    let lanes = Lanes { mask: warp.mask, all: true };
+                    let bits = |holds: bool| if holds { u32::MAX } else { 0 };
+                    match reduction {
+                        BarrierReduction::And { d } => warp.registers.set_pred(*d, lanes, bits(barrier.nays == 0)),
+                        BarrierReduction::Or { d } => warp.registers.set_pred(*d, lanes, bits(barrier.ayes > 0)),
+                        BarrierReduction::Popc { d } => warp.registers.set_word(*d, lanes, [barrier.ayes; LANES]),
+                    }
+                }
+                warp.pc += 1;
+                warp.at_barrier = None;
+            }
+            *barrier = Barrier::default();
+        }
+        Ok(())
+    }
+}
+
+/// The value in the first of some lanes, and whether another lane has a different one.
+fn uniform(values: &[u32; LANES], mask: u32) -> (u32, bool) {
+    let first = values[(mask.trailing_zeros() as usize).min(LANES - 1)];
+    (first, (Lanes { mask, all: false }).iter().any(|lane| values[lane] != first))
+}

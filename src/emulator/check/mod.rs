@@ -1,0 +1,27 @@
+//! What a kernel can do wrong, and how it is reported.
+//!
+//! Handlers in `ops/` compute; the checks here look at what they are about to do and object. Each check can be switched
+//! off in [`Checks`], except those without which an operation has no meaning (bounds, barriers, traps).
+
+pub(super) mod access;
+mod violation;
+
+pub use violation::{Site, Violation, ViolationKind};
+pub(super) use violation::{Fault, fault};
+
+/// Which checks are on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checks {
+    /// Natural alignment of every access.
+    pub alignment: bool,
+    /// Reads of bytes nobody wrote, in any space.
+    pub uninitialised: bool,
+    /// Writes to regions that aren't writable.
+    pub read_only: bool,
+}
+
+impl Default for Checks {
+    fn default() -> Self {
+        Self { alignment: true, uninitialised: true, read_only: true }
+    }
+}

@@ -1,0 +1,337 @@
+//! A launch: blocks in an order drawn from the schedule seed, warps of a block taking turns by the same seed.
+
+use super::barrier::Barriers;
+use super::check::{Checks, Fault, Site, Violation, ViolationKind, fault};
+use super::memory::{Memory, Segment};
+use super::run::{Counters, Pause, run};
+use super::scratch::Scratch;
+use super::spaces::Spaces;
+use super::warp::{BlockContext, LANES, Warp};
+use super::BitMap;
+use crate::ptx::{Program, Space};
+use thiserror::Error;
+
+/// Shape and arguments of a launch.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch<'a> {
+    /// Blocks in x, y, z.
+    pub grid: [u32; 3],
+    /// Threads of a block in x, y, z.
+    pub block: [u32; 3],
+    /// Dynamic shared memory in bytes.
+    pub dynamic_shared_bytes: usize,
+    /// The parameter block, laid out as [`Program::params`] says.
+    pub params: &'a [u8],
+}
+
+/// How to run a launch.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Draws the order of blocks and the turns of warps. The same seed gives the same run.
+    pub schedule_seed: u64,
+    /// Warp instructions the launch may execute before it counts as a hang.
+    pub instruction_budget: u64,
+    /// Which checks are on.
+    pub checks: Checks,
+    /// Shared memory a block may have, static and dynamic together, in bytes.
+    pub shared_limit_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            schedule_seed: 0,
+            instruction_budget: 1 << 32,
+            checks: Checks::default(),
+            // What sm_90 grants; smaller devices grant less.
+            shared_limit_bytes: 227 * 1024,
+        }
+    }
+}
+
+/// What a finished launch did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Instructions executed, once per warp.
+    pub warp_instructions: u64,
+    /// Instructions executed, once per lane.
+    pub lane_instructions: u64,
+    /// What the kernel printed, the first lines of it.
+    pub printed: Vec<String>,
+}
+
+/// Why a launch didn't finish.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Stop {
+    /// The kernel broke a rule.
+    #[error("{0}")]
+    Violation(Box<Violation>),
+    /// The kernel needs something this emulator can't do.
+    #[error("{detail} (a limit of this emulator, not a fault of the kernel)")]
+    Unsupported {
+        /// What is missing.
+        detail: String,
+    },
+    /// The launch itself is wrong.
+    #[error("bad launch: {0}")]
+    BadLaunch(String),
+}
+
+/// Runs `program` on `memory` to its end.
+///
+/// # Errors
+/// [`Stop::Violation`] for the first rule the kernel breaks, [`Stop::BadLaunch`] for a launch the device would refuse.
+/// Memory then holds what had been written so far.
+pub fn launch(program: &Program, memory: &mut Memory, launch: &Launch<'_>, options: &Options) -> Result<Stats, Stop> {
+    validate(program, launch, options)?;
+    let mut scratch = std::mem::take(&mut memory.scratch);
+    let outcome = Grid::new(program, memory, launch, options, &mut scratch).and_then(Grid::run);
+    memory.scratch = scratch;
+    outcome
+}
+
+fn validate(program: &Program, launch: &Launch<'_>, options: &Options) -> Result<(), Stop> {
+    let bad = |text: String| Err(Stop::BadLaunch(text));
+    let [gx, gy, gz] = launch.grid;
+    if gx == 0 || gy == 0 || gz == 0 || gx > i32::MAX as u32 || gy > 65535 || gz > 65535 {
+        return bad(format!("a grid of {gx} x {gy} x {gz} blocks, expected 1 to 2147483647, 65535, 65535"));
+    }
+    let [x, y, z] = launch.block;
+    let threads = u64::from(x) * u64::from(y) * u64::from(z);
+    if threads == 0 || threads > 1024 || z > 64 {
+        return bad(format!("a block of {x} x {y} x {z} threads, expected 1 to 1024 in all and up to 64 in z"));
+    }
+    if let Some(max) = program.max_threads()
+        && threads > max
+    {
+        return bad(format!("{threads} threads a block, the kernel allows {max}"));
+    }
+    if let Some(required) = program.required_block()
+        && required != launch.block
+    {
+        return bad(format!("a block of {:?}, the kernel requires {required:?}", launch.block));
+    }
+    if launch.params.len() != program.param_bytes() {
+        return bad(format!("{} bytes of parameters, expected {}", launch.params.len(), program.param_bytes()));
+    }
+    let shared = program.static_shared_bytes() + launch.dynamic_shared_bytes;
+    if shared > options.shared_limit_bytes {
+        return bad(format!("{shared} bytes of shared memory, expected at most {}", options.shared_limit_bytes));
+    }
+    Ok(())
+}
+
+/// State of a running launch.
+struct Grid<'a> {
+    program: &'a Program,
+    launch: &'a Launch<'a>,
+    options: &'a Options,
+    global: &'a mut [Segment],
+    module: Vec<Segment>,
+    constant: Vec<Segment>,
+    params: Segment,
+    scratch: &'a mut Scratch,
+    counters: Counters,
+    random: Random,
+}
+
+impl<'a> Grid<'a> {
+    fn new(
+        program: &'a Program,
+        memory: &'a mut Memory,
+        launch: &'a Launch<'a>,
+        options: &'a Options,
+        scratch: &'a mut Scratch,
+    ) -> Result<Self, Stop> {
+        let segments = |space: Space| {
+            let of_space = program.globals().iter().filter(|g| g.space == space);
+            let segment = |g: &crate::ptx::Global| full_segment(&g.name, g.address, g.bytes.clone(), space == Space::Global);
+            of_space.map(segment).collect::<Vec<_>>()
+        };
+        let threads: u32 = launch.block.iter().product();
+        let warps = threads.div_ceil(LANES as u32) as usize;
+        scratch.warps.resize_with(warps, Warp::default);
+        for warp in &mut scratch.warps {
+            warp.prepare(program);
+        }
+        let shared_bytes = program.static_shared_bytes() + launch.dynamic_shared_bytes;
+        scratch.shared.name.clear();
+        scratch.shared.name.push_str("shared memory");
+        scratch.shared.bytes.clear();
+        scratch.shared.bytes.resize(shared_bytes, 0);
+        scratch.shared.writable = true;
+        Ok(Self {
+            program,
+            launch,
+            options,
+            global: &mut memory.segments,
+            module: segments(Space::Global),
+            constant: segments(Space::Const),
+            params: full_segment("kernel parameters", 0, launch.params.to_vec(), false),
+            scratch,
+            counters: Counters::default(),
+            random: Random(options.schedule_seed),
+        })
+    }
+
+    fn run(mut self) -> Result<Stats, Stop> {
+        let blocks = self.launch.grid.iter().map(|d| u64::from(*d)).product::<u64>();
+        for position in 0..blocks {
+            let linear = self.random.permuted(position, blocks, self.options.schedule_seed);
+            let [x, y, _] = self.launch.grid.map(u64::from);
+            let index = [linear % x, linear / x % y, linear / x / y].map(|v| v as u32);
+            self.block(index)?;
+        }
+        Ok(Stats {
+            warp_instructions: self.counters.warp_instructions,
+            lane_instructions: self.counters.lane_instructions,
+            printed: self.counters.printed,
+        })
+    }
+
+    fn block(&mut self, block_index: [u32; 3]) -> Result<(), Stop> {
+        let shared_bytes = self.scratch.shared.bytes.len();
+        let context = BlockContext {
+            grid: self.launch.grid,
+            block: self.launch.block,
+            block_index,
+            dynamic_shared_bytes: self.launch.dynamic_shared_bytes as u32,
+            total_shared_bytes: shared_bytes as u32,
+        };
+        self.scratch.shared.initialised = BitMap::new(shared_bytes, false);
+        self.scratch.shared.written = BitMap::new(shared_bytes, false);
+        for (index, warp) in self.scratch.warps.iter_mut().enumerate() {
+            warp.start(self.program, &context, index as u32);
+        }
+        let mut barriers = Barriers::default();
+        loop {
+            let able = |w: &&Warp| w.live != 0 && w.at_barrier.is_none();
+            let count = self.scratch.warps.iter().filter(able).count();
+            if count == 0 {
+                break;
+            }
+            let turn = self.random.below(count as u64) as usize;
+            let Some(chosen) = self.scratch.warps.iter().position({
+                let mut left = turn;
+                move |w| {
+                    let is_able = w.live != 0 && w.at_barrier.is_none();
+                    if is_able && left == 0 {
+                        return true;
+                    }
+                    left -= usize::from(is_able);
+                    false
+                }
+            }) else {
+                break;
+            };
+            self.turn(chosen, &context, &mut barriers)?;
+        }
+        match barriers.stuck(&self.scratch.warps) {
+            Some((warp, fault)) => Err(self.stop(warp, fault, &context)),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets one warp run for a while.
+    fn turn(&mut self, chosen: usize, context: &BlockContext, barriers: &mut Barriers) -> Result<(), Stop> {
+        let left = self.options.instruction_budget.saturating_sub(self.counters.warp_instructions);
+        if left == 0 {
+            let detail = format!("more than {} warp instructions: the kernel hangs", self.options.instruction_budget);
+            let lane = self.scratch.warps[chosen].mask.trailing_zeros() as usize;
+            return Err(self.stop(chosen, fault(ViolationKind::BudgetExhausted, lane, detail), context));
+        }
+        let quantum = (256 + self.random.below(1792)).min(left);
+        let warp = &mut self.scratch.warps[chosen];
+        let mut local = std::mem::take(&mut warp.local);
+        let mut spaces = Spaces {
+            global: self.global,
+            module: &mut self.module,
+            constant: &mut self.constant,
+            shared: &mut self.scratch.shared,
+            local: &mut local,
+            local_bytes: self.program.local_bytes() as u64,
+            params: &mut self.params,
+            checks: self.options.checks,
+        };
+        let outcome = run(self.program.code(), warp, &mut spaces, &mut self.counters, quantum);
+        warp.local = local;
+        let after = match outcome {
+            Ok(Pause::Quantum) => Ok(()),
+            Ok(Pause::Barrier) => barriers.arrive(self.program.code(), &mut self.scratch.warps, chosen),
+            Ok(Pause::Finished) => barriers.after_exit(self.program.code(), &mut self.scratch.warps),
+            Err(fault) => Err(fault),
+        };
+        after.map_err(|fault| self.stop(chosen, fault, context))
+    }
+
+    /// Adds where it happened to what a handler found.
+    #[cold]
+    fn stop(&self, warp: usize, fault: Box<Fault>, context: &BlockContext) -> Stop {
+        let pc = self.scratch.warps[warp].pc;
+        Stop::Violation(Box::new(Violation {
+            kind: fault.kind,
+            site: self.site(pc, warp as u32, fault.lane, context),
+            detail: fault.detail,
+            other: fault.other.map(|(pc, warp, lane)| self.site(pc, warp, lane, context)),
+        }))
+    }
+
+    fn site(&self, pc: u32, warp: u32, lane: u32, context: &BlockContext) -> Site {
+        let lane = lane.min(LANES as u32 - 1);
+        let inst = self.program.code().get(pc as usize);
+        let (line, (file, source_line)) = inst.map_or((0, (0, 0)), |i| (i.line, i.source));
+        Site {
+            ptx_line: line,
+            instruction: self.program.line(line).to_owned(),
+            source: self.program.file(file).filter(|_| source_line != 0).map(|f| (f.to_owned(), source_line)),
+            block: context.block_index,
+            warp,
+            lane,
+            thread: context.thread(warp, lane),
+        }
+    }
+}
+
+fn full_segment(name: &str, base: u64, bytes: Vec<u8>, writable: bool) -> Segment {
+    let size = bytes.len();
+    Segment {
+        name: name.to_owned(),
+        base,
+        bytes,
+        initialised: BitMap::new(size, true),
+        written: BitMap::new(size, false),
+        writable,
+    }
+}
+
+/// A small generator (SplitMix64): the schedule must be the same everywhere and for ever.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+    }
+
+    /// A permutation of `0..count` drawn from the seed, without storing it: a step prime to the count, and a start.
+    fn permuted(&self, position: u64, count: u64, seed: u64) -> u64 {
+        let mut own = Random(seed ^ 0x5bd1_e995);
+        let start = own.below(count);
+        let mut step = own.below(count).max(1);
+        while gcd(step, count) != 1 {
+            step += 1;
+        }
+        ((u128::from(position) * u128::from(step) + u128::from(start)) % u128::from(count)) as u64
+    }
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}

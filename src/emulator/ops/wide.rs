@@ -1,0 +1,136 @@
+//! 64-bit integer and f64 operations.
+
+use super::integer::{bfe, bfi};
+use super::{LANES, map1, map2, map3};
+use crate::ptx::op::{Binary64, Count64, Shift64, Ternary64, Unary64};
+
+pub(in crate::emulator) fn unary64(op: Unary64, a: &[u64; LANES]) -> [u64; LANES] {
+    match op {
+        Unary64::Not => map1(a, |a| !a),
+        Unary64::Neg => map1(a, u64::wrapping_neg),
+        Unary64::Abs => map1(a, |a| (a as i64).wrapping_abs() as u64),
+        Unary64::Cnot => map1(a, |a| u64::from(a == 0)),
+        Unary64::Brev => map1(a, u64::reverse_bits),
+        Unary64::NegF64 => map1(a, |a| a ^ 1 << 63),
+        Unary64::AbsF64 => map1(a, |a| a & !(1 << 63)),
+        Unary64::RcpF64 => map1(a, |a| canonical(1.0 / f64::from_bits(a))),
+        Unary64::SqrtF64 => map1(a, |a| canonical(f64::from_bits(a).sqrt())),
+        // The hardware's estimate has 20 bits; its low word is zero.
+        Unary64::RcpApproxF64 => map1(a, |a| canonical(1.0 / f64::from_bits(a)) & 0xffff_ffff_0000_0000),
+        Unary64::RsqrtApproxF64 => map1(a, |a| canonical(1.0 / f64::from_bits(a).sqrt()) & 0xffff_ffff_0000_0000),
+    }
+}
+
+pub(in crate::emulator) fn binary64(op: Binary64, a: &[u64; LANES], b: &[u64; LANES]) -> [u64; LANES] {
+    let float = |f: fn(f64, f64) -> f64| map2(a, b, |a, b| canonical(f(f64::from_bits(a), f64::from_bits(b))));
+    match op {
+        Binary64::Add => map2(a, b, u64::wrapping_add),
+        Binary64::Sub => map2(a, b, u64::wrapping_sub),
+        Binary64::MulLo => map2(a, b, u64::wrapping_mul),
+        Binary64::MulHiU => map2(a, b, mul_hi_u),
+        Binary64::MulHiS => map2(a, b, mul_hi_s),
+        Binary64::DivU => map2(a, b, |a, b| a.checked_div(b).unwrap_or(u64::MAX)),
+        Binary64::DivS => map2(a, b, |a, b| if b == 0 { u64::MAX } else { (a as i64).wrapping_div(b as i64) as u64 }),
+        Binary64::RemU => map2(a, b, |a, b| a.checked_rem(b).unwrap_or(a)),
+        Binary64::RemS => map2(a, b, |a, b| if b == 0 { a } else { (a as i64).wrapping_rem(b as i64) as u64 }),
+        Binary64::MinU => map2(a, b, u64::min),
+        Binary64::MinS => map2(a, b, |a, b| (a as i64).min(b as i64) as u64),
+        Binary64::MaxU => map2(a, b, u64::max),
+        Binary64::MaxS => map2(a, b, |a, b| (a as i64).max(b as i64) as u64),
+        Binary64::And => map2(a, b, |a, b| a & b),
+        Binary64::Or => map2(a, b, |a, b| a | b),
+        Binary64::Xor => map2(a, b, |a, b| a ^ b),
+        Binary64::AddF64 => float(|a, b| a + b),
+        Binary64::SubF64 => float(|a, b| a - b),
+        Binary64::MulF64 => float(|a, b| a * b),
+        Binary64::DivF64 => float(|a, b| a / b),
+        Binary64::MinF64 => float(|a, b| min_max(a, b, true)),
+        Binary64::MaxF64 => float(|a, b| min_max(a, b, false)),
+        Binary64::CopysignF64 => map2(a, b, |a, b| (a & 1 << 63) | (b & !(1 << 63))),
+    }
+}
+
+pub(in crate::emulator) fn ternary64(
+    op: Ternary64,
+    a: &[u64; LANES],
+    b: &[u64; LANES],
+    c: &[u64; LANES],
+) -> [u64; LANES] {
+    match op {
+        Ternary64::MadLo => map3(a, b, c, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
+        Ternary64::MadHiU => map3(a, b, c, |a, b, c| mul_hi_u(a, b).wrapping_add(c)),
+        Ternary64::MadHiS => map3(a, b, c, |a, b, c| mul_hi_s(a, b).wrapping_add(c)),
+        Ternary64::FmaF64 => map3(a, b, c, |a, b, c| {
+            canonical(f64::from_bits(a).mul_add(f64::from_bits(b), f64::from_bits(c)))
+        }),
+    }
+}
+
+pub(in crate::emulator) fn shift64(op: Shift64, a: &[u64; LANES], b: &[u32; LANES]) -> [u64; LANES] {
+    match op {
+        Shift64::Shl => map2(a, b, |a, b| if b < 64 { a << b } else { 0 }),
+        Shift64::ShrU => map2(a, b, |a, b| if b < 64 { a >> b } else { 0 }),
+        Shift64::ShrS => map2(a, b, |a, b| ((a as i64) >> b.min(63)) as u64),
+    }
+}
+
+pub(in crate::emulator) fn count64(op: Count64, a: &[u64; LANES]) -> [u32; LANES] {
+    let bfind = |a: u64, shiftamt: bool| match (a, shiftamt) {
+        (0, _) => u32::MAX,
+        (a, true) => a.leading_zeros(),
+        (a, false) => 63 - a.leading_zeros(),
+    };
+    match op {
+        Count64::Popc => map1(a, u64::count_ones),
+        Count64::Clz => map1(a, u64::leading_zeros),
+        Count64::BfindU { shiftamt } => map1(a, |a| bfind(a, shiftamt)),
+        Count64::BfindS { shiftamt } => map1(a, |a| bfind(if (a as i64) < 0 { !a } else { a }, shiftamt)),
+    }
+}
+
+pub(in crate::emulator) fn mul_wide(signed: bool, a: &[u32; LANES], b: &[u32; LANES]) -> [u64; LANES] {
+    if signed {
+        map2(a, b, |a, b| (i64::from(a as i32) * i64::from(b as i32)) as u64)
+    } else {
+        map2(a, b, |a, b| u64::from(a) * u64::from(b))
+    }
+}
+
+pub(in crate::emulator) fn mad_wide(signed: bool, a: &[u32; LANES], b: &[u32; LANES], c: &[u64; LANES]) -> [u64; LANES] {
+    let product = mul_wide(signed, a, b);
+    map2(&product, c, u64::wrapping_add)
+}
+
+pub(in crate::emulator) fn bfe64(signed: bool, a: &[u64; LANES], p: &[u32; LANES], n: &[u32; LANES]) -> [u64; LANES] {
+    map3(a, p, n, |a, p, n| bfe(a, p, n, 64, signed))
+}
+
+pub(in crate::emulator) fn bfi64(a: &[u64; LANES], b: &[u64; LANES], p: &[u32; LANES], n: &[u32; LANES]) -> [u64; LANES] {
+    std::array::from_fn(|i| bfi(a[i], b[i], p[i], n[i], 64))
+}
+
+/// NaN results have one pattern, whatever the processor's.
+fn canonical(x: f64) -> u64 {
+    if x.is_nan() { 0x7fff_ffff_ffff_ffff } else { x.to_bits() }
+}
+
+fn min_max(a: f64, b: f64, min: bool) -> f64 {
+    if a.is_nan() {
+        return b;
+    }
+    if b.is_nan() {
+        return a;
+    }
+    if a == b {
+        return if a.is_sign_negative() == min { a } else { b };
+    }
+    if (a < b) == min { a } else { b }
+}
+
+fn mul_hi_u(a: u64, b: u64) -> u64 {
+    ((u128::from(a) * u128::from(b)) >> 64) as u64
+}
+
+fn mul_hi_s(a: u64, b: u64) -> u64 {
+    ((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64
+}

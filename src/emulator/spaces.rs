@@ -1,0 +1,277 @@
+//! The state spaces of a running warp: addresses to bytes, under the checks.
+
+use super::check::{Checks, Fault, ViolationKind, access as check, fault};
+use super::memory::{FIRST_ADDRESS, Segment, segment_before};
+use super::warp::{LANES, Lanes};
+use crate::ptx::op::AccessSpace;
+use crate::ptx::{CONST_WINDOW, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, Space, WINDOW_BYTES};
+
+/// Everything a warp can address.
+pub(super) struct Spaces<'a> {
+    pub(super) global: &'a mut [Segment],
+    pub(super) module: &'a mut [Segment],
+    pub(super) constant: &'a mut [Segment],
+    pub(super) shared: &'a mut Segment,
+    pub(super) local: &'a mut Segment,
+    pub(super) local_bytes: u64,
+    pub(super) params: &'a mut Segment,
+    pub(super) checks: Checks,
+}
+
+/// A segment, and an offset into it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    store: Store,
+    pub(super) offset: usize,
+}
+
+impl Place {
+    /// The place some bytes on, in the same segment.
+    pub(super) fn after(self, bytes: usize) -> Self {
+        Self { offset: self.offset + bytes, ..self }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Store {
+    Global(usize),
+    Module(usize),
+    Constant(usize),
+    Shared,
+    Local,
+    Params,
+}
+
+/// Addresses of one access by a warp.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request {
+    pub(super) space: AccessSpace,
+    pub(super) addresses: [u64; LANES],
+    /// Bytes each lane accesses.
+    pub(super) size: usize,
+    pub(super) verb: &'static str,
+}
+
+/// How a warp's addresses lie in memory.
+pub(super) enum Span {
+    /// Every lane at one place.
+    Uniform(Place),
+    /// The lanes from `first` on, `count` of them, side by side.
+    Consecutive { place: Place, first: usize, count: usize },
+    /// All in one segment: each lane's place.
+    Scattered(Box<[Place; LANES]>),
+}
+
+impl Spaces<'_> {
+    #[inline]
+    pub(super) fn segment(&self, place: Place) -> &Segment {
+        match place.store {
+            Store::Global(i) => &self.global[i],
+            Store::Module(i) => &self.module[i],
+            Store::Constant(i) => &self.constant[i],
+            Store::Shared => self.shared,
+            Store::Local => self.local,
+            Store::Params => self.params,
+        }
+    }
+
+    #[inline]
+    pub(super) fn segment_mut(&mut self, place: Place) -> &mut Segment {
+        match place.store {
+            Store::Global(i) => &mut self.global[i],
+            Store::Module(i) => &mut self.module[i],
+            Store::Constant(i) => &mut self.constant[i],
+            Store::Shared => self.shared,
+            Store::Local => self.local,
+            Store::Params => self.params,
+        }
+    }
+
+    /// Finds the bytes of an access by all of `lanes`, checked for bounds and alignment.
+    pub(super) fn resolve(&self, lanes: Lanes, request: &mut Request) -> Result<Span, Box<Fault>> {
+        let first = lanes.first();
+        let space = one_space(lanes, request);
+        let size = request.size as u64;
+        if let Some(space) = space
+            && space != Space::Local
+        {
+            let base = request.addresses[first];
+            if is_uniform(lanes, &request.addresses) {
+                return self.locate(space, base, size, first, request.verb).map(Span::Uniform);
+            }
+            let count = lanes.mask.count_ones() as usize;
+            if is_consecutive(lanes, &request.addresses, size)
+                && let Some(place) = self.find(space, base, size * count as u64)
+                && (base % size == 0 || !self.checks.alignment)
+            {
+                return Ok(Span::Consecutive { place, first, count });
+            }
+        }
+        let mut places = Box::new([Place { store: Store::Params, offset: 0 }; LANES]);
+        for lane in lanes.iter() {
+            let (space, address) = match space {
+                Some(space) => (space, request.addresses[lane]),
+                None => generic(request.addresses[lane]),
+            };
+            places[lane] = self.locate(space, address, size, lane, request.verb)?;
+        }
+        Ok(Span::Scattered(places))
+    }
+
+    /// Objects to reading bytes that nobody wrote.
+    #[inline]
+    pub(super) fn check_initialised(&self, lanes: Lanes, span: &Span, size: usize) -> Result<(), Box<Fault>> {
+        if !self.checks.uninitialised {
+            return Ok(());
+        }
+        let at = |place: Place, count: usize, lane: usize, each: usize| {
+            let segment = self.segment(place);
+            match segment.initialised.first_clear(place.offset, count) {
+                None => Ok(()),
+                Some(byte) => Err(check::uninitialised(segment, byte, lane + (byte - place.offset) / each)),
+            }
+        };
+        match span {
+            Span::Uniform(place) => at(*place, size, lanes.first(), size),
+            Span::Consecutive { place, first, count } => at(*place, size * count, *first, size),
+            Span::Scattered(places) => lanes.iter().try_for_each(|lane| at(places[lane], size, lane, size)),
+        }
+    }
+
+    /// Objects to writing what the kernel may only read; otherwise marks the bytes as written.
+    #[inline]
+    pub(super) fn mark_written(&mut self, lanes: Lanes, span: &Span, size: usize) -> Result<(), Box<Fault>> {
+        match span {
+            Span::Uniform(place) => self.mark(*place, size, lanes.first()),
+            Span::Consecutive { place, first, count } => self.mark(*place, size * count, *first),
+            Span::Scattered(places) => lanes.iter().try_for_each(|lane| self.mark(places[lane], size, lane)),
+        }
+    }
+
+    fn mark(&mut self, place: Place, count: usize, lane: usize) -> Result<(), Box<Fault>> {
+        let read_only = self.checks.read_only;
+        let segment = self.segment_mut(place);
+        if read_only && !segment.writable {
+            return Err(check::read_only(segment, segment.base + place.offset as u64, count as u64, lane));
+        }
+        segment.initialised.insert(place.offset, count);
+        segment.written.insert(place.offset, count);
+        Ok(())
+    }
+
+    fn locate(&self, space: Space, address: u64, size: u64, lane: usize, verb: &str) -> Result<Place, Box<Fault>> {
+        if self.checks.alignment && address % size != 0 {
+            return Err(self.misaligned(space, address, size, lane, verb));
+        }
+        if space == Space::Local {
+            if address > self.local_bytes || size > self.local_bytes - address {
+                let detail = format!("{verb} {size} bytes at offset {address} of a local frame of {} bytes", self.local_bytes);
+                return Err(fault(ViolationKind::OutOfBounds, lane, detail));
+            }
+            let offset = (lane as u64 * self.local_bytes + address) as usize;
+            return Ok(Place { store: Store::Local, offset });
+        }
+        self.find(space, address, size).ok_or_else(|| self.outside(space, address, size, lane, verb))
+    }
+
+    /// The place of `size` bytes, if they lie in one segment.
+    #[inline]
+    fn find(&self, space: Space, address: u64, size: u64) -> Option<Place> {
+        let in_list = |segments: &[Segment], store: fn(usize) -> Store| {
+            let index = segment_before(segments, address)?;
+            segments[index].offset(address, size).map(|offset| Place { store: store(index), offset })
+        };
+        let alone = |segment: &Segment, store| segment.offset(address, size).map(|offset| Place { store, offset });
+        match space {
+            Space::Global if address >= FIRST_ADDRESS => in_list(self.global, Store::Global),
+            Space::Global => in_list(self.module, Store::Module),
+            Space::Const => in_list(self.constant, Store::Constant),
+            Space::Shared => alone(self.shared, Store::Shared),
+            Space::Param => alone(self.params, Store::Params),
+            Space::Local | Space::Reg => None,
+        }
+    }
+
+    #[cold]
+    fn outside(&self, space: Space, address: u64, size: u64, lane: usize, verb: &str) -> Box<Fault> {
+        let name = space.to_string();
+        match space {
+            Space::Global => {
+                let all = self.global.iter().chain(self.module.iter());
+                check::out_of_bounds(all, &name, address, size, lane, verb)
+            }
+            Space::Const => check::out_of_bounds(self.constant.iter(), &name, address, size, lane, verb),
+            Space::Shared => check::out_of_bounds(std::iter::once(&*self.shared), &name, address, size, lane, verb),
+            _ => check::out_of_bounds(std::iter::once(&*self.params), &name, address, size, lane, verb),
+        }
+    }
+
+    #[cold]
+    fn misaligned(&self, space: Space, address: u64, size: u64, lane: usize, verb: &str) -> Box<Fault> {
+        match self.find(space, address, 1) {
+            Some(place) => check::misaligned(self.segment(place), address, size, lane, verb),
+            None if space == Space::Local => {
+                let detail = format!("{verb} {size} bytes at offset {address} of the local frame, which isn't a multiple of {size}");
+                fault(ViolationKind::Misaligned, lane, detail)
+            }
+            None => self.outside(space, address, size, lane, verb),
+        }
+    }
+}
+
+/// The space all lanes access, with generic addresses made relative to it; `None` if lanes differ.
+#[inline]
+fn one_space(lanes: Lanes, request: &mut Request) -> Option<Space> {
+    if let AccessSpace::Is(space) = request.space {
+        return Some(space);
+    }
+    let (space, relative) = generic(request.addresses[lanes.first()]);
+    let window = request.addresses[lanes.first()] - relative;
+    if lanes.iter().any(|lane| generic(request.addresses[lane]).0 != space) {
+        return None;
+    }
+    for address in &mut request.addresses {
+        *address = address.wrapping_sub(window);
+    }
+    Some(space)
+}
+
+/// The space a generic address is in, and the address within it.
+fn generic(address: u64) -> (Space, u64) {
+    let windows = [
+        (Space::Shared, SHARED_WINDOW),
+        (Space::Local, LOCAL_WINDOW),
+        (Space::Const, CONST_WINDOW),
+        (Space::Param, PARAM_WINDOW),
+    ];
+    let found = windows.into_iter().find(|(_, start)| address.wrapping_sub(*start) < WINDOW_BYTES);
+    found.map_or((Space::Global, address), |(space, start)| (space, address - start))
+}
+
+#[inline]
+fn is_uniform(lanes: Lanes, addresses: &[u64; LANES]) -> bool {
+    let base = addresses[lanes.first()];
+    let mut differing = 0;
+    for lane in 0..LANES {
+        let active = 0u64.wrapping_sub(u64::from(lanes.mask >> lane & 1));
+        differing |= (addresses[lane] ^ base) & active;
+    }
+    differing == 0
+}
+
+/// Whether the active lanes have no hole between them and lie side by side in memory.
+#[inline]
+fn is_consecutive(lanes: Lanes, addresses: &[u64; LANES], size: u64) -> bool {
+    let first = lanes.first();
+    let run = u64::from(lanes.mask >> first);
+    if run & (run + 1) != 0 {
+        return false;
+    }
+    let base = addresses[first].wrapping_sub(first as u64 * size);
+    let mut differing = 0;
+    for lane in 0..LANES {
+        let active = 0u64.wrapping_sub(u64::from(lanes.mask >> lane & 1));
+        differing |= (addresses[lane] ^ base.wrapping_add(lane as u64 * size)) & active;
+    }
+    differing == 0
+}

@@ -1,0 +1,3 @@
+//! The emulator: real kernels against a plain f64 computation, and one small program for each instruction and check.
+
+mod decode;
