@@ -115,7 +115,15 @@ fn the_cases_of_a_campaign_never_change() {
     let lines: Vec<String> = [(0, 0), (0, 1), (1, 0), (2026, 1_000_000)]
         .map(|(seed, index)| space.case_at(seed, index).to_string())
         .to_vec();
-    assert_eq!(lines, ["",]);
+    assert_eq!(
+        lines,
+        [
+            "kv=2 g=1 d=40 past=4,5,6 dtype=bf16 cache=hnd:12 scale=0.15811388 values=normal:6801 poison=huge sched=58255",
+            "kv=2 g=5 d=17 past=15,13,6,16 dtype=f16 cache=nhd:22 scale=0.24253562 values=mixed:27866 poison=huge sched=14353",
+            "kv=2 g=3 d=16 past=11 dtype=bf16 cache=nhd:12+3 scale=0.25 values=mixed:63476 poison=inf sched=42439",
+            "kv=3 g=6 d=1 past=0,4 dtype=f16 cache=nhd:5 scale=1 values=flat:53268 poison=huge sched=10362",
+        ]
+    );
 }
 
 #[test]
@@ -299,6 +307,26 @@ proptest! {
         let Ok(space) = Space::new(&domain) else { return Ok(()) };
         let case = space.arbitrary(&mut Unstructured::new(&bytes)).unwrap();
         prop_assert_eq!(domain.excludes(&case), None);
+    }
+
+    #[test]
+    fn bytes_stand_for_the_case_they_were_made_of(seed: u64) {
+        let space = Space::new(&wide_domain()).unwrap();
+        let case = space.case_at(seed, 0);
+        // Bytes have one past at most for each of 16 requests, one byte for a schedule and few scales.
+        let case = space.legalize({
+            let mut parts = case.into_parts();
+            parts.shape.requests.truncate(16);
+            parts.schedule_seed %= 256;
+            parts.scale = (parts.scale * 64.0).ceil().min(127.0) / 64.0;
+            parts
+        });
+        let bytes = space.bytes(&case);
+        let back = space.with_budget(u64::MAX).arbitrary(&mut Unstructured::new(&bytes)).unwrap();
+        let table_only = |n: u32| n >= 160;
+        if !table_only(case.shape.head_dim) && !case.shape.requests.iter().any(|r| table_only(r.past_len)) {
+            prop_assert_eq!(back, case);
+        }
     }
 
     #[test]

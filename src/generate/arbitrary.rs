@@ -6,7 +6,7 @@
 
 use super::budget::{Axis, Purse};
 use super::legalize::{Space, needed_capacity};
-use crate::case::{Case, Poison, Recipe, Request, Values, default_scale};
+use crate::case::{Case, Domain, Poison, Recipe, Request, Values, default_scale};
 use arbitrary::{Result, Unstructured};
 
 /// A byte below this is a distance from the least value, from here on a boundary of the field's table.
@@ -79,6 +79,72 @@ impl Space {
         parts.cache.capacity = needed_capacity(&parts).saturating_add(spare);
         Ok(self.legalize(parts))
     }
+
+    /// Bytes that stand for `case`, or for a case near it where bytes have no way to say a number: seeds for a fuzzer's corpus.
+    pub fn bytes(&self, case: &Case) -> Vec<u8> {
+        let domain = self.domain();
+        let shape = &case.shape;
+        let q_len = shape.requests.iter().map(|r| r.q_len).max().unwrap_or(1);
+        let number = |axis: Axis, n: u32| number_byte(axis, n, domain);
+        let v_more = i64::from(shape.v_head_dim) - i64::from(shape.head_dim);
+        let v_more = i8::try_from(v_more).unwrap_or(if v_more < 0 { i8::MIN } else { i8::MAX });
+        let spare = case.cache.capacity - needed_capacity(case);
+        let scale = if case.scale == default_scale(shape.head_dim) {
+            0
+        } else {
+            128 + (case.scale * 64.0).round().clamp(1.0, 127.0) as u8
+        };
+        let [seed_low, seed_high, ..] = case.values.seed.to_le_bytes();
+        let mut bytes = vec![
+            number(Axis::KvHeads, shape.num_kv_heads),
+            number(Axis::QPerKv, shape.q_per_kv),
+            number(Axis::HeadDim, shape.head_dim),
+            number(Axis::Batch, shape.batch()),
+            number(Axis::Steps, case.steps),
+            number(Axis::QLen, q_len),
+            v_more.to_le_bytes()[0],
+            place(&domain.dtype, &case.dtype),
+            place(&domain.cache, &case.cache.order),
+            match case.cache.row_pad {
+                0 => 0,
+                pad => 128 + pad.min(127) as u8,
+            },
+            byte(spare).unwrap_or(u8::MAX),
+            scale,
+            place(&Recipe::ALL, &case.values.recipe),
+            seed_low,
+            seed_high,
+            place(&Poison::ALL, &case.poison),
+            byte(case.schedule_seed).unwrap_or(u8::MAX),
+        ];
+        for r in &shape.requests {
+            bytes.push(number(Axis::PastLen, r.past_len));
+            bytes.push(byte(q_len - r.q_len).unwrap_or(u8::MAX));
+        }
+        bytes
+    }
+}
+
+/// The byte that decodes to `n`, or to a number near it.
+fn number_byte(axis: Axis, n: u32, domain: &Domain) -> u8 {
+    let low = axis.range(domain).low();
+    if let Some(distance) = byte(n - low.min(n)).filter(|&distance| distance < TABLE_FROM) {
+        return distance;
+    }
+    let table = axis.table().wide.iter().enumerate();
+    let nearest = table.min_by_key(|&(_, &m)| m.abs_diff(n));
+    nearest
+        .and_then(|(place, _)| byte(place as u32))
+        .map_or(u8::MAX, |place| place.saturating_add(TABLE_FROM))
+}
+
+fn byte(n: u32) -> Option<u8> {
+    u8::try_from(n).ok()
+}
+
+fn place<T: PartialEq>(choices: &[T], one: &T) -> u8 {
+    let place = choices.iter().position(|other| other == one);
+    place.and_then(|p| u8::try_from(p).ok()).unwrap_or(0)
 }
 
 fn choice<T: Copy>(choices: &[T], u: &mut Unstructured<'_>) -> Result<T> {

@@ -228,8 +228,8 @@ impl<R: RngCore> Draft<'_, R> {
         };
         parts.dtype = dice.pick(&domain.dtype);
         parts.cache.order = dice.pick(&domain.cache);
-        parts.cache.row_pad = match dice.below(5) {
-            0 | 1 => dice.pick(tables::ROW_PAD),
+        parts.cache.row_pad = match dice.below(3) {
+            0 => dice.pick(tables::ROW_PAD),
             _ => 0,
         };
         let needed = needed_capacity(parts);
