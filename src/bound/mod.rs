@@ -57,9 +57,10 @@
 //!    E_ref = 2^-53 ( (n+16)(A + |o|) + sum p_j ((d+4) Q_j + 4 |s_j| + 4 (M - s_j) + 8) |V_j - o| )
 //!    ```
 //! 6. **Underflow** (`E_un`, `z`). In units of the kernel's denominator, which is at least
-//!    `e^-off max(L Z, 1/2)` since the largest weight is about 1: `2n + R + 4` operations of at most
-//!    `tau` each; weights in a format with subnormals lose at most half its spacing or themselves; a
-//!    subnormal exponential is good to `3 * 2^-149`; flushed subnormal values cost `2 * 2^-126`.
+//!    `e^-off max(L Z, 1/2)` since the largest weight is about 1, and 1 where it divides before it
+//!    rounds or combines: `3n + R + 4` operations (product, addition and rescale of every term) of at
+//!    most `tau` each; weights in a format with subnormals lose at most half its spacing or themselves;
+//!    a subnormal exponential is good to `3 * 2^-149`; flushed subnormal values cost `2 * 2^-126`.
 //!
 //! 7. **Exact rows** (`exact`). Where every correct kernel gives the same weights and sums without any
 //!    rounding, only `e_div |o|` is left.
@@ -284,7 +285,7 @@ impl RowErrors {
             n,
             rescales,
             mu,
-            underflow: (2.0 * n + rescales + 4.0) * contract.underflow() * terms.unit,
+            underflow: (3.0 * n + rescales + 4.0) * contract.underflow() * terms.unit,
             sum,
             split,
             u_num,

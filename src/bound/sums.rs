@@ -2,7 +2,7 @@
 
 use super::contract::{PDen, Resolved};
 use super::weights::{Weights, tensor_core_blocks};
-use super::{FLUSH, LARGEST_EXPONENT, TINY, growth};
+use super::{FLUSH, LARGEST_EXPONENT, SUBNORMAL, TINY, growth};
 use crate::reference::Reference;
 
 /// Per-element coefficients, and their sums over the row.
@@ -66,11 +66,16 @@ impl Terms {
         };
         // A kernel that leaves the sink out of its maximum sees exp(sink - max) overflow, and every weight
         // vanish, where the exact weights are about to underflow anyway.
-        let cut = if reference.sink.is_some() {
-            contract.w_cut.max(FLUSH)
-        } else {
-            contract.w_cut
-        };
+        let mut cut = contract.w_cut;
+        if reference.sink.is_some() {
+            cut = cut.max(FLUSH);
+        }
+        // Splits combined through their log-sum-exp are weighed against the largest sum, which may be n
+        // times the largest weight: a split that underflows there may hold weights that are n times larger.
+        let by_sum = contract.e_abs > 0.0;
+        if by_sum {
+            cut = cut.max(n as f64 * if contract.ftz { FLUSH } else { SUBNORMAL });
+        }
         let d = reference.head_dim as f64;
         let u = contract.u;
         for j in 0..n {
@@ -105,9 +110,18 @@ impl Terms {
         }
         // The largest weight is 1 but for its rounding, so the denominator is at least 1/2 even if Z is tiny.
         terms.unit_weight = off * (1.0 / (reference.sum * terms.kept)).min(2.0);
+        if by_sum {
+            terms.unit_weight = terms.unit_weight.max(1.0);
+        }
         terms.unit = if contract.p_norm { 1.0 } else { terms.unit_weight };
-        if contract.tau_p > 0.0 {
-            let tau = contract.tau_p * terms.unit;
+        // A normalised weight may underflow where the weight itself did not.
+        let tau_p = if contract.p_norm {
+            contract.tau_p.max(contract.underflow())
+        } else {
+            contract.tau_p
+        };
+        if tau_p > 0.0 {
+            let tau = tau_p * terms.unit;
             terms.p_underflow = reference
                 .p
                 .iter()

@@ -163,7 +163,9 @@ fn logit_errors(reference: &Reference<'_>, contract: &Resolved) -> (Vec<f64>, Ve
 fn dot_error(contract: &Resolved, head_dim: usize, nonzeros: u32) -> f64 {
     let nonzeros = f64::from(nonzeros);
     if let Some(tc) = contract.tc {
-        let blocks = tensor_core_blocks(tc, head_dim).min(nonzeros);
+        let blocks = tensor_core_blocks(tc, head_dim);
+        // A block of zeros leaves the accumulator alone, if all of its bits are kept.
+        let blocks = if tc.bits >= 23 { blocks.min(nonzeros) } else { blocks };
         return tensor_core_error(tc, blocks) + growth(contract.k_qk, contract.u);
     }
     let additions = contract.h_qk.unwrap_or(head_dim as f64).min((nonzeros - 1.0).max(0.0));
