@@ -144,7 +144,7 @@ impl TensorCore {
     /// Relative error of one block, by its sum of absolute values: `width + 1` addends cut, the result cut.
     pub fn block_error(self) -> f64 {
         let (width, bits) = (f64::from(self.width), f64::from(self.bits));
-        (width + 1.0) * (-bits).exp2() + (-23f64).exp2()
+        (width + 1.0) * libm::exp2(-bits) + libm::exp2(-23.0)
     }
 }
 
@@ -166,7 +166,7 @@ impl Rounding {
     /// Unit roundoff and half the subnormal spacing; `storage` is the tensors' type where it is known.
     fn errors(self, storage: Option<Dtype>) -> (f64, f64) {
         let of = |dtype: Dtype| {
-            let half_quantum = (f64::from(dtype.min_exponent()) - f64::from(dtype.precision_bits())).exp2();
+            let half_quantum = libm::exp2(f64::from(dtype.min_exponent()) - f64::from(dtype.precision_bits()));
             (dtype.unit_roundoff(), half_quantum)
         };
         match (self, storage) {
@@ -306,7 +306,7 @@ impl Contract {
             p_norm: self.p_norm,
             p_den: self.p_den,
             e_div: eval(&self.e_div),
-            w_cut: eval(&self.w_cut).max(underflow.exp2()),
+            w_cut: eval(&self.w_cut).max(libm::exp2(underflow)),
             off: eval(&self.off),
             lazy: eval(&self.lazy),
             ftz: self.ftz,

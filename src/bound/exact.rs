@@ -36,7 +36,7 @@ pub(super) fn bounds(reference: &Reference<'_>, contract: &Resolved, delta: &[f6
     let suited = keeps_24_bits(contract)
         && contract.off == 0.0
         && contract.e_abs == 0.0
-        && contract.e0 <= (-20f64).exp2()
+        && contract.e0 <= libm::exp2(-20.0)
         && !contract.p_norm
         && (contract.tc.is_none() || contract.u_p > 0.0);
     if !suited || reference.max != 0.0 {
@@ -63,7 +63,7 @@ pub(super) fn bounds(reference: &Reference<'_>, contract: &Resolved, delta: &[f6
     let bound = |t: usize| {
         let representable = total[t] == 0.0
             // Multiples of a normal number are never flushed.
-            || (f64::from(lowest[t]).exp2() >= FLUSH && total[t] <= f64::from(lowest[t] + 23).exp2());
+            || (libm::exp2(f64::from(lowest[t])) >= FLUSH && total[t] <= libm::exp2(f64::from(lowest[t] + 23)));
         let o = reference.o[t].abs();
         let largest = reference.v_max[t].abs().max(reference.v_min[t].abs());
         representable.then(|| contract.e_div * o + 8.0 * n * SUBNORMAL * (largest + o) + contract.final_underflow())

@@ -185,7 +185,7 @@ pub fn lse_bound(reference: &Reference<'_>, contract: &Resolved) -> f64 {
     }
     weight_error
         + mu / (1.0 - mu)
-        + (-21.4f64).exp2()
+        + libm::exp2(-21.4)
         + 8.0 * u * (reference.lse.abs() + reference.max.abs())
         + 3.0 * u * libm::log(reference.sum).abs()
 }

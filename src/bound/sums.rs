@@ -194,6 +194,7 @@ fn deviation(reference: &Reference<'_>, contract: &Resolved, weights: &Weights, 
             .min(f64::from(reference.nonzeros[j]));
         u * (additions + contract.k_qk).sqrt()
     };
+    let operands = contract.u_in * reference.dot_rms[j];
     let dot = unit * reference.dot_abs[j].min(3.0 * reference.dot_rms[j]);
     let magnitude = s.abs().max(reference.max.abs());
     let argument = weights.argument[j];
@@ -203,7 +204,7 @@ fn deviation(reference: &Reference<'_>, contract: &Resolved, weights: &Weights, 
         + u * u * roundings
         + (weights.rescales[j].min(64.0) + 1.0) * contract.e0 * contract.e0
         + contract.e_abs * contract.e_abs
-        + 2.0 * (contract.u_in * reference.dot_rms[j]).powi(2);
+        + 2.0 * operands * operands;
     if let Some(cap) = reference.softcap {
         // An approximate tanh has errors of one sign over long stretches: no averaging.
         let tanh = cap.abs() * (contract.e_tanh + 3.0 * u);

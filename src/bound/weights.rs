@@ -179,7 +179,7 @@ fn is_exact(reference: &Reference<'_>, contract: &Resolved, j: usize) -> bool {
 
 /// Whether sums of binary32 numbers that need at most 23 bits are exact.
 pub(super) fn keeps_24_bits(contract: &Resolved) -> bool {
-    contract.u <= (-24f64).exp2() && contract.u_in == 0.0 && contract.tc.is_none_or(|tc| tc.bits >= 23)
+    contract.u <= libm::exp2(-24.0) && contract.u_in == 0.0 && contract.tc.is_none_or(|tc| tc.bits >= 23)
 }
 
 /// Whether `x` is a power of two, so that multiplying by it is exact.
