@@ -144,7 +144,7 @@ impl TensorCore {
     /// Relative error of one block, by its sum of absolute values: `width + 1` addends cut, the result cut.
     pub fn block_error(self) -> f64 {
         let (width, bits) = (f64::from(self.width), f64::from(self.bits));
-        (width + 1.0) * (-bits).exp2() + (-23f64).exp2()
+        (width + 1.0) * libm::exp2(-bits) + libm::exp2(-23.0)
     }
 }
 
@@ -166,8 +166,7 @@ impl Rounding {
     /// Unit roundoff and half the subnormal spacing; `storage` is the tensors' type where it is known.
     fn errors(self, storage: Option<Dtype>) -> (f64, f64) {
         let of = |dtype: Dtype| {
-            let half_quantum =
-                (f64::from(dtype.min_exponent()) - f64::from(dtype.precision_bits())).exp2();
+            let half_quantum = libm::exp2(f64::from(dtype.min_exponent()) - f64::from(dtype.precision_bits()));
             (dtype.unit_roundoff(), half_quantum)
         };
         match (self, storage) {
@@ -207,10 +206,7 @@ pub enum EmptyRow {
 
 /// A contract's numbers for one row. The fields are those of [`Contract`]; `None` is [`Depth::Any`].
 #[derive(Clone, Debug, PartialEq)]
-#[expect(
-    missing_docs,
-    reason = "each field is documented where the contract is"
-)]
+#[expect(missing_docs, reason = "each field is documented where the contract is")]
 pub struct Resolved {
     pub u: f64,
     pub h_qk: Option<f64>,
@@ -310,7 +306,7 @@ impl Contract {
             p_norm: self.p_norm,
             p_den: self.p_den,
             e_div: eval(&self.e_div),
-            w_cut: eval(&self.w_cut).max(underflow.exp2()),
+            w_cut: eval(&self.w_cut).max(libm::exp2(underflow)),
             off: eval(&self.off),
             lazy: eval(&self.lazy),
             ftz: self.ftz,
@@ -353,10 +349,7 @@ mod tests {
             let contract = Contract::preset(name).unwrap();
             for (n, d) in [(0, 1), (1, 1), (33, 64), (131_072, 256)] {
                 let text = format!("{:?}", contract.at(n, d));
-                assert!(
-                    !text.contains("NaN") && !text.contains("inf"),
-                    "{name}: {text}"
-                );
+                assert!(!text.contains("NaN") && !text.contains("inf"), "{name}: {text}");
             }
         }
     }
@@ -366,19 +359,14 @@ mod tests {
         for name in Contract::presets() {
             let contract = Contract::preset(name).unwrap();
             let text = toml::to_string(&contract).unwrap();
-            assert_eq!(
-                toml::from_str::<Contract>(&text).unwrap(),
-                contract,
-                "{text}"
-            );
+            assert_eq!(toml::from_str::<Contract>(&text).unwrap(), contract, "{text}");
         }
     }
 
     #[test]
     fn a_table_overrides_its_preset() {
         let contract: Contract =
-            toml::from_str("preset = \"naive\"\nh_pv = \"ceil(n/4) + 4\"\nr = 3\nk_x = 3.5")
-                .unwrap();
+            toml::from_str("preset = \"naive\"\nh_pv = \"ceil(n/4) + 4\"\nr = 3\nk_x = 3.5").unwrap();
         let numbers = contract.at(5, 64);
         assert_eq!(
             (numbers.h_pv, numbers.r, numbers.k_x, numbers.k_m),

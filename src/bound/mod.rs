@@ -20,7 +20,7 @@
 //!    common `C`. Let `eta_j = expm1(D_j)`. A weight that may be flushed or cut off
 //!    (`w_j <= w_cut e^off e^D_j`) has a factor anywhere in `[0, e^D_j]`: `eta_j = max(1, expm1(D_j))`.
 //!    Let `Z = sum p_j e^-D_j` over the others.
-//! 2. **Exact sums of those weights**, `o~`. Because `sum p_j (V_j - o) = 0`,
+//! 2. **Exact sums of those weights**, `o~` (`sums`, `row`). Because `sum p_j (V_j - o) = 0`,
 //!
 //!    ```text
 //!    o~ - o = sum p_j (e^theta_j - 1)(V_j - o) / sum p_j e^theta_j
@@ -29,7 +29,7 @@
 //!
 //!    A common error cancels, constant V has none, and the convex hull keeps the bound finite however
 //!    large the logits are.
-//! 3. **Rounded sums** (`numerator`). With terms off by `nu_j`, weights in the denominator by `mu_j`, and
+//! 3. **Rounded sums** (`row`). With terms off by `nu_j`, weights in the denominator by `mu_j`, and
 //!    underflow `z`, dividing the two sums gives, without approximation,
 //!
 //!    ```text
@@ -42,7 +42,7 @@
 //!    ```
 //!
 //!    If the denominator sums the *rounded* weights, rounding is an error of the weight (step 1), not of the term.
-//! 4. **Any order, few heavy elements** (`split`). An addition rounded to nearest errs by at most
+//! 4. **Any order, few heavy elements** (`sums`). An addition rounded to nearest errs by at most
 //!    `min(u |a + b|, |a|, |b|)`. Of `K` large terms, at most `K - 1` additions have a large one on both
 //!    sides; each sum of only small terms joins a large one once and costs at most itself. With `T` and
 //!    `A_S` the small terms' weight and absolute sum, and `I = (1 + 2 g(n)) e^(2D)`:
@@ -50,16 +50,17 @@
 //!    ```text
 //!    S  <= (u (K + R + k_pv + 1) A^ + A_S) I        mu <= (u (K + R + 2) + T) I
 //!    ```
-//! 5. **Division, store, reference.** `det = E_w + E_n + e_div (|o| + E_n) + subnormal + E_ref` where
+//! 5. **Division, store, reference** (`row`). `det = E_w + E_n + e_div (|o| + E_n) + subnormal + E_ref` where
 //!    `|o|` stands for `|o| + E_w`, and the error of the f64 reference is at most
 //!
 //!    ```text
 //!    E_ref = 2^-53 ( (n+16)(A + |o|) + sum p_j ((d+4) Q_j + 4 |s_j| + 4 (M - s_j) + 8) |V_j - o| )
 //!    ```
-//! 6. **Underflow** (`E_un`, `z`). In units of the kernel's denominator, which is at least
-//!    `e^-off max(L Z, 1/2)` since the largest weight is about 1: `2n + R + 4` operations of at most
-//!    `tau` each; weights in a format with subnormals lose at most half its spacing or themselves; a
-//!    subnormal exponential is good to `3 * 2^-149`; flushed subnormal values cost `2 * 2^-126`.
+//! 6. **Underflow** (`E_un`, `z`; `sums`, `row`). In units of the kernel's denominator, which is at least
+//!    `e^-off max(L Z, 1/2)` since the largest weight is about 1, and 1 where it divides before it
+//!    rounds or combines: `3n + R + 4` operations (product, addition and rescale of every term) of at
+//!    most `tau` each; weights in a format with subnormals lose at most half its spacing or themselves;
+//!    a subnormal exponential is good to `3 * 2^-149`; flushed subnormal values cost `2 * 2^-126`.
 //!
 //! 7. **Exact rows** (`exact`). Where every correct kernel gives the same weights and sums without any
 //!    rounding, only `e_div |o|` is left.
@@ -84,6 +85,7 @@ mod contract;
 mod exact;
 mod formula;
 mod model;
+mod row;
 mod sums;
 mod weights;
 
@@ -92,8 +94,9 @@ pub use contract::{Contract, EmptyRow, PDen, Resolved, Rounding, TensorCore, Unk
 pub use formula::{Depth, Formula, FormulaError};
 
 use crate::reference::Reference;
+use row::{Column, RowErrors, additions};
 use sums::{Columns, Terms};
-use weights::{Weights, tensor_core_blocks, tensor_core_error};
+use weights::Weights;
 
 /// Bounds on `|out - o|` before the store rounds, one per output column.
 #[derive(Clone, Debug, PartialEq)]
@@ -133,16 +136,12 @@ pub fn bounds(reference: &Reference<'_>, contract: &Resolved, lambda: f64) -> Bo
     for t in 0..columns {
         let column = Column::of(reference, contract, &terms, &sums, &row, t);
         let reference_error = column.reference_error;
-        let exact = exact
-            .as_ref()
-            .and_then(|exact| exact[t])
-            .unwrap_or(f64::INFINITY);
+        let exact = exact.as_ref().and_then(|exact| exact[t]).unwrap_or(f64::INFINITY);
         let det = row.deterministic(contract, &column).min(exact);
         let (sgn, hm) = if terms.kept > 0.0 && det.is_finite() {
             (
                 model::random_signs(contract, &row, &column, lambda).min(det),
-                model::independent_roundings(contract, &row, &column, lambda)
-                    .min(det + reference_error),
+                model::independent_roundings(contract, &row, &column, lambda).min(det + reference_error),
             )
         } else {
             (det, det)
@@ -167,10 +166,7 @@ pub fn lse_bound(reference: &Reference<'_>, contract: &Resolved) -> f64 {
     let u = contract.u;
     let weights = Weights::of(reference, contract);
     let terms = Terms::of(reference, contract, &weights);
-    let mu = growth(
-        additions(contract.h_l, reference) + weights.most_rescales() + 1.0,
-        u,
-    );
+    let mu = growth(additions(contract.h_l, reference) + weights.most_rescales() + 1.0, u);
     if mu >= 0.5 {
         return f64::INFINITY;
     }
@@ -185,12 +181,11 @@ pub fn lse_bound(reference: &Reference<'_>, contract: &Resolved) -> f64 {
         weight_error = weight_error.max(-libm::log(terms.kept));
     }
     if contract.p_den != PDen::No {
-        weight_error +=
-            contract.u_p + contract.tau_p * n as f64 * libm::exp(contract.off) / reference.sum;
+        weight_error += contract.u_p + contract.tau_p * n as f64 * libm::exp(contract.off) / reference.sum;
     }
     weight_error
         + mu / (1.0 - mu)
-        + (-21.4f64).exp2()
+        + libm::exp2(-21.4)
         + 8.0 * u * (reference.lse.abs() + reference.max.abs())
         + 3.0 * u * libm::log(reference.sum).abs()
 }
@@ -204,10 +199,10 @@ pub fn domain_ok(reference: &Reference<'_>, contract: &Resolved) -> bool {
     let limit = f64::from(f32::MAX) / 2.0;
     let scale = reference.scale.abs();
     let factor = (scale / std::f64::consts::LN_2).max(1.0) * 2.0;
-    let dot = reference.dot_abs.iter().fold(
-        0.0,
-        |m: f64, &q| if q.is_nan() { f64::NAN } else { m.max(q) },
-    );
+    let dot = reference
+        .dot_abs
+        .iter()
+        .fold(0.0, |m: f64, &q| if q.is_nan() { f64::NAN } else { m.max(q) });
     // A dot product is judged before its scale; a scale of zero makes every logit zero.
     let unscaled = if scale > 0.0 { dot / scale } else { dot };
     let values = reference
@@ -235,207 +230,6 @@ impl Resolved {
     fn final_underflow(&self) -> f64 {
         if self.ftz { FLUSH } else { 3.0 * SUBNORMAL }
     }
-}
-
-/// What is the same for every column of a row.
-struct RowErrors {
-    /// Elements, as a number.
-    n: f64,
-    /// `max_j R_j + r_comb`.
-    rescales: f64,
-    /// `mu`.
-    mu: f64,
-    /// `z`.
-    underflow: f64,
-    /// Factor on `A^` in `S`.
-    sum: f64,
-    /// The factors on `A^` and `A_S` of step 4, where it applies.
-    split: Option<(f64, f64)>,
-    /// `u_num`.
-    u_num: f64,
-    /// `Z`.
-    kept: f64,
-    /// `sum p_j eta_j`.
-    eta_mass: f64,
-    /// `sqrt(sum p_j^2)`.
-    p_norm2: f64,
-    /// Additions in numerator and denominator.
-    h_pv: f64,
-    h_l: f64,
-}
-
-impl RowErrors {
-    fn of(
-        reference: &Reference<'_>,
-        contract: &Resolved,
-        weights: &Weights,
-        terms: &Terms,
-    ) -> Self {
-        let n = reference.elements() as f64;
-        let u = contract.u;
-        let rescales = weights.most_rescales();
-        let (h_pv, h_l) = (
-            additions(contract.h_pv, reference),
-            additions(contract.h_l, reference),
-        );
-        let mut mu = growth(h_l + rescales + 1.0, u);
-        let sum = if let Some(tc) = contract.tc {
-            let blocks = tensor_core_blocks(tc, reference.elements()) + rescales + 1.0;
-            tensor_core_error(tc, blocks) + growth(rescales + contract.k_pv, u)
-        } else {
-            growth(h_pv + rescales + contract.k_pv, u)
-        };
-        let split = terms.split.as_ref().map(|split| {
-            let small = split.mass / terms.kept.max(TINY);
-            mu = mu.min((u * (split.large as f64 + rescales + 2.0) + small) * split.inflation);
-            (
-                u * (split.large as f64 + rescales + contract.k_pv + 1.0) * split.inflation,
-                split.inflation,
-            )
-        });
-        let p_round = if contract.p_den == PDen::Yes {
-            0.0
-        } else {
-            contract.u_p
-        };
-        let division = if contract.p_norm { contract.e_div } else { 0.0 };
-        let u_num =
-            (1.0 + p_round) * (1.0 + contract.u_in) * (1.0 + contract.u_in) * (1.0 + division)
-                - 1.0;
-        Self {
-            n,
-            rescales,
-            mu,
-            underflow: (2.0 * n + rescales + 4.0) * contract.underflow() * terms.unit,
-            sum,
-            split,
-            u_num,
-            kept: terms.kept,
-            eta_mass: terms.eta_mass,
-            p_norm2: reference.p.iter().map(|p| p * p).sum::<f64>().sqrt(),
-            h_pv,
-            h_l,
-        }
-    }
-
-    /// `det` less `E_ref`: steps 3 and 5.
-    fn deterministic(&self, contract: &Resolved, column: &Column) -> f64 {
-        if self.mu + self.underflow >= 0.5 || self.mu.is_nan() {
-            return f64::INFINITY;
-        }
-        let p_round = match contract.p_den {
-            PDen::Either => column
-                .absolute
-                .max(column.deviation * (1.0 + 2.0 * contract.u_p)),
-            PDen::No | PDen::Yes => column.absolute,
-        };
-        let o = column.o.abs() + column.weights;
-        let sums = self.quotient(column.sum, self.u_num * p_round, o, column.underflow);
-        column.weights + sums + contract.e_div * (o + sums) + contract.final_underflow()
-    }
-
-    /// `E_n`: the error of a quotient of two rounded sums whose exact quotient is at most `o`.
-    fn quotient(&self, sum: f64, p_round: f64, o: f64, underflow: f64) -> f64 {
-        (sum * (1.0 + self.u_num) + p_round + self.mu * o + underflow + self.underflow * (1.0 + o))
-            / (1.0 - self.mu - self.underflow)
-    }
-}
-
-/// What the bounds of one column are made of.
-struct Column {
-    o: f64,
-    /// `E_w`.
-    weights: f64,
-    /// `A^`.
-    absolute: f64,
-    /// `sum p_j (1 + eta_j) |V_j - o| / Z`; 0 unless the contract needs it.
-    deviation: f64,
-    /// `S`.
-    sum: f64,
-    /// `E_un`.
-    underflow: f64,
-    /// `E_ref`.
-    reference_error: f64,
-    /// `sqrt(sum p_j^2 eta_j^2 V_j^2)`.
-    weighted_rms: f64,
-    /// `sqrt(sum p_j^2 (1 + eta_j)^2 V_j^2) / Z`: at least the rms of the kernel's terms.
-    term_rms: f64,
-    /// `T2`.
-    rms: f64,
-    /// `A`.
-    mean_abs: f64,
-    /// `sqrt(sum p_j^2 sigma_j^2 (V_j - o)^2)`.
-    sigma: f64,
-    /// `sum p_j (u X_j / 2 + underflow_j) |V_j - o|`.
-    systematic: f64,
-    /// `sum p_j |V_j - o|` over weights that may be dropped.
-    dropped: f64,
-}
-
-impl Column {
-    fn of(
-        reference: &Reference<'_>,
-        contract: &Resolved,
-        terms: &Terms,
-        sums: &Columns,
-        row: &RowErrors,
-        t: usize,
-    ) -> Self {
-        let o = reference.o[t];
-        let hull = (reference.v_max[t] - o).max(o - reference.v_min[t]);
-        let largest = reference.v_max[t].abs().max(reference.v_min[t].abs());
-        let (weights, absolute, deviation) = if terms.kept > 0.0 {
-            (
-                (sums.eta_deviation[t] / terms.kept).min(hull),
-                (sums.grown_absolute[t] / terms.kept).min(largest),
-                sums.grown_deviation[t] / terms.kept,
-            )
-        } else {
-            (hull, largest, hull)
-        };
-        let mut sum = row.sum * absolute;
-        if let Some((large, small)) = row.split {
-            let split = large * absolute + small * sums.small_absolute[t] / terms.kept.max(TINY);
-            sum = sum.min(split);
-        }
-        let mut underflow =
-            sums.p_underflow[t] + 3.0 * SUBNORMAL * terms.unit_weight * sums.deviation[t];
-        if contract.ftz {
-            underflow += 2.0 * FLUSH;
-        }
-        let mean_abs = reference.v_mean_abs[t];
-        let reference_error =
-            F64_ROUNDOFF * ((row.n + 16.0) * (mean_abs + o.abs()) + sums.reference_deviation[t]);
-        Self {
-            o,
-            weights,
-            absolute,
-            deviation,
-            sum,
-            underflow,
-            reference_error,
-            weighted_rms: sums.eta_squares[t].sqrt(),
-            term_rms: if terms.kept > 0.0 {
-                sums.grown_squares[t].sqrt() / terms.kept
-            } else {
-                f64::INFINITY
-            },
-            rms: reference.v_rms[t],
-            mean_abs,
-            sigma: sums.sigma_squares[t].sqrt(),
-            systematic: sums.systematic_deviation[t],
-            dropped: sums.dropped_deviation[t],
-        }
-    }
-}
-
-/// Inexact additions a term goes through: the contract's, and never more than there are elements, since
-/// adding an exact zero is exact.
-fn additions(depth: Option<f64>, reference: &Reference<'_>) -> f64 {
-    let n = reference.elements() as f64;
-    // The sink's term is added to sums whose depth was counted without it.
-    let sink = if reference.sink.is_some() { 1.0 } else { 0.0 };
-    depth.map_or(n, |depth| (depth + sink).min(n))
 }
 
 /// `(1 + u)^h - 1`.

@@ -22,7 +22,8 @@
 //! Tensor-core sums, which are biased, enter linearly even here.
 
 use super::contract::{PDen, Resolved};
-use super::{Column, RowErrors, growth};
+use super::growth;
+use super::row::{Column, RowErrors};
 
 /// The bound for V with random signs, less the reference's error.
 pub(super) fn random_signs(

@@ -2,7 +2,7 @@
 
 use super::contract::{PDen, Resolved};
 use super::weights::{Weights, tensor_core_blocks};
-use super::{FLUSH, LARGEST_EXPONENT, TINY, growth};
+use super::{FLUSH, LARGEST_EXPONENT, SUBNORMAL, TINY, growth};
 use crate::reference::Reference;
 
 /// Per-element coefficients, and their sums over the row.
@@ -66,11 +66,16 @@ impl Terms {
         };
         // A kernel that leaves the sink out of its maximum sees exp(sink - max) overflow, and every weight
         // vanish, where the exact weights are about to underflow anyway.
-        let cut = if reference.sink.is_some() {
-            contract.w_cut.max(FLUSH)
-        } else {
-            contract.w_cut
-        };
+        let mut cut = contract.w_cut;
+        if reference.sink.is_some() {
+            cut = cut.max(FLUSH);
+        }
+        // Splits combined through their log-sum-exp are weighed against the largest sum, which may be n
+        // times the largest weight: a split that underflows there may hold weights that are n times larger.
+        let by_sum = contract.e_abs > 0.0;
+        if by_sum {
+            cut = cut.max(n as f64 * if contract.ftz { FLUSH } else { SUBNORMAL });
+        }
         let d = reference.head_dim as f64;
         let u = contract.u;
         for j in 0..n {
@@ -96,25 +101,27 @@ impl Terms {
             terms.eta.push(p * eta);
             terms.eta_mass += p * eta;
             terms.dropped.push(if dropped { p } else { 0.0 });
-            terms
-                .sigma
-                .push(p * deviation(reference, contract, weights, j));
+            terms.sigma.push(p * deviation(reference, contract, weights, j));
             terms
                 .systematic
                 .push(p * (u * 0.5 * weights.argument[j] + weights.underflow[j]));
-            let logit =
-                (d + 4.0) * reference.dot_abs[j] + 4.0 * s.abs() + 4.0 * (reference.max - s) + 8.0;
+            let logit = (d + 4.0) * reference.dot_abs[j] + 4.0 * s.abs() + 4.0 * (reference.max - s) + 8.0;
             terms.reference.push(p * logit);
         }
         // The largest weight is 1 but for its rounding, so the denominator is at least 1/2 even if Z is tiny.
         terms.unit_weight = off * (1.0 / (reference.sum * terms.kept)).min(2.0);
-        terms.unit = if contract.p_norm {
-            1.0
+        if by_sum {
+            terms.unit_weight = terms.unit_weight.max(1.0);
+        }
+        terms.unit = if contract.p_norm { 1.0 } else { terms.unit_weight };
+        // A normalised weight may underflow where the weight itself did not.
+        let tau_p = if contract.p_norm {
+            contract.tau_p.max(contract.underflow())
         } else {
-            terms.unit_weight
+            contract.tau_p
         };
-        if contract.tau_p > 0.0 {
-            let tau = contract.tau_p * terms.unit;
+        if tau_p > 0.0 {
+            let tau = tau_p * terms.unit;
             terms.p_underflow = reference
                 .p
                 .iter()
@@ -131,12 +138,7 @@ impl Terms {
 
 impl Split {
     /// The split with the least `u (K + 2) + (weight of the small terms)`.
-    fn of(
-        reference: &Reference<'_>,
-        contract: &Resolved,
-        weights: &Weights,
-        eta: &[f64],
-    ) -> Option<Self> {
+    fn of(reference: &Reference<'_>, contract: &Resolved, weights: &Weights, eta: &[f64]) -> Option<Self> {
         let n = reference.elements();
         let mut sorted = reference.p.clone();
         sorted.sort_unstable_by(|a, b| b.total_cmp(a));
@@ -162,8 +164,7 @@ impl Split {
                 mass += p + eta[j];
             }
         }
-        let inflation =
-            (1.0 + 2.0 * growth(n as f64, contract.u)) * libm::exp((2.0 * worst).min(100.0));
+        let inflation = (1.0 + 2.0 * growth(n as f64, contract.u)) * libm::exp((2.0 * worst).min(100.0));
         Some(Self {
             threshold,
             large,
@@ -193,17 +194,17 @@ fn deviation(reference: &Reference<'_>, contract: &Resolved, weights: &Weights, 
             .min(f64::from(reference.nonzeros[j]));
         u * (additions + contract.k_qk).sqrt()
     };
+    let operands = contract.u_in * reference.dot_rms[j];
     let dot = unit * reference.dot_abs[j].min(3.0 * reference.dot_rms[j]);
     let magnitude = s.abs().max(reference.max.abs());
     let argument = weights.argument[j];
-    let roundings = contract.k_x * argument * argument
-        + contract.k_m * magnitude * magnitude
-        + contract.k_s * raw * raw;
+    let roundings =
+        contract.k_x * argument * argument + contract.k_m * magnitude * magnitude + contract.k_s * raw * raw;
     let mut variance = dot * dot
         + u * u * roundings
         + (weights.rescales[j].min(64.0) + 1.0) * contract.e0 * contract.e0
         + contract.e_abs * contract.e_abs
-        + 2.0 * (contract.u_in * reference.dot_rms[j]).powi(2);
+        + 2.0 * operands * operands;
     if let Some(cap) = reference.softcap {
         // An approximate tanh has errors of one sign over long stretches: no averaging.
         let tanh = cap.abs() * (contract.e_tanh + 3.0 * u);

@@ -163,7 +163,8 @@ def weight_error(r, c):
     key = np.arange(n) < r.keys
     raw = np.abs(r.r)
     if c.tc:
-        dot = np.expm1(np.minimum(-(-d // c.tc['width']), r.nz) * c.block) + g(c.k_qk, u)
+        blocks = -(-d // c.tc['width']) + 0 * r.nz
+        dot = np.expm1((np.minimum(blocks, r.nz) if c.tc['bits'] >= 23 else blocks) * c.block) + g(c.k_qk, u)
     else:
         dot = g(np.minimum(d if c.h_qk is None else c.h_qk, np.maximum(r.nz - 1, 0)) + c.k_qk, u)
     gin = c.u_in * (2 + c.u_in)
@@ -216,6 +217,8 @@ def shared(r, c):
     rel = np.exp(r.s - r.M)
     off = math.exp(c.off)
     cut = c.w_cut if r.sink is None else max(c.w_cut, FLUSH)
+    if c.e_abs > 0:
+        cut = max(cut, r.n * (FLUSH if c.ftz else SUBNORMAL))
     drop = rel <= cut * off * np.exp(Dc)
     eta = np.expm1(Dc)
     eta = np.where(drop, np.maximum(eta, 1.0), eta)
@@ -230,7 +233,7 @@ def shared(r, c):
 def exact_bound(r, c):
     """largest logit exactly 0, others far below: weights are 1 and 0; None, or a bound per column (inf: no)"""
     if (c.u > 2.0 ** -24 or c.u_in or (c.tc and c.tc['bits'] < 23) or c.off or c.e_abs or c.e0 > 2.0 ** -20
-            or c.p_norm or r.M != 0):
+            or c.p_norm or (c.tc and c.u_p == 0) or r.M != 0):
         return np.inf
     D = weight_error(r, c)[0]
     sure = (r.nz == 0) | (r.exact & (not c.prescale_lossy) & (r.softcap is None))
@@ -241,7 +244,7 @@ def exact_bound(r, c):
     low = lowest_bit(V).min(0)
     fits = ((low >= -126) & (np.abs(V).sum(0) <= np.ldexp(1.0, np.clip(low + 23, -1000, 1000).astype(int)))) | (V == 0).all(0)
     o = np.abs(r.o)
-    return np.where(fits, c.e_div * o + 4 * r.n * SUBNORMAL * (np.abs(r.V).max(0) + o) + c.last, np.inf)
+    return np.where(fits, c.e_div * o + 8 * r.n * SUBNORMAL * (np.abs(r.V).max(0) + o) + c.last, np.inf)
 
 
 def bounds(r, c, lam):
@@ -258,6 +261,7 @@ def bounds(r, c, lam):
     else:
         Ew, Ah, Dh = hull, absV.max(0), hull
     unit_w = off * min(1 / (r.L * Z) if Z > 0 else math.inf, 2.0)
+    unit_w = max(unit_w, 1.0) if c.e_abs > 0 else unit_w
     unit = 1.0 if c.p_norm else unit_w
     Rmax = R.max()
     h_l, h_pv = depth(c.h_l, r), depth(c.h_pv, r)
@@ -277,10 +281,11 @@ def bounds(r, c, lam):
             S = np.minimum(S, (u * (Kl + Rmax + c.k_pv + 1) * Ah + (pp * small) @ absV / max(Z, 1e-300)) * infl)
             mu = min(mu, (u * (Kl + Rmax + 2) + (pp * small).sum() / max(Z, 1e-300)) * infl)
     u_num = (1 + (0.0 if c.p_den == 'yes' else c.u_p)) * (1 + c.u_in) ** 2 * (1 + (c.e_div if c.p_norm else 0.0)) - 1
-    z = (2 * n + Rmax + 4) * c.tau * unit
+    z = (3 * n + Rmax + 4) * c.tau * unit
     Eun = 3 * SUBNORMAL * unit_w * dev.sum(0) + (2 * FLUSH if c.ftz else 0.0)
-    if c.tau_p > 0:
-        tw = np.minimum(pp / Z if Z > 0 else np.inf, c.tau_p * unit) * np.ones(n)
+    tau_p = max(c.tau_p, c.tau) if c.p_norm else c.tau_p
+    if tau_p > 0:
+        tw = np.minimum(pp / Z if Z > 0 else np.inf, tau_p * unit) * np.ones(n)
         Eun = Eun + tw @ (np.maximum(absV, dev) if c.p_den == 'either' else absV)
     Eref = 2.0 ** -53 * ((n + 16) * (r.A + np.abs(r.o))
                          + (r.p * ((d + 4) * r.Q + 4 * np.abs(r.s) + 4 * (r.M - r.s) + 8)) @ dev)

@@ -1,0 +1,190 @@
+//! The error of a quotient of two rounded sums: steps 2, 3, 5 and 6 of the derivation.
+
+use super::contract::{PDen, Resolved};
+use super::sums::{Columns, Terms};
+use super::weights::{Weights, tensor_core_blocks, tensor_core_error};
+use super::{F64_ROUNDOFF, FLUSH, SUBNORMAL, TINY, growth};
+use crate::reference::Reference;
+
+/// What is the same for every column of a row.
+pub(super) struct RowErrors {
+    /// Elements, as a number.
+    pub(super) n: f64,
+    /// `max_j R_j + r_comb`.
+    pub(super) rescales: f64,
+    /// `mu`.
+    pub(super) mu: f64,
+    /// `z`.
+    pub(super) underflow: f64,
+    /// Factor on `A^` in `S`.
+    pub(super) sum: f64,
+    /// The factors on `A^` and `A_S` of step 4, where it applies.
+    pub(super) split: Option<(f64, f64)>,
+    /// `u_num`.
+    pub(super) u_num: f64,
+    /// `Z`.
+    pub(super) kept: f64,
+    /// `sum p_j eta_j`.
+    pub(super) eta_mass: f64,
+    /// `sqrt(sum p_j^2)`.
+    pub(super) p_norm2: f64,
+    /// Additions in numerator and denominator.
+    pub(super) h_pv: f64,
+    pub(super) h_l: f64,
+}
+
+impl RowErrors {
+    pub(super) fn of(reference: &Reference<'_>, contract: &Resolved, weights: &Weights, terms: &Terms) -> Self {
+        let n = reference.elements() as f64;
+        let u = contract.u;
+        let rescales = weights.most_rescales();
+        let (h_pv, h_l) = (additions(contract.h_pv, reference), additions(contract.h_l, reference));
+        let mut mu = growth(h_l + rescales + 1.0, u);
+        let sum = if let Some(tc) = contract.tc {
+            let blocks = tensor_core_blocks(tc, reference.elements()) + rescales + 1.0;
+            tensor_core_error(tc, blocks) + growth(rescales + contract.k_pv, u)
+        } else {
+            growth(h_pv + rescales + contract.k_pv, u)
+        };
+        let split = terms.split.as_ref().map(|split| {
+            let small = split.mass / terms.kept.max(TINY);
+            mu = mu.min((u * (split.large as f64 + rescales + 2.0) + small) * split.inflation);
+            (
+                u * (split.large as f64 + rescales + contract.k_pv + 1.0) * split.inflation,
+                split.inflation,
+            )
+        });
+        let p_round = if contract.p_den == PDen::Yes { 0.0 } else { contract.u_p };
+        let division = if contract.p_norm { contract.e_div } else { 0.0 };
+        let u_num = (1.0 + p_round) * (1.0 + contract.u_in) * (1.0 + contract.u_in) * (1.0 + division) - 1.0;
+        Self {
+            n,
+            rescales,
+            mu,
+            underflow: (3.0 * n + rescales + 4.0) * contract.underflow() * terms.unit,
+            sum,
+            split,
+            u_num,
+            kept: terms.kept,
+            eta_mass: terms.eta_mass,
+            p_norm2: reference.p.iter().map(|p| p * p).sum::<f64>().sqrt(),
+            h_pv,
+            h_l,
+        }
+    }
+
+    /// `det` less `E_ref`: steps 3 and 5.
+    pub(super) fn deterministic(&self, contract: &Resolved, column: &Column) -> f64 {
+        if self.mu + self.underflow >= 0.5 || self.mu.is_nan() {
+            return f64::INFINITY;
+        }
+        let p_round = match contract.p_den {
+            PDen::Either => column.absolute.max(column.deviation * (1.0 + 2.0 * contract.u_p)),
+            PDen::No | PDen::Yes => column.absolute,
+        };
+        let o = column.o.abs() + column.weights;
+        let sums = self.quotient(column.sum, self.u_num * p_round, o, column.underflow);
+        column.weights + sums + contract.e_div * (o + sums) + contract.final_underflow()
+    }
+
+    /// `E_n`: the error of a quotient of two rounded sums whose exact quotient is at most `o`.
+    pub(super) fn quotient(&self, sum: f64, p_round: f64, o: f64, underflow: f64) -> f64 {
+        (sum * (1.0 + self.u_num) + p_round + self.mu * o + underflow + self.underflow * (1.0 + o))
+            / (1.0 - self.mu - self.underflow)
+    }
+}
+
+/// What the bounds of one column are made of.
+pub(super) struct Column {
+    pub(super) o: f64,
+    /// `E_w`.
+    pub(super) weights: f64,
+    /// `A^`.
+    pub(super) absolute: f64,
+    /// `sum p_j (1 + eta_j) |V_j - o| / Z`.
+    pub(super) deviation: f64,
+    /// `S`.
+    pub(super) sum: f64,
+    /// `E_un`.
+    pub(super) underflow: f64,
+    /// `E_ref`.
+    pub(super) reference_error: f64,
+    /// `sqrt(sum p_j^2 eta_j^2 V_j^2)`.
+    pub(super) weighted_rms: f64,
+    /// `sqrt(sum p_j^2 (1 + eta_j)^2 V_j^2) / Z`: at least the rms of the kernel's terms.
+    pub(super) term_rms: f64,
+    /// `T2`.
+    pub(super) rms: f64,
+    /// `A`.
+    pub(super) mean_abs: f64,
+    /// `sqrt(sum p_j^2 sigma_j^2 (V_j - o)^2)`.
+    pub(super) sigma: f64,
+    /// `sum p_j (u X_j / 2 + underflow_j) |V_j - o|`.
+    pub(super) systematic: f64,
+    /// `sum p_j |V_j - o|` over weights that may be dropped.
+    pub(super) dropped: f64,
+}
+
+impl Column {
+    pub(super) fn of(
+        reference: &Reference<'_>,
+        contract: &Resolved,
+        terms: &Terms,
+        sums: &Columns,
+        row: &RowErrors,
+        t: usize,
+    ) -> Self {
+        let o = reference.o[t];
+        let hull = (reference.v_max[t] - o).max(o - reference.v_min[t]);
+        let largest = reference.v_max[t].abs().max(reference.v_min[t].abs());
+        let (weights, absolute, deviation) = if terms.kept > 0.0 {
+            (
+                (sums.eta_deviation[t] / terms.kept).min(hull),
+                (sums.grown_absolute[t] / terms.kept).min(largest),
+                sums.grown_deviation[t] / terms.kept,
+            )
+        } else {
+            (hull, largest, hull)
+        };
+        let mut sum = row.sum * absolute;
+        if let Some((large, small)) = row.split {
+            let split = large * absolute + small * sums.small_absolute[t] / terms.kept.max(TINY);
+            sum = sum.min(split);
+        }
+        let mut underflow = sums.p_underflow[t] + 3.0 * SUBNORMAL * terms.unit_weight * sums.deviation[t];
+        if contract.ftz {
+            underflow += 2.0 * FLUSH;
+        }
+        let mean_abs = reference.v_mean_abs[t];
+        let reference_error = F64_ROUNDOFF * ((row.n + 16.0) * (mean_abs + o.abs()) + sums.reference_deviation[t]);
+        Self {
+            o,
+            weights,
+            absolute,
+            deviation,
+            sum,
+            underflow,
+            reference_error,
+            weighted_rms: sums.eta_squares[t].sqrt(),
+            term_rms: if terms.kept > 0.0 {
+                sums.grown_squares[t].sqrt() / terms.kept
+            } else {
+                f64::INFINITY
+            },
+            rms: reference.v_rms[t],
+            mean_abs,
+            sigma: sums.sigma_squares[t].sqrt(),
+            systematic: sums.systematic_deviation[t],
+            dropped: sums.dropped_deviation[t],
+        }
+    }
+}
+
+/// Inexact additions a term goes through: the contract's, and never more than there are elements, since
+/// adding an exact zero is exact.
+pub(super) fn additions(depth: Option<f64>, reference: &Reference<'_>) -> f64 {
+    let n = reference.elements() as f64;
+    // The sink's term is added to sums whose depth was counted without it.
+    let sink = if reference.sink.is_some() { 1.0 } else { 0.0 };
+    depth.map_or(n, |depth| (depth + sink).min(n))
+}
