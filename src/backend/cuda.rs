@@ -20,6 +20,7 @@ use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaContext, CudaStream};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::mem::ManuallyDrop;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,7 +37,8 @@ const PLAIN_SHARED_BYTES: u32 = 48 << 10;
 
 /// A GPU.
 pub struct Cuda {
-    context: Arc<CudaContext>,
+    /// Never given back: after a hang the driver would wait for the kernel, and the process's end frees everything.
+    context: ManuallyDrop<Arc<CudaContext>>,
     name: String,
     /// Streams with their memory, one for each thread that runs at the same time.
     idle: Mutex<Vec<Lane>>,
@@ -144,7 +146,7 @@ impl Cuda {
         let name = format!("cuda:{ordinal} {}", device.name);
         let (idle, modules, lost) = Default::default();
         Ok(Self {
-            context,
+            context: ManuallyDrop::new(context),
             name,
             idle,
             modules,

@@ -3,7 +3,7 @@
 use super::plan::{Initialised, Plan, PlannedArg, PlannedLaunch};
 use super::{Backend, BackendError, BackendKind, Kernel, Run};
 use crate::case::Case;
-use crate::emulator::{self, Memory, Options, RegionId, Stop, Violation, ViolationKind};
+use crate::emulator::{self, BitMap, Memory, Options, RegionId, Stop, Violation, ViolationKind};
 use crate::outcome::{Fault, FaultKind, Outcome, Site};
 use crate::ptx::Program;
 
@@ -42,8 +42,8 @@ impl Backend for Emulator {
             match execute(program, &mut memory, launch, &regions, &options) {
                 Ok(_) => {}
                 Err(Stop::Violation(violation)) => return Ok(Outcome::Fault(fault(&violation))),
-                Err(Stop::Unsupported(what)) => {
-                    return Err(BackendError::Unsupported(what.to_string()));
+                Err(Stop::Unsupported { detail }) => {
+                    return Err(BackendError::Unsupported(detail));
                 }
                 Err(Stop::BadLaunch(why)) => {
                     return Ok(Outcome::Fault(Fault::new(
@@ -58,7 +58,10 @@ impl Backend for Emulator {
             .enumerate()
             .filter(|(index, _)| plan.is_out(*index))
         {
-            if let Some(byte) = memory.first_unwritten(id) {
+            if let Some(byte) = memory
+                .written(id)
+                .first_clear(0, plan.regions[index].bytes.len())
+            {
                 let element = byte / case.dtype.size_bytes();
                 return Ok(Outcome::Fault(not_written(
                     case,
@@ -86,8 +89,14 @@ pub(super) fn not_written(case: &Case, tensor: &str, element: usize) -> Fault {
 fn map(memory: &mut Memory, region: &super::plan::Region) -> RegionId {
     let initialised = match &region.initialised {
         Initialised::All => emulator::Initialised::All,
-        Initialised::Nothing => emulator::Initialised::Nothing,
-        Initialised::Ranges(ranges) => emulator::Initialised::Ranges(ranges.clone()),
+        Initialised::Nothing => emulator::Initialised::None,
+        Initialised::Ranges(ranges) => {
+            let mut map = BitMap::new(region.bytes.len(), false);
+            ranges
+                .iter()
+                .for_each(|range| map.insert(range.start, range.len()));
+            emulator::Initialised::These(map)
+        }
     };
     memory.map(emulator::Region {
         name: region.name.clone(),
@@ -155,7 +164,10 @@ fn site(site: &emulator::Site) -> Site {
     Site {
         ptx_line: site.ptx_line,
         instruction: site.instruction.clone(),
-        source: site.source.clone(),
+        source: site
+            .source
+            .as_ref()
+            .map(|(file, line)| format!("{file}:{line}")),
         block: site.block,
         warp: site.warp,
         lane: site.lane,
@@ -172,7 +184,9 @@ fn kind(kind: ViolationKind) -> FaultKind {
         ViolationKind::BarrierDeadlock => FaultKind::Deadlock,
         ViolationKind::AbsentLane | ViolationKind::WarpMask => FaultKind::WarpMask,
         ViolationKind::SharedRace => FaultKind::Race,
-        ViolationKind::Trap | ViolationKind::AssertFail => FaultKind::Trap,
+        ViolationKind::Trap | ViolationKind::AssertFail | ViolationKind::BranchTarget => {
+            FaultKind::Trap
+        }
         ViolationKind::BudgetExhausted => FaultKind::Hang,
     }
 }

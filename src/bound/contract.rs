@@ -166,7 +166,8 @@ impl Rounding {
     /// Unit roundoff and half the subnormal spacing; `storage` is the tensors' type where it is known.
     fn errors(self, storage: Option<Dtype>) -> (f64, f64) {
         let of = |dtype: Dtype| {
-            let half_quantum = libm::exp2(f64::from(dtype.min_exponent()) - f64::from(dtype.precision_bits()));
+            let half_quantum =
+                libm::exp2(f64::from(dtype.min_exponent()) - f64::from(dtype.precision_bits()));
             (dtype.unit_roundoff(), half_quantum)
         };
         match (self, storage) {
@@ -206,7 +207,10 @@ pub enum EmptyRow {
 
 /// A contract's numbers for one row. The fields are those of [`Contract`]; `None` is [`Depth::Any`].
 #[derive(Clone, Debug, PartialEq)]
-#[expect(missing_docs, reason = "each field is documented where the contract is")]
+#[expect(
+    missing_docs,
+    reason = "each field is documented where the contract is"
+)]
 pub struct Resolved {
     pub u: f64,
     pub h_qk: Option<f64>,
@@ -349,7 +353,10 @@ mod tests {
             let contract = Contract::preset(name).unwrap();
             for (n, d) in [(0, 1), (1, 1), (33, 64), (131_072, 256)] {
                 let text = format!("{:?}", contract.at(n, d));
-                assert!(!text.contains("NaN") && !text.contains("inf"), "{name}: {text}");
+                assert!(
+                    !text.contains("NaN") && !text.contains("inf"),
+                    "{name}: {text}"
+                );
             }
         }
     }
@@ -359,14 +366,19 @@ mod tests {
         for name in Contract::presets() {
             let contract = Contract::preset(name).unwrap();
             let text = toml::to_string(&contract).unwrap();
-            assert_eq!(toml::from_str::<Contract>(&text).unwrap(), contract, "{text}");
+            assert_eq!(
+                toml::from_str::<Contract>(&text).unwrap(),
+                contract,
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn a_table_overrides_its_preset() {
         let contract: Contract =
-            toml::from_str("preset = \"naive\"\nh_pv = \"ceil(n/4) + 4\"\nr = 3\nk_x = 3.5").unwrap();
+            toml::from_str("preset = \"naive\"\nh_pv = \"ceil(n/4) + 4\"\nr = 3\nk_x = 3.5")
+                .unwrap();
         let numbers = contract.at(5, 64);
         assert_eq!(
             (numbers.h_pv, numbers.r, numbers.k_x, numbers.k_m),

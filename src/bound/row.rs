@@ -34,11 +34,19 @@ pub(super) struct RowErrors {
 }
 
 impl RowErrors {
-    pub(super) fn of(reference: &Reference<'_>, contract: &Resolved, weights: &Weights, terms: &Terms) -> Self {
+    pub(super) fn of(
+        reference: &Reference<'_>,
+        contract: &Resolved,
+        weights: &Weights,
+        terms: &Terms,
+    ) -> Self {
         let n = reference.elements() as f64;
         let u = contract.u;
         let rescales = weights.most_rescales();
-        let (h_pv, h_l) = (additions(contract.h_pv, reference), additions(contract.h_l, reference));
+        let (h_pv, h_l) = (
+            additions(contract.h_pv, reference),
+            additions(contract.h_l, reference),
+        );
         let mut mu = growth(h_l + rescales + 1.0, u);
         let sum = if let Some(tc) = contract.tc {
             let blocks = tensor_core_blocks(tc, reference.elements()) + rescales + 1.0;
@@ -54,9 +62,15 @@ impl RowErrors {
                 split.inflation,
             )
         });
-        let p_round = if contract.p_den == PDen::Yes { 0.0 } else { contract.u_p };
+        let p_round = if contract.p_den == PDen::Yes {
+            0.0
+        } else {
+            contract.u_p
+        };
         let division = if contract.p_norm { contract.e_div } else { 0.0 };
-        let u_num = (1.0 + p_round) * (1.0 + contract.u_in) * (1.0 + contract.u_in) * (1.0 + division) - 1.0;
+        let u_num =
+            (1.0 + p_round) * (1.0 + contract.u_in) * (1.0 + contract.u_in) * (1.0 + division)
+                - 1.0;
         Self {
             n,
             rescales,
@@ -79,7 +93,9 @@ impl RowErrors {
             return f64::INFINITY;
         }
         let p_round = match contract.p_den {
-            PDen::Either => column.absolute.max(column.deviation * (1.0 + 2.0 * contract.u_p)),
+            PDen::Either => column
+                .absolute
+                .max(column.deviation * (1.0 + 2.0 * contract.u_p)),
             PDen::No | PDen::Yes => column.absolute,
         };
         let o = column.o.abs() + column.weights;
@@ -151,12 +167,14 @@ impl Column {
             let split = large * absolute + small * sums.small_absolute[t] / terms.kept.max(TINY);
             sum = sum.min(split);
         }
-        let mut underflow = sums.p_underflow[t] + 3.0 * SUBNORMAL * terms.unit_weight * sums.deviation[t];
+        let mut underflow =
+            sums.p_underflow[t] + 3.0 * SUBNORMAL * terms.unit_weight * sums.deviation[t];
         if contract.ftz {
             underflow += 2.0 * FLUSH;
         }
         let mean_abs = reference.v_mean_abs[t];
-        let reference_error = F64_ROUNDOFF * ((row.n + 16.0) * (mean_abs + o.abs()) + sums.reference_deviation[t]);
+        let reference_error =
+            F64_ROUNDOFF * ((row.n + 16.0) * (mean_abs + o.abs()) + sums.reference_deviation[t]);
         Self {
             o,
             weights,

@@ -101,11 +101,14 @@ impl Terms {
             terms.eta.push(p * eta);
             terms.eta_mass += p * eta;
             terms.dropped.push(if dropped { p } else { 0.0 });
-            terms.sigma.push(p * deviation(reference, contract, weights, j));
+            terms
+                .sigma
+                .push(p * deviation(reference, contract, weights, j));
             terms
                 .systematic
                 .push(p * (u * 0.5 * weights.argument[j] + weights.underflow[j]));
-            let logit = (d + 4.0) * reference.dot_abs[j] + 4.0 * s.abs() + 4.0 * (reference.max - s) + 8.0;
+            let logit =
+                (d + 4.0) * reference.dot_abs[j] + 4.0 * s.abs() + 4.0 * (reference.max - s) + 8.0;
             terms.reference.push(p * logit);
         }
         // The largest weight is 1 but for its rounding, so the denominator is at least 1/2 even if Z is tiny.
@@ -113,7 +116,11 @@ impl Terms {
         if by_sum {
             terms.unit_weight = terms.unit_weight.max(1.0);
         }
-        terms.unit = if contract.p_norm { 1.0 } else { terms.unit_weight };
+        terms.unit = if contract.p_norm {
+            1.0
+        } else {
+            terms.unit_weight
+        };
         // A normalised weight may underflow where the weight itself did not.
         let tau_p = if contract.p_norm {
             contract.tau_p.max(contract.underflow())
@@ -138,7 +145,12 @@ impl Terms {
 
 impl Split {
     /// The split with the least `u (K + 2) + (weight of the small terms)`.
-    fn of(reference: &Reference<'_>, contract: &Resolved, weights: &Weights, eta: &[f64]) -> Option<Self> {
+    fn of(
+        reference: &Reference<'_>,
+        contract: &Resolved,
+        weights: &Weights,
+        eta: &[f64],
+    ) -> Option<Self> {
         let n = reference.elements();
         let mut sorted = reference.p.clone();
         sorted.sort_unstable_by(|a, b| b.total_cmp(a));
@@ -164,7 +176,8 @@ impl Split {
                 mass += p + eta[j];
             }
         }
-        let inflation = (1.0 + 2.0 * growth(n as f64, contract.u)) * libm::exp((2.0 * worst).min(100.0));
+        let inflation =
+            (1.0 + 2.0 * growth(n as f64, contract.u)) * libm::exp((2.0 * worst).min(100.0));
         Some(Self {
             threshold,
             large,
@@ -198,8 +211,9 @@ fn deviation(reference: &Reference<'_>, contract: &Resolved, weights: &Weights, 
     let dot = unit * reference.dot_abs[j].min(3.0 * reference.dot_rms[j]);
     let magnitude = s.abs().max(reference.max.abs());
     let argument = weights.argument[j];
-    let roundings =
-        contract.k_x * argument * argument + contract.k_m * magnitude * magnitude + contract.k_s * raw * raw;
+    let roundings = contract.k_x * argument * argument
+        + contract.k_m * magnitude * magnitude
+        + contract.k_s * raw * raw;
     let mut variance = dot * dot
         + u * u * roundings
         + (weights.rescales[j].min(64.0) + 1.0) * contract.e0 * contract.e0

@@ -145,7 +145,8 @@ fn logit_errors(reference: &Reference<'_>, contract: &Resolved) -> (Vec<f64>, Ve
         error += contract.k_s * u * raw + underflow;
         if let Some(cap) = reference.softcap {
             let cap = cap.abs();
-            let before = error + cap * contract.e_tanh + (0.45 * cap).min(raw + error) * growth(3.0, u);
+            let before =
+                error + cap * contract.e_tanh + (0.45 * cap).min(raw + error) * growth(3.0, u);
             underflow += 4.0 * cap * tau;
             error = before + u * (reference.s[j].abs() + before) + 4.0 * cap * tau;
         }
@@ -165,10 +166,17 @@ fn dot_error(contract: &Resolved, head_dim: usize, nonzeros: u32) -> f64 {
     if let Some(tc) = contract.tc {
         let blocks = tensor_core_blocks(tc, head_dim);
         // A block of zeros leaves the accumulator alone, if all of its bits are kept.
-        let blocks = if tc.bits >= 23 { blocks.min(nonzeros) } else { blocks };
+        let blocks = if tc.bits >= 23 {
+            blocks.min(nonzeros)
+        } else {
+            blocks
+        };
         return tensor_core_error(tc, blocks) + growth(contract.k_qk, contract.u);
     }
-    let additions = contract.h_qk.unwrap_or(head_dim as f64).min((nonzeros - 1.0).max(0.0));
+    let additions = contract
+        .h_qk
+        .unwrap_or(head_dim as f64)
+        .min((nonzeros - 1.0).max(0.0));
     growth(additions + contract.k_qk, contract.u)
 }
 
@@ -179,7 +187,9 @@ fn is_exact(reference: &Reference<'_>, contract: &Resolved, j: usize) -> bool {
 
 /// Whether sums of binary32 numbers that need at most 23 bits are exact.
 pub(super) fn keeps_24_bits(contract: &Resolved) -> bool {
-    contract.u <= libm::exp2(-24.0) && contract.u_in == 0.0 && contract.tc.is_none_or(|tc| tc.bits >= 23)
+    contract.u <= libm::exp2(-24.0)
+        && contract.u_in == 0.0
+        && contract.tc.is_none_or(|tc| tc.bits >= 23)
 }
 
 /// Whether `x` is a power of two, so that multiplying by it is exact.
@@ -200,7 +210,10 @@ fn keys_max(reference: &Reference<'_>) -> f64 {
 /// `X_j`.
 fn arguments(reference: &Reference<'_>, logit: &[f64]) -> Vec<f64> {
     let s = &reference.s;
-    let top = s.iter().zip(logit).fold(f64::NEG_INFINITY, |m, (s, e)| m.max(s + e));
+    let top = s
+        .iter()
+        .zip(logit)
+        .fold(f64::NEG_INFINITY, |m, (s, e)| m.max(s + e));
     let mut arguments: Vec<f64> = s.iter().zip(logit).map(|(s, e)| top - s + e).collect();
     if reference.sink.is_some() && reference.keys > 0 {
         let j = reference.keys;
@@ -216,7 +229,9 @@ fn arguments(reference: &Reference<'_>, logit: &[f64]) -> Vec<f64> {
 /// `R_j + r_comb`.
 fn rescales(reference: &Reference<'_>, contract: &Resolved, logit: &[f64]) -> Vec<f64> {
     // A sink that is merged last may move the maximum once more than the contract counts.
-    let declared = contract.r.map(|r| r + if reference.sink.is_some() { 1.0 } else { 0.0 });
+    let declared = contract
+        .r
+        .map(|r| r + if reference.sink.is_some() { 1.0 } else { 0.0 });
     if declared == Some(0.0) {
         return vec![contract.r_comb; reference.elements()];
     }

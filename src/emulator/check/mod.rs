@@ -6,8 +6,8 @@
 pub(super) mod access;
 mod violation;
 
-pub use violation::{Site, Violation, ViolationKind};
 pub(super) use violation::{Fault, fault};
+pub use violation::{Site, Violation, ViolationKind};
 
 /// Which checks are on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,10 @@ pub struct Checks {
 
 impl Default for Checks {
     fn default() -> Self {
-        Self { alignment: true, uninitialised: true, read_only: true }
+        Self {
+            alignment: true,
+            uninitialised: true,
+            read_only: true,
+        }
     }
 }
