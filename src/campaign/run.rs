@@ -373,36 +373,29 @@ pub fn minimise(
     max_executions: u32,
 ) -> Option<(Finding, u32)> {
     let signature = verdict.signature()?;
-    let mut smallest = (case.clone(), verdict.clone());
-    let shrunk = shrink::shrink(
-        case.clone(),
-        &kernel.manifest.domain,
-        max_executions,
-        &mut |candidate| {
-            let Ok(examined) = oracle::examine(backend, kernel, candidate) else {
-                return false;
-            };
-            let same = examined
-                .verdict
-                .signature()
-                .is_some_and(|found| found.matches(&signature));
-            if same {
-                smallest = (candidate.clone(), examined.verdict);
-            }
-            same
-        },
-    );
+    // The shrinker also asks about cases it doesn't keep, so every failing one is remembered until it is done.
+    let mut failing = vec![(case.clone(), verdict.clone())];
+    let space = &kernel.manifest.domain;
+    let shrunk = shrink::shrink(case.clone(), space, max_executions, &mut |candidate| {
+        let Ok(examined) = oracle::examine(backend, kernel, candidate) else {
+            return false;
+        };
+        let found = examined.verdict.signature();
+        let same = found.is_some_and(|found| found.matches(&signature));
+        if same {
+            failing.push((candidate.clone(), examined.verdict));
+        }
+        same
+    });
+    let (smallest, verdict) = failing.into_iter().rfind(|(case, _)| *case == shrunk.case)?;
     let origin = Provenance {
         kernel: kernel.reference(),
         backend: backend.describe(),
         found_by,
     };
-    let (smallest, verdict) = smallest;
-    debug_assert_eq!(smallest, shrunk.case);
-    Some((
-        Finding::new(origin, case, smallest, &verdict)?,
-        shrunk.executions,
-    ))
+    let mut finding = Finding::new(origin, case, smallest, &verdict)?;
+    finding.irrelevant = shrunk.irrelevant.into_iter().map(String::from).collect();
+    Some((finding, shrunk.executions))
 }
 
 impl Row {

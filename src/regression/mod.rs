@@ -33,6 +33,9 @@ pub struct Finding {
     pub found_as: String,
     /// The case as it is, in one line: the same as the table `case`, for people.
     pub line: String,
+    /// Keys of the line whose fields seem not to matter: the case fails with other values of each too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub irrelevant: Vec<String>,
     /// What shrinking kept.
     pub signature: Signature,
     /// The smallest case that shows it.
@@ -78,6 +81,7 @@ impl Finding {
             found_by,
             found_as,
             line,
+            irrelevant: Vec::new(),
             signature,
             case,
             divergence,

@@ -85,7 +85,7 @@ fn found_object(found: &Found) -> Value {
     });
     json!({
         "event": "found", "kernel": found.kernel, "backend": finding.backend, "signature": finding.signature.to_string(),
-        "case": finding.line, "found_as": finding.found_as, "found_by": finding.found_by, "executions": found.executions,
+        "case": finding.line, "irrelevant": finding.irrelevant, "found_as": finding.found_as, "found_by": finding.found_by, "executions": found.executions,
         "divergence": divergence, "fault": finding.fault, "file": file, "not_saved": error,
     })
 }
