@@ -179,6 +179,22 @@ fn a_large_cache() {
 }
 
 #[test]
+fn a_large_cache_whose_room_was_used() {
+    lands_on(
+        "kv=1 g=1 d=1 past=0 dtype=f32 cache=hnd:24 scale=1 steps=2 values=flat:0",
+        |c| c.cache.capacity >= 24 && c.steps >= 2,
+    );
+}
+
+#[test]
+fn a_product_of_heads_and_dimension() {
+    lands_on(
+        "kv=1 g=1 d=300 past=0 dtype=f32 cache=hnd:1 scale=1 values=flat:0",
+        |c| c.shape.q_per_kv * c.shape.head_dim >= 300,
+    );
+}
+
+#[test]
 fn padded_rows_in_one_order() {
     lands_on(
         "kv=1 g=1 d=1 past=0 dtype=f16 cache=nhd:1+1 scale=1 values=flat:0",
@@ -189,7 +205,7 @@ fn padded_rows_in_one_order() {
 #[test]
 fn a_scale_that_is_ignored() {
     lands_on(
-        "kv=1 g=1 d=2 past=1 dtype=f32 cache=hnd:2 scale=1 values=codes:0",
+        "kv=1 g=1 d=1 past=1 dtype=f32 cache=hnd:2 scale=0.5 values=codes:0",
         |c| {
             c.scale != default_scale(c.shape.head_dim)
                 && c.values.recipe != Recipe::Flat
@@ -231,6 +247,45 @@ fn lists_and_fixed_scales_are_kept_to() {
         "kv=3 g=4 d=128 past=1 dtype=f16 cache=nhd:2 scale=0.088388346 values=flat:0",
         |c| c.shape.num_kv_heads >= 3 && c.shape.q_per_kv != 1 && c.shape.head_dim > 64,
     );
+}
+
+/// 128 of 173 bugs that shipped in attention kernels needed two features at once, so every two of these are crossed.
+#[test]
+fn two_features_at_once_have_one_smallest_case() {
+    let features: [fn(&Case) -> bool; 18] = [
+        |c| c.shape.head_dim % 4 != 0 && c.shape.head_dim > 4,
+        |c| c.shape.head_dim > 64,
+        |c| c.shape.q_per_kv > 8,
+        |c| !c.shape.q_per_kv.is_power_of_two(),
+        |c| c.shape.num_kv_heads >= 2,
+        |c| !c.shape.num_q_heads().is_multiple_of(8),
+        |c| any_past(c, |n| n >= 16),
+        |c| any_past(c, |n| n > 8 && !n.is_multiple_of(8)),
+        |c| any_past(c, |n| n == 0),
+        |c| any_past(c, |n| n != c.shape.requests[0].past_len),
+        |c| c.shape.batch() >= 3,
+        |c| c.steps >= 2,
+        |c| c.cache.order == CacheOrder::Nhd,
+        |c| c.dtype == Dtype::F16,
+        |c| c.cache.row_pad > 0,
+        |c| c.scale == default_scale(c.shape.head_dim) && c.scale != 1.0,
+        |c| matches!(c.values.recipe, Recipe::Huge | Recipe::Mixed),
+        |c| (0..c.shape.requests.len()).all(|r| c.cache.capacity > c.past_len_at(r, c.steps)),
+    ];
+    let domain = wide_domain();
+    let space = Space::new(&domain).unwrap();
+    let pool: Vec<Case> = (0..4000).map(|i| space.case_at(5, i)).collect();
+    for (i, first) in features.iter().enumerate() {
+        for (j, second) in features[..i].iter().enumerate() {
+            let fails = |c: &Case| first(c) && second(c);
+            let starts = pool.iter().filter(|c| fails(c)).take(6);
+            let ends: HashSet<String> = starts
+                .map(|start| shrink(start.clone(), &domain, MAX_EXECUTIONS, &mut |c| fails(c)))
+                .map(|shrunk| shrunk.case.to_string())
+                .collect();
+            assert_eq!(ends.len(), 1, "{j} and {i}: {ends:?}");
+        }
+    }
 }
 
 #[test]

@@ -252,3 +252,38 @@ impl Serialize for Range {
         .serialize(serializer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_count_the_numbers_of_a_range() {
+        for (range, numbers) in [
+            (Range::Span(3, 6), vec![3, 4, 5, 6]),
+            (Range::List(vec![1, 4, 96]), vec![1, 4, 96]),
+            (
+                Range::Span(u32::MAX - 1, u32::MAX),
+                vec![u32::MAX - 1, u32::MAX],
+            ),
+            (Range::Span(5, 4), vec![]),
+        ] {
+            for (rank, &n) in (0..).zip(&numbers) {
+                assert_eq!((range.rank(n), range.nth(rank)), (rank, Some(n)), "{range}");
+            }
+            assert_eq!(range.nth(numbers.len() as u32), None, "{range}");
+        }
+        assert_eq!(Range::List(vec![1, 4, 96]).rank(5), 2);
+        assert_eq!(Range::Span(3, 6).rank(100), 4);
+    }
+
+    #[test]
+    fn a_part_of_a_range_is_ascending() {
+        let list = Range::List(vec![96, 4, 4, 1]);
+        assert_eq!(list.within(2, 100), Some(Range::List(vec![4, 96])));
+        assert_eq!(list.within(5, 90), None);
+        assert_eq!(Range::Span(3, 6).within(0, 4), Some(Range::Span(3, 4)));
+        assert_eq!(Range::Span(3, 6).at_most(2), None);
+        assert_eq!(Range::Span(3, 6).at_most(9), Some(6));
+    }
+}

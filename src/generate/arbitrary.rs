@@ -150,3 +150,15 @@ fn place<T: PartialEq>(choices: &[T], one: &T) -> u8 {
 fn choice<T: Copy>(choices: &[T], u: &mut Unstructured<'_>) -> Result<T> {
     Ok(choices[usize::from(u.arbitrary::<u8>()?) % choices.len()])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_names_every_number_of_every_table() {
+        for axis in Axis::ALL {
+            assert!(axis.table().wide.len() <= usize::from(u8::MAX - TABLE_FROM) + 1);
+        }
+    }
+}

@@ -1,9 +1,10 @@
 //! The numbers of a case that can be turned down, each with what must follow it.
 
+use super::descent::Effort;
 use crate::case::{Case, CaseParts, Domain, Range, default_scale};
 
 /// One number of a case, or several that move together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Knob {
     KvHeads,
     QPerKv,
@@ -23,10 +24,16 @@ pub(super) enum Knob {
     Past(usize),
     PastAlone(usize),
     Steps,
+    /// The capacity stays the number it was.
+    StepsAlone,
     QLenCap,
+    /// The capacity stays the number it was.
+    QLenCapAlone,
     QLen(usize),
     RowPad,
+    /// Token slots above what is needed.
     Spare,
+    Capacity,
 }
 
 impl Knob {
@@ -51,6 +58,8 @@ impl Knob {
         }
         knobs.push(Self::RowPad);
         knobs.push(Self::Spare);
+        knobs.push(Self::StepsAlone);
+        knobs.push(Self::QLenCapAlone);
         knobs.push(Self::PastCapAlone);
         if requests > 1 {
             knobs.extend((0..requests).map(Self::PastAlone));
@@ -63,6 +72,20 @@ impl Knob {
         match self {
             Self::Past(i) | Self::PastAlone(i) | Self::QLen(i) => i < case.shape.requests.len(),
             _ => true,
+        }
+    }
+
+    /// What a first search is worth: a number that another knob turns too is bisected only.
+    pub(super) fn effort(self) -> Effort {
+        match self {
+            Self::HeadDimAlone
+            | Self::HeadDimPlain
+            | Self::PastCapAlone
+            | Self::PastShift
+            | Self::PastAlone(_)
+            | Self::StepsAlone
+            | Self::QLenCapAlone => Effort::Bisect,
+            _ => Effort::Full,
         }
     }
 
@@ -79,11 +102,14 @@ impl Knob {
             Self::PastCap | Self::PastCapAlone => pasts.max().unwrap_or(0),
             Self::PastShift => pasts.min().unwrap_or(0),
             Self::Past(i) | Self::PastAlone(i) => past(i),
-            Self::Steps => case.steps,
-            Self::QLenCap => shape.requests.iter().map(|r| r.q_len).max().unwrap_or(1),
+            Self::Steps | Self::StepsAlone => case.steps,
+            Self::QLenCap | Self::QLenCapAlone => {
+                shape.requests.iter().map(|r| r.q_len).max().unwrap_or(1)
+            }
             Self::QLen(i) => shape.requests[i].q_len,
             Self::RowPad => case.cache.row_pad,
             Self::Spare => case.cache.capacity - needed_capacity(case),
+            Self::Capacity => case.cache.capacity,
         }
     }
 
@@ -102,10 +128,10 @@ impl Knob {
             | Self::PastShift
             | Self::Past(_)
             | Self::PastAlone(_) => domain.past_len.clone(),
-            Self::Steps => domain.steps.clone(),
-            Self::QLenCap | Self::QLen(_) => domain.q_len.clone(),
+            Self::Steps | Self::StepsAlone => domain.steps.clone(),
+            Self::QLenCap | Self::QLenCapAlone | Self::QLen(_) => domain.q_len.clone(),
             Self::RowPad => domain.row_pad.clone(),
-            Self::Spare => Range::Span(0, u32::MAX),
+            Self::Spare | Self::Capacity => Range::Span(0, u32::MAX),
         }
     }
 
@@ -141,14 +167,15 @@ impl Knob {
                     }
                 }
                 Self::Past(i) | Self::PastAlone(i) => shape.requests[i].past_len = n,
-                Self::Steps => parts.steps = n,
-                Self::QLenCap => {
+                Self::Steps | Self::StepsAlone => parts.steps = n,
+                Self::QLenCap | Self::QLenCapAlone => {
                     for r in &mut shape.requests {
                         r.q_len = r.q_len.min(n);
                     }
                 }
                 Self::QLen(i) => shape.requests[i].q_len = n,
                 Self::RowPad => parts.cache.row_pad = n,
+                Self::Capacity => parts.cache.capacity = n,
                 Self::Spare => parts.cache.capacity = needed_capacity(parts).saturating_add(n),
             }
             if self.moves_capacity() {

@@ -1,6 +1,7 @@
 //! Changes of a case that are not one number turned down: each is a list of cases to try, best first.
 
-use super::knob::{followed, needed_capacity};
+use super::knob::{Knob, followed, needed_capacity};
+use super::order::SCALE_OF_ITS_OWN;
 use crate::case::{CacheOrder, Case, CaseParts, Domain, Poison, Recipe, default_scale};
 use crate::float::Dtype;
 
@@ -15,6 +16,8 @@ pub(super) enum Move {
     Sort,
     /// One request's past handed to the next.
     HandOn,
+    /// One request's tokens handed to its neighbour, and the request left out.
+    Merge,
     /// The last step alone: the steps before it become past.
     StepsIntoPast,
     /// The last query token of each step alone: those before it become past.
@@ -25,6 +28,8 @@ pub(super) enum Move {
     HeadsIntoGroups,
     /// One dimension for values and keys, or each other's.
     Dims,
+    /// Less of one number and more of another, so that their product stays.
+    Trade,
     Order,
     Dtype,
     Scale,
@@ -36,15 +41,17 @@ pub(super) enum Move {
 
 impl Move {
     /// Those that change the shape, in order.
-    pub(super) const OF_SHAPE: [Self; 8] = [
+    pub(super) const OF_SHAPE: [Self; 10] = [
         Self::Drop,
         Self::Sort,
         Self::HandOn,
+        Self::Merge,
         Self::StepsIntoPast,
         Self::QueriesIntoPast,
         Self::RequestsIntoHeads,
         Self::HeadsIntoGroups,
         Self::Dims,
+        Self::Trade,
     ];
 
     /// Those that change one decoration, in order.
@@ -63,25 +70,24 @@ impl Move {
         match self {
             Self::Plain => plain(case, domain),
             Self::Drop => fewer_requests(case),
-            Self::Sort => {
-                let sorted = followed(case, |parts| {
-                    parts.shape.requests.sort_by_key(|r| (r.past_len, r.q_len));
-                });
-                sorted.into_iter().collect()
-            }
+            Self::Sort => sorted(case),
             Self::HandOn => hand_on(case),
+            Self::Merge => merge(case),
             Self::StepsIntoPast => steps_into_past(case),
             Self::QueriesIntoPast => queries_into_past(case),
             Self::RequestsIntoHeads => requests_into_heads(case),
             Self::HeadsIntoGroups => heads_into_groups(case),
-            Self::Dims => dims(case),
+            Self::Dims => dims(case, domain),
+            Self::Trade => trade(case, domain),
             Self::Order => each(case, [CacheOrder::Hnd], |parts, order| {
                 parts.cache.order = order;
             }),
             Self::Dtype => each(case, Dtype::ALL, |parts, dtype| parts.dtype = dtype),
             Self::Scale => {
                 let default = default_scale(case.shape.head_dim);
-                each(case, [1.0, default], |parts, scale| parts.scale = scale)
+                each(case, [1.0, default, SCALE_OF_ITS_OWN], |parts, scale| {
+                    parts.scale = scale;
+                })
             }
             Self::Recipe => each(case, Recipe::ALL, |parts, recipe| {
                 parts.values.recipe = recipe;
@@ -155,6 +161,21 @@ fn fewer_requests(case: &Case) -> Vec<Case> {
     candidates
 }
 
+fn sorted(case: &Case) -> Vec<Case> {
+    let requests = followed(case, |parts| {
+        parts.shape.requests.sort_by_key(|r| (r.past_len, r.q_len));
+    });
+    let queries = followed(case, |parts| {
+        let requests = &mut parts.shape.requests;
+        let mut q_lens: Vec<u32> = requests.iter().map(|r| r.q_len).collect();
+        q_lens.sort_unstable();
+        for (r, q_len) in requests.iter_mut().zip(q_lens) {
+            r.q_len = q_len;
+        }
+    });
+    requests.into_iter().chain(queries).collect()
+}
+
 fn hand_on(case: &Case) -> Vec<Case> {
     (1..case.shape.requests.len())
         .filter_map(|i| {
@@ -162,6 +183,18 @@ fn hand_on(case: &Case) -> Vec<Case> {
                 let requests = &mut parts.shape.requests;
                 let past_len = std::mem::take(&mut requests[i - 1].past_len);
                 requests[i].past_len = requests[i].past_len.saturating_add(past_len);
+            })
+        })
+        .collect()
+}
+
+fn merge(case: &Case) -> Vec<Case> {
+    (1..case.shape.requests.len())
+        .filter_map(|i| {
+            followed(case, |parts| {
+                let gone = parts.shape.requests.remove(i - 1);
+                let kept = &mut parts.shape.requests[i - 1];
+                kept.past_len = kept.past_len.saturating_add(gone.past_len + gone.q_len);
             })
         })
         .collect()
@@ -206,7 +239,7 @@ fn each_followed(
 fn heads_into_groups(case: &Case) -> Vec<Case> {
     let shape = &case.shape;
     let (heads, total) = (shape.num_kv_heads, shape.num_q_heads());
-    let mut fewer: Vec<u32> = vec![1, 2, heads / 2, heads.saturating_sub(1)];
+    let mut fewer: Vec<u32> = vec![1, 2, 3, heads / 2, heads.saturating_sub(1)];
     fewer.retain(|&n| n > 0 && n < heads);
     fewer.dedup();
     fewer
@@ -237,14 +270,47 @@ fn requests_into_heads(case: &Case) -> Vec<Case> {
     })
 }
 
-fn dims(case: &Case) -> Vec<Case> {
+fn dims(case: &Case, domain: &Domain) -> Vec<Case> {
     let (d, dv) = (case.shape.head_dim, case.shape.v_head_dim);
     let was_default = case.scale == default_scale(d);
-    each(case, [(dv, dv), (d, d), (dv, d)], |parts, (d, dv)| {
+    let mut dims = each(case, [(dv, dv), (d, d), (dv, d)], |parts, (d, dv)| {
         parts.shape.head_dim = d;
         parts.shape.v_head_dim = dv;
         if was_default {
             parts.scale = default_scale(d);
         }
-    })
+    });
+    // At the lowest dimension, 1, a scale of 1 is the usual one.
+    dims.extend(case.with(|parts| {
+        let low = domain.head_dim.low();
+        parts.shape.head_dim = low;
+        if d == dv {
+            parts.shape.v_head_dim = low;
+        }
+        parts.scale = SCALE_OF_ITS_OWN;
+    }));
+    dims
+}
+
+fn trade(case: &Case, domain: &Domain) -> Vec<Case> {
+    let pairs = [
+        (Knob::KvHeads, Knob::HeadDim),
+        (Knob::KvHeads, Knob::Capacity),
+        (Knob::QPerKv, Knob::HeadDim),
+        (Knob::HeadDim, Knob::Capacity),
+    ];
+    let mut candidates = Vec::new();
+    for (less, more) in pairs {
+        let (from, low) = (less.of(case), less.range(domain).low());
+        let product = u64::from(from) * u64::from(more.of(case));
+        let mut numbers = vec![low, low + 1, from / 2];
+        numbers.retain(|&n| n >= low.max(1) && n < from);
+        numbers.dedup();
+        for n in numbers {
+            let enough = u32::try_from(product.div_ceil(u64::from(n))).ok();
+            let traded = less.turned(case, n).zip(enough);
+            candidates.extend(traded.and_then(|(case, enough)| more.turned(&case, enough)));
+        }
+    }
+    candidates
 }

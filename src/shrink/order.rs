@@ -54,14 +54,19 @@ pub fn complexity(case: &CaseParts) -> Complexity {
     }
 }
 
-/// 1 is simplest, then 1/sqrt(head_dim), then any other number.
+/// The simplest scale that is not 1/sqrt(head_dim), where 1 is.
+pub(super) const SCALE_OF_ITS_OWN: f32 = 0.5;
+
+/// 1 is simplest, then 1/sqrt(head_dim), then 1/2, then any other number.
 fn scale_rank(case: &CaseParts) -> u32 {
     if case.scale == 1.0 {
         0
     } else if case.scale == default_scale(case.shape.head_dim) {
         1
-    } else {
+    } else if case.scale == SCALE_OF_ITS_OWN {
         2
+    } else {
+        3
     }
 }
 

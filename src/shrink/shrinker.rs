@@ -1,11 +1,11 @@
 //! The search, step by step.
 
-use super::descent::Descent;
+use super::descent::{Descent, Effort};
 use super::knob::Knob;
 use super::moves::Move;
 use super::order::{Complexity, complexity};
 use crate::case::{Case, Domain, Range};
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 /// A search for a simpler failing case that waits for each answer.
 ///
@@ -30,6 +30,8 @@ pub struct Shrinker {
     least: Complexity,
     /// One-line forms of everything proposed.
     tried: HashSet<String>,
+    /// Where the last search of each knob ended.
+    ends: HashMap<Knob, u32>,
     /// Passes left of this round.
     agenda: VecDeque<Pass>,
     current: Current,
@@ -77,6 +79,7 @@ impl Shrinker {
             least: complexity(&start),
             tried: HashSet::from([start.to_string()]),
             best: start,
+            ends: HashMap::new(),
             agenda,
             current: Current::Nothing,
             open: None,
@@ -124,6 +127,7 @@ impl Shrinker {
                     rank,
                 } => match descent.proposal() {
                     None => {
+                        self.ends.insert(*knob, knob.of(&self.best));
                         self.current = Current::Nothing;
                         None
                     }
@@ -214,8 +218,14 @@ impl Shrinker {
                         Range::Span(low, _) => *low,
                         Range::List(_) => 0,
                     };
+                    let number = knob.of(&self.best);
+                    let effort = if self.ends.get(&knob) == Some(&number) {
+                        Effort::Check
+                    } else {
+                        knob.effort()
+                    };
                     self.current = Current::Down {
-                        descent: Descent::new(range.rank(knob.of(&self.best)), offset),
+                        descent: Descent::new(range.rank(number), offset, effort),
                         knob,
                         range,
                         rank: 0,
