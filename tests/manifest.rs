@@ -173,7 +173,7 @@ fn broken_ptx_is_told_by_file_and_line() {
     fs::write(folder.path().join("kernel.ptx"), broken).unwrap();
     let message = Kernel::open(&path).unwrap_err().to_string();
     assert!(
-        message.contains(&format!("kernel.ptx:{line}:")),
+        message.contains(&format!("kernel.ptx: line {line}, column ")),
         "{message}"
     );
 }

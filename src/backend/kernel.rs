@@ -58,7 +58,7 @@ pub enum OpenError {
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     /// The PTX is wrong.
-    #[error("{file}:{error}", file = file.display())]
+    #[error("{file}: {error}", file = file.display())]
     Ptx {
         /// The file.
         file: PathBuf,

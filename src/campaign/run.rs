@@ -387,7 +387,9 @@ pub fn minimise(
         }
         same
     });
-    let (smallest, verdict) = failing.into_iter().rfind(|(case, _)| *case == shrunk.case)?;
+    let (smallest, verdict) = failing
+        .into_iter()
+        .rfind(|(case, _)| *case == shrunk.case)?;
     let origin = Provenance {
         kernel: kernel.reference(),
         backend: backend.describe(),

@@ -94,7 +94,7 @@ pub fn finding(kernel: &str, finding: &Finding) -> String {
     let _ = writeln!(text, "   = case: {}", finding.line);
     if !finding.irrelevant.is_empty() {
         let keys = finding.irrelevant.join(", ");
-        let _ = writeln!(text, "   = other values fail as well of: {keys}");
+        let _ = writeln!(text, "   = irrelevant: {keys}");
     }
     text
 }

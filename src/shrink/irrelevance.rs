@@ -35,9 +35,12 @@ pub(super) fn probes(case: &Case, domain: &Domain) -> Vec<Probe> {
     .collect()
 }
 
-/// The next numbers of the domain, and one further up.
+/// The next numbers of the domain, and one further up; none if there are smaller ones, which then pass.
 fn up(knob: Knob, case: &Case, domain: &Domain) -> Vec<Case> {
     let range = knob.range(domain);
+    if knob.of(case) > range.low() {
+        return Vec::new();
+    }
     let rank = range.rank(knob.of(case));
     [1, 2, 7]
         .into_iter()
