@@ -11,8 +11,18 @@
 //! every partial sum             <= lambda_n T^              lambda_n = sqrt(lambda^2 + 2 ln n)
 //! ```
 //!
-//! the last over fewer than `n` partial sums, so the additions cost at most `(n + R + k_pv) u lambda_n T^`.
-//! No rounding error is assumed random: truncating tensor cores and biased exponentials are covered.
+//! the last over fewer than `n` partial sums. A partial sum over the elements `I` is at most `lambda_n T_I`,
+//! `T_I^2` being the part of `T^^2` that its elements make. There are fewer than `n` additions, and an
+//! element goes through at most `h_pv` of them, so by Cauchy and Schwarz
+//! `sum_I T_I <= sqrt(n sum_I T_I^2) <= sqrt(n h_pv) T^`. Likewise at most `n` rescales, `R` an element,
+//! and at most `n` of each kind of other rounding, one an element:
+//!
+//! ```text
+//! S <= u (sqrt(n h_pv) + sqrt(n R) + (k_pv + r_comb) sqrt(n)) lambda_n T^
+//! ```
+//!
+//! Tensor cores cut every addend by the largest one of its block, which is at most `lambda_n T^`, so they
+//! cost `blocks * block_error` times that. No rounding error is assumed random: truncating tensor cores and biased exponentials are covered.
 //! On V whose signs are not random it is wrong by factors of 10 and more.
 //!
 //! **Independent roundings** ([`independent_roundings`]). If in addition rounding errors were independent
@@ -36,11 +46,12 @@ pub(super) fn random_signs(
     let lambda_n = (lambda * lambda + 2.0 * libm::log(row.n.max(2.0))).sqrt();
     let weights = (lambda * column.weighted_rms + column.o.abs() * row.eta_mass) / row.kept;
     let o = column.o.abs() + weights;
+    let others = (row.n * row.rescales).sqrt() + (contract.k_pv + contract.r_comb) * row.n.sqrt();
     let additions = if let Some(tc) = contract.tc {
         let blocks = (row.n / f64::from(tc.width.max(1))).ceil() + row.rescales + 1.0;
-        blocks * tc.block_error() + u * (row.rescales + contract.k_pv)
+        blocks * tc.block_error() + u * others
     } else {
-        u * (row.n + row.rescales + contract.k_pv)
+        u * ((row.n * row.h_pv).sqrt() + others)
     };
     let sum = column
         .sum

@@ -306,7 +306,8 @@ def bounds(r, c, lam):
     Ew1 = (lam * np.sqrt((pe * pe) @ (r.V * r.V)) + np.abs(r.o) * pe.sum()) / Z
     o1 = np.abs(r.o) + Ew1
     T = np.sqrt((pp * pp) @ (r.V * r.V)) / Z
-    gs = blocks * c.block + u * (Rmax + c.k_pv) if c.tc else u * (n + Rmax + c.k_pv)
+    others = math.sqrt(n * Rmax) + (c.k_pv + c.r_comb) * math.sqrt(n)
+    gs = blocks * c.block + u * others if c.tc else u * (math.sqrt(n * h_pv) + others)
     S1 = np.minimum(S, gs * lam_n * T * (1 + 2 * g(n, u)))
     P1 = u_num * (lam * T + (o1 * (1 + 2 * c.u_p) if c.p_den == 'either' else 0.0))
     sgn = np.fmin(total(S1, P1, Ew1, o1), det) + Eref
