@@ -5,7 +5,7 @@
 //! simpler by [`complexity`], and never made twice; so it comes to an end, and the end is a case that none of its moves
 //! makes simpler.
 //!
-//! Afterwards [`irrelevant`] tells which fields of the result seem not to matter.
+//! At the end it tells which fields of the result seem not to matter.
 //!
 //! One search, two doors: [`shrink`] runs a predicate, [`Shrinker`] is the same search step by step, for those who must
 //! not be called back (proptest's value tree).
@@ -33,36 +33,47 @@ pub struct Shrunk {
     pub executions: u32,
     /// Whether the search stopped because it had used up its executions, not because nothing simpler fails.
     pub exhausted: bool,
+    /// Keys of the one-line form whose fields seem not to matter, see [`irrelevant`]; none if there were no executions left to tell.
+    pub irrelevant: Vec<&'static str>,
 }
 
 /// The simplest case of `domain` found from `start`, which fails, by at most `max_executions` of `still_fails`.
 ///
-/// The last case for which `still_fails` says yes is the result; if it never does, `start` is.
+/// The end of the search is not the last case that `still_fails` says yes to: to tell which fields matter, it is asked
+/// about others afterwards.
 pub fn shrink(
     start: Case,
     domain: &Domain,
     max_executions: u32,
     still_fails: &mut dyn FnMut(&Case) -> bool,
 ) -> Shrunk {
-    let mut shrinker = Shrinker::new(start, domain.clone());
     let mut executions = 0;
+    // Nothing when the executions are used up.
+    let mut fails = |case: &Case| {
+        (executions < max_executions).then(|| {
+            executions += 1;
+            still_fails(case)
+        })
+    };
+    let mut shrinker = Shrinker::new(start, domain.clone());
     let mut exhausted = false;
     while let Some(candidate) = shrinker.propose() {
-        if executions == max_executions {
-            exhausted = true;
-            break;
-        }
-        executions += 1;
-        if still_fails(&candidate) {
-            shrinker.accept();
-        } else {
-            shrinker.reject();
+        match fails(&candidate) {
+            Some(true) => shrinker.accept(),
+            Some(false) => shrinker.reject(),
+            None => {
+                exhausted = true;
+                break;
+            }
         }
     }
+    let case = shrinker.into_best();
+    let irrelevant = irrelevant(&case, domain, &mut |other| fails(other) == Some(true));
     Shrunk {
-        case: shrinker.into_best(),
+        case,
         executions,
         exhausted,
+        irrelevant,
     }
 }
 
