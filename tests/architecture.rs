@@ -44,17 +44,8 @@ fn rooms() -> Vec<(String, PathBuf, String)> {
     let mut files = Vec::new();
     source(&root, &mut files);
     let room = |file: &Path| {
-        let first = file
-            .strip_prefix(&root)
-            .unwrap()
-            .components()
-            .next()
-            .unwrap();
-        first
-            .as_os_str()
-            .to_string_lossy()
-            .trim_end_matches(".rs")
-            .to_owned()
+        let first = file.strip_prefix(&root).unwrap().components().next().unwrap();
+        first.as_os_str().to_string_lossy().trim_end_matches(".rs").to_owned()
     };
     files
         .into_iter()
@@ -67,27 +58,15 @@ fn rooms() -> Vec<(String, PathBuf, String)> {
 /// Room names after each `crate::` outside comments; `use crate::{a, b}` counts as both.
 fn imports(text: &str) -> Vec<String> {
     let mut found = Vec::new();
-    let code: String = text
-        .lines()
-        .map(|l| l.split("//").next().unwrap_or(""))
-        .collect::<Vec<_>>()
-        .join("\n");
+    let code: String = text.lines().map(|l| l.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n");
     for (at, _) in code.match_indices("crate::") {
         let rest = &code[at + "crate::".len()..];
         let names = match rest.strip_prefix('{') {
-            Some(group) => group
-                .split('}')
-                .next()
-                .unwrap_or("")
-                .split(',')
-                .map(str::trim)
-                .collect(),
+            Some(group) => group.split('}').next().unwrap_or("").split(',').map(str::trim).collect(),
             None => vec![rest],
         };
         for name in names {
-            let end = name
-                .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-                .unwrap_or(name.len());
+            let end = name.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(name.len());
             found.push(name[..end].to_owned());
         }
     }
@@ -99,22 +78,15 @@ fn no_room_imports_upward_or_sideways() {
     let number: BTreeMap<&str, u32> = ROOMS.into_iter().collect();
     let mut wrong = Vec::new();
     for (room, file, text) in rooms() {
-        let own = *number
-            .get(room.as_str())
-            .unwrap_or_else(|| panic!("{room} ({}) is not in the table", file.display()));
+        let own =
+            *number.get(room.as_str()).unwrap_or_else(|| panic!("{room} ({}) is not in the table", file.display()));
         for import in imports(&text) {
             let Some(&other) = number.get(import.as_str()) else {
-                wrong.push(format!(
-                    "{} imports {import}, which is no room",
-                    file.display()
-                ));
+                wrong.push(format!("{} imports {import}, which is no room", file.display()));
                 continue;
             };
             if import != room && other >= own {
-                wrong.push(format!(
-                    "{} ({own}) imports {import} ({other})",
-                    file.display()
-                ));
+                wrong.push(format!("{} ({own}) imports {import} ({other})", file.display()));
             }
         }
     }
@@ -127,11 +99,7 @@ fn the_emulator_knows_nothing_of_attention() {
         if room == "emulator" || room == "ptx" {
             let allowed = ["emulator", "ptx", "float"];
             for import in imports(&text) {
-                assert!(
-                    allowed.contains(&import.as_str()),
-                    "{} imports {import}",
-                    file.display()
-                );
+                assert!(allowed.contains(&import.as_str()), "{} imports {import}", file.display());
             }
         }
     }
@@ -141,30 +109,21 @@ fn the_emulator_knows_nothing_of_attention() {
 fn only_the_command_line_prints_and_only_driver_files_are_unsafe() {
     for (room, file, text) in rooms() {
         let name = file.file_name().unwrap().to_string_lossy();
-        let code: String = text
-            .lines()
-            .filter(|l| !l.trim_start().starts_with("//"))
-            .collect::<Vec<_>>()
-            .join("\n");
+        let code: String = text.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
         if room != "cli" {
             for word in ["println!", "print!(", "eprintln!", "eprint!("] {
                 assert!(!code.contains(word), "{} prints", file.display());
             }
         }
         if !(room == "backend" && (name == "cuda.rs" || name == "nvrtc.rs")) {
-            assert!(
-                !code.contains("unsafe {") && !code.contains("unsafe fn"),
-                "{} is unsafe",
-                file.display()
-            );
+            assert!(!code.contains("unsafe {") && !code.contains("unsafe fn"), "{} is unsafe", file.display());
         }
     }
 }
 
 #[test]
 fn the_table_in_architecture_md_is_this_one() {
-    let text =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md")).unwrap();
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md")).unwrap();
     for (room, number) in ROOMS {
         let row = format!("| {number} | `{room}` |");
         assert!(text.contains(&row), "ARCHITECTURE.md lacks the row {row}");

@@ -27,10 +27,7 @@ fn refused(args: &[&str]) -> String {
     let output = attnfuzz(args);
     let message = String::from_utf8(output.stderr.clone()).unwrap();
     assert_eq!(code(&output), 2, "{args:?}: {message}");
-    assert!(
-        message.starts_with("error: ") && !message.contains("panicked"),
-        "{message}"
-    );
+    assert!(message.starts_with("error: ") && !message.contains("panicked"), "{message}");
     message
 }
 
@@ -38,25 +35,13 @@ fn refused(args: &[&str]) -> String {
 fn a_clean_campaign_exits_0_and_ends_with_the_verdict() {
     let folder = tempfile::tempdir().unwrap();
     let regressions = folder.path().to_string_lossy();
-    let output = attnfuzz(&[
-        "fuzz",
-        "gqa_decode",
-        "--backend",
-        "emulator",
-        "--cases",
-        "40",
-        "--regressions",
-        &regressions,
-    ]);
+    let output =
+        attnfuzz(&["fuzz", "gqa_decode", "--backend", "emulator", "--cases", "40", "--regressions", &regressions]);
     let text = stdout(&output);
     assert_eq!(code(&output), 0, "{text}");
     assert!(
         text.contains("worst error/bound")
-            && text
-                .lines()
-                .last()
-                .unwrap()
-                .starts_with("verdict: no finding in 40 cases"),
+            && text.lines().last().unwrap().starts_with("verdict: no finding in 40 cases"),
         "{text}"
     );
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
@@ -66,41 +51,18 @@ fn a_clean_campaign_exits_0_and_ends_with_the_verdict() {
 fn a_finding_exits_100_is_saved_and_replays() {
     let folder = tempfile::tempdir().unwrap();
     let regressions = folder.path().to_string_lossy();
-    let fuzz = [
-        "fuzz",
-        M01,
-        "--backend",
-        "emulator",
-        "--cases",
-        "500",
-        "--regressions",
-        &regressions,
-    ];
+    let fuzz = ["fuzz", M01, "--backend", "emulator", "--cases", "500", "--regressions", &regressions];
     let output = attnfuzz(&fuzz);
     let text = stdout(&output);
     assert_eq!(code(&output), 100, "{text}");
-    assert!(
-        text.contains("error: wrong value in `out` of `gqa_decode.m01_head_mod` on emulator"),
-        "{text}"
-    );
+    assert!(text.contains("error: wrong value in `out` of `gqa_decode.m01_head_mod` on emulator"), "{text}");
     assert!(text.contains("   = replay: attnfuzz replay "), "{text}");
 
     let replay = attnfuzz(&["replay", &regressions, "--backend", "emulator"]);
     assert_eq!(code(&replay), 100);
-    assert!(
-        stdout(&replay).starts_with("still fails: "),
-        "{}",
-        stdout(&replay)
-    );
+    assert!(stdout(&replay).starts_with("still fails: "), "{}", stdout(&replay));
 
-    let json = attnfuzz(&[
-        "replay",
-        &regressions,
-        "--backend",
-        "emulator",
-        "--format",
-        "jsonl",
-    ]);
+    let json = attnfuzz(&["replay", &regressions, "--backend", "emulator", "--format", "jsonl"]);
     let line: serde_json::Value = serde_json::from_str(stdout(&json).trim()).unwrap();
     assert_eq!(line["result"], "still-fails");
 
@@ -108,28 +70,18 @@ fn a_finding_exits_100_is_saved_and_replays() {
     assert_eq!(code(&attnfuzz(&fuzz)), 100);
     let file = walk(folder.path());
     assert_eq!(file.len(), 1, "{file:?}");
-    let fixed = std::fs::read_to_string(&file[0])
-        .unwrap()
-        .replace(M01, "gqa_decode");
+    let fixed = std::fs::read_to_string(&file[0]).unwrap().replace(M01, "gqa_decode");
     std::fs::write(&file[0], fixed).unwrap();
     let replay = attnfuzz(&["replay", &file[0], "--backend", "emulator"]);
     assert_eq!(code(&replay), 0);
-    assert!(
-        stdout(&replay).starts_with("fixed: "),
-        "{}",
-        stdout(&replay)
-    );
+    assert!(stdout(&replay).starts_with("fixed: "), "{}", stdout(&replay));
 }
 
 fn walk(folder: &Path) -> Vec<String> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() {
-            files.extend(walk(&path))
-        } else {
-            files.push(path.to_string_lossy().into_owned())
-        }
+        if path.is_dir() { files.extend(walk(&path)) } else { files.push(path.to_string_lossy().into_owned()) }
     }
     files
 }
@@ -139,34 +91,14 @@ fn jsonl_is_json_in_every_line_and_the_same_for_any_number_of_jobs() {
     let folder = tempfile::tempdir().unwrap();
     let regressions = folder.path().to_string_lossy();
     let run = |jobs| {
-        let args = [
-            "fuzz",
-            M01,
-            "--backend",
-            "emulator",
-            "--cases",
-            "60",
-            "--seed",
-            "5",
-            "--format",
-            "jsonl",
-        ];
-        let output =
-            attnfuzz(&[&args[..], &["--jobs", jobs, "--regressions", &regressions]].concat());
-        let lines: Vec<serde_json::Value> = stdout(&output)
-            .lines()
-            .map(|l| serde_json::from_str(l).unwrap())
-            .collect();
+        let args = ["fuzz", M01, "--backend", "emulator", "--cases", "60", "--seed", "5", "--format", "jsonl"];
+        let output = attnfuzz(&[&args[..], &["--jobs", jobs, "--regressions", &regressions]].concat());
+        let lines: Vec<serde_json::Value> = stdout(&output).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         assert_eq!(lines.first().unwrap()["event"], "started");
         assert_eq!(lines.last().unwrap()["event"], "finished");
         let found = lines.iter().find(|l| l["event"] == "found").unwrap();
         let row = lines.iter().find(|l| l["event"] == "row").unwrap();
-        (
-            found["case"].clone(),
-            found["found_by"].clone(),
-            row["cases"].clone(),
-            row["worst_ratio"].clone(),
-        )
+        (found["case"].clone(), found["found_by"].clone(), row["cases"].clone(), row["worst_ratio"].clone())
     };
     assert_eq!(run("1"), run("4"));
 }
@@ -174,17 +106,12 @@ fn jsonl_is_json_in_every_line_and_the_same_for_any_number_of_jobs() {
 #[test]
 fn nothing_to_replay_exits_4() {
     let folder = tempfile::tempdir().unwrap();
-    assert_eq!(
-        code(&attnfuzz(&["replay", &folder.path().to_string_lossy()])),
-        4
-    );
+    assert_eq!(code(&attnfuzz(&["replay", &folder.path().to_string_lossy()])), 4);
 }
 
 #[test]
 fn wrong_use_exits_2_with_one_message() {
-    assert!(
-        refused(&["fuzz", "nope"]).contains("unknown kernel \"nope\": expected one of gqa_decode")
-    );
+    assert!(refused(&["fuzz", "nope"]).contains("unknown kernel \"nope\": expected one of gqa_decode"));
     assert!(refused(&["fuzz", "--jobs", "0"]).contains("--jobs"));
     assert!(refused(&["fuzz", "--cases", "0"]).contains("--cases"));
     assert!(refused(&["fuzz", "--time", "soon"]).contains("--time"));
@@ -204,46 +131,27 @@ fn no_gpu_never_reads_as_a_pass() {
         return;
     }
     for backend in ["cuda", "all"] {
-        assert!(
-            refused(&["fuzz", "--backend", backend, "--cases", "1"]).contains("no GPU to run on")
-        );
+        assert!(refused(&["fuzz", "--backend", backend, "--cases", "1"]).contains("no GPU to run on"));
     }
 }
 
 #[test]
 fn show_explains_a_case_and_dumps_tensors() {
     let folder = tempfile::tempdir().unwrap();
-    let case =
-        "kv=2 g=3 d=40 past=2,0 dtype=bf16 cache=nhd:4+1 scale=0.158 steps=2 values=normal:3";
+    let case = "kv=2 g=3 d=40 past=2,0 dtype=bf16 cache=nhd:4+1 scale=0.158 steps=2 values=normal:3";
     let dump = folder.path().to_string_lossy();
-    let output = attnfuzz(&[
-        "show",
-        case,
-        "--kernel",
-        "gqa_decode",
-        "--backend",
-        "emulator",
-        "--dump",
-        &dump,
-    ]);
+    let output = attnfuzz(&["show", case, "--kernel", "gqa_decode", "--backend", "emulator", "--dump", &dump]);
     let text = stdout(&output);
     assert_eq!(code(&output), 0, "{text}");
     assert!(
-        text.contains("6 query heads over 2 KV heads")
-            && text.contains("gqa_decode on emulator: agrees"),
+        text.contains("6 query heads over 2 KV heads") && text.contains("gqa_decode on emulator: agrees"),
         "{text}"
     );
     let bytes = std::fs::read(&walk(folder.path())[0]).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     assert_eq!(tensors.tensor("k_cache").unwrap().shape(), [2, 2, 4, 40]);
-    assert_eq!(
-        tensors.tensor("out.emulator.1").unwrap().shape(),
-        [2, 6, 40]
-    );
-    let (subject, reference) = (
-        tensors.tensor("out.emulator.0").unwrap(),
-        tensors.tensor("out.reference.0").unwrap(),
-    );
+    assert_eq!(tensors.tensor("out.emulator.1").unwrap().shape(), [2, 6, 40]);
+    let (subject, reference) = (tensors.tensor("out.emulator.0").unwrap(), tensors.tensor("out.reference.0").unwrap());
     assert_eq!(subject.data().len() * 2, reference.data().len());
 }
 

@@ -1,9 +1,7 @@
 //! What the generators promise.
 
 use arbitrary::Unstructured;
-use attnfuzz::case::{
-    Cache, CacheOrder, Case, CaseParts, Domain, Poison, Range, Recipe, Request, Shape, Values,
-};
+use attnfuzz::case::{Cache, CacheOrder, Case, CaseParts, Domain, Poison, Range, Recipe, Request, Shape, Values};
 use attnfuzz::float::Dtype;
 use attnfuzz::generate::{DEFAULT_BUDGET, EmptyDomain, Feature, Space, Statistics, cost};
 use proptest::prelude::*;
@@ -54,21 +52,14 @@ fn drawn_cases_are_in_the_domain_and_the_budget() {
     for domain in [wide_domain(), narrow_domain()] {
         for case in drawn(&domain, 5000) {
             assert_eq!(domain.excludes(&case), None, "{case:?}");
-            assert!(
-                cost(&case) <= DEFAULT_BUDGET,
-                "{case:?} costs {}",
-                cost(&case)
-            );
+            assert!(cost(&case) <= DEFAULT_BUDGET, "{case:?} costs {}", cost(&case));
         }
     }
 }
 
 #[test]
 fn half_of_the_cases_are_small() {
-    let mut costs: Vec<u64> = drawn(&wide_domain(), 5000)
-        .iter()
-        .map(|c| cost(c))
-        .collect();
+    let mut costs: Vec<u64> = drawn(&wide_domain(), 5000).iter().map(|c| cost(c)).collect();
     costs.sort_unstable();
     let median = costs[costs.len() / 2];
     assert!((2500..10_000).contains(&median), "{median}");
@@ -90,11 +81,7 @@ fn every_feature_comes_up() {
         ("several steps", 0.05, 0.3),
         ("scale 1/sqrt(head_dim)", 0.5, 0.8),
     ] {
-        assert!(
-            (low..high).contains(&share(name)),
-            "{name}: {}\n{statistics}",
-            share(name)
-        );
+        assert!((low..high).contains(&share(name)), "{name}: {}\n{statistics}", share(name));
     }
 }
 
@@ -129,10 +116,7 @@ fn the_cases_of_a_campaign_never_change() {
 #[test]
 fn a_larger_budget_reaches_longer_pasts() {
     let space = Space::new(&wide_domain()).unwrap().with_budget(1 << 30);
-    let longest = (0..2000)
-        .flat_map(|i| space.case_at(1, i).into_parts().shape.requests)
-        .map(|r| r.past_len)
-        .max();
+    let longest = (0..2000).flat_map(|i| space.case_at(1, i).into_parts().shape.requests).map(|r| r.past_len).max();
     assert!(longest >= Some(32_767), "{longest:?}");
 }
 
@@ -158,10 +142,7 @@ fn a_domain_without_cases_says_why() {
         change(&mut domain);
         Space::new(&domain).unwrap_err().to_string()
     };
-    assert_eq!(
-        error(&|d| d.dtype.clear()),
-        "domain.dtype: expected at least one choice, found none"
-    );
+    assert_eq!(error(&|d| d.dtype.clear()), "domain.dtype: expected at least one choice, found none");
     assert_eq!(
         error(&|d| d.head_dim = Range::Span(5000, 6000)),
         "domain.head_dim: expected a value from 1 to 4096, found 5000..=6000"
@@ -198,10 +179,7 @@ fn any_domain() -> impl Strategy<Value = Domain> {
         ]
     };
     (
-        (
-            proptest::sample::subsequence(Dtype::ALL.to_vec(), 1..=3),
-            range(300),
-        ),
+        (proptest::sample::subsequence(Dtype::ALL.to_vec(), 1..=3), range(300)),
         (proptest::option::of(range(300)), range(20)),
         (range(70), range(70), range(70), range(1 << 21)),
         (range(9), range(9), any::<bool>()),
@@ -242,37 +220,20 @@ fn any_parts() -> impl Strategy<Value = CaseParts> {
         (any::<bool>(), number(), number()),
         (0..8_usize, any::<u32>()),
     )
-        .prop_map(
-            |((dtype, scale, steps, poison, schedule_seed), heads, requests, cache, values)| {
-                CaseParts {
-                    dtype: Dtype::ALL[dtype],
-                    scale,
-                    steps,
-                    poison: Poison::ALL[poison],
-                    schedule_seed,
-                    shape: Shape {
-                        num_kv_heads: heads.0,
-                        q_per_kv: heads.1,
-                        head_dim: heads.2,
-                        v_head_dim: heads.3,
-                        requests,
-                    },
-                    cache: Cache {
-                        order: if cache.0 {
-                            CacheOrder::Hnd
-                        } else {
-                            CacheOrder::Nhd
-                        },
-                        capacity: cache.1,
-                        row_pad: cache.2,
-                    },
-                    values: Values {
-                        recipe: Recipe::ALL[values.0],
-                        seed: values.1,
-                    },
-                }
+        .prop_map(|((dtype, scale, steps, poison, schedule_seed), heads, requests, cache, values)| CaseParts {
+            dtype: Dtype::ALL[dtype],
+            scale,
+            steps,
+            poison: Poison::ALL[poison],
+            schedule_seed,
+            shape: Shape { num_kv_heads: heads.0, q_per_kv: heads.1, head_dim: heads.2, v_head_dim: heads.3, requests },
+            cache: Cache {
+                order: if cache.0 { CacheOrder::Hnd } else { CacheOrder::Nhd },
+                capacity: cache.1,
+                row_pad: cache.2,
             },
-        )
+            values: Values { recipe: Recipe::ALL[values.0], seed: values.1 },
+        })
 }
 
 proptest! {

@@ -16,17 +16,10 @@ fn text() -> String {
 /// The error of the shipped manifest with `from` replaced by `to`, and the line the replaced text is on.
 fn error(from: &str, to: &str) -> (String, usize) {
     let text = text();
-    let at = text
-        .find(from)
-        .unwrap_or_else(|| panic!("{from} is not in the manifest"));
+    let at = text.find(from).unwrap_or_else(|| panic!("{from} is not in the manifest"));
     let line = text[..at].matches('\n').count() + 1;
     let changed = text.replacen(from, to, 1);
-    (
-        Manifest::parse(Path::new("k.toml"), &changed)
-            .expect_err(to)
-            .to_string(),
-        line,
-    )
+    (Manifest::parse(Path::new("k.toml"), &changed).expect_err(to).to_string(), line)
 }
 
 #[test]
@@ -39,76 +32,27 @@ fn the_shipped_manifest_is_read() {
 #[test]
 fn errors_name_file_line_key_expected_and_found() {
     for (from, to, key, expected) in [
-        (
-            "batch * num_kv_heads",
-            "batch * heads",
-            "launch.grid: ",
-            "unknown variable \"heads\"",
-        ),
-        (
-            "ceil(q_per_kv / 8)",
-            "ceil(q_per_kv / ",
-            "launch.grid: ",
-            "expected an expression",
-        ),
-        (
-            "tensor = \"v_cache\"",
-            "tensor = \"w_cache\"",
-            "launch.args[4].tensor: ",
-            "expected one of q, k_new",
-        ),
-        (
-            "lengths = \"past_len\"",
-            "lengths = \"pastlen\"",
-            "",
-            "pastlen",
-        ),
+        ("batch * num_kv_heads", "batch * heads", "launch.grid: ", "unknown variable \"heads\""),
+        ("ceil(q_per_kv / 8)", "ceil(q_per_kv / ", "launch.grid: ", "expected an expression"),
+        ("tensor = \"v_cache\"", "tensor = \"w_cache\"", "launch.args[4].tensor: ", "expected one of q, k_new"),
+        ("lengths = \"past_len\"", "lengths = \"pastlen\"", "", "pastlen"),
         ("type = \"f32\"", "type = \"f8\"", "", "f8"),
-        (
-            "name = \"gqa_decode\"",
-            "name = \"../x\"",
-            "name: ",
-            "found \"../x\"",
-        ),
-        (
-            "head_dim = \"1..=256\"",
-            "head_dim = \"256..=1\"",
-            "",
-            "256..=1",
-        ),
+        ("name = \"gqa_decode\"", "name = \"../x\"", "name: ", "found \"../x\""),
+        ("head_dim = \"1..=256\"", "head_dim = \"256..=1\"", "", "256..=1"),
         ("head_dim = \"1..=256\"", "head_dim = []", "", "empty list"),
         ("dtype = [\"f32\", ", "dtype = [\"f64\", ", "", "f64"),
-        (
-            "h_l = \"ceil(n / 32) + 5\"",
-            "h_l = \"ceil(m / 32) + 5\"",
-            "",
-            "m",
-        ),
+        ("h_l = \"ceil(n / 32) + 5\"", "h_l = \"ceil(m / 32) + 5\"", "", "m"),
         ("preset = \"naive\"", "preset = \"nave\"", "", "nave"),
     ] {
         let (message, line) = error(from, to);
         // A value deep inside a table is reported where that value or its table starts.
         assert!(message.starts_with("k.toml:"), "{message}");
-        let reported: usize = message["k.toml:".len()..]
-            .split(':')
-            .next()
-            .unwrap()
-            .parse()
-            .unwrap();
-        assert!(
-            reported <= line && line < reported + 12,
-            "{message}: the change is on line {line}"
-        );
-        assert!(
-            message.contains(key) && message.contains(expected),
-            "{to}: {message}"
-        );
+        let reported: usize = message["k.toml:".len()..].split(':').next().unwrap().parse().unwrap();
+        assert!(reported <= line && line < reported + 12, "{message}: the change is on line {line}");
+        assert!(message.contains(key) && message.contains(expected), "{to}: {message}");
     }
     let (message, _) = error("ptx = \"kernel.ptx\"", "ptx = \"/etc/passwd\"");
-    assert_eq!(
-        message,
-        "k.toml:1: ptx: expected a path inside the manifest's folder, found \"/etc/passwd\""
-    );
+    assert_eq!(message, "k.toml:1: ptx: expected a path inside the manifest's folder, found \"/etc/passwd\"");
     let (message, _) = error("q_len = 1\n", "q_len = 1\ncolour = 3\n");
     assert!(message.contains("unknown field `colour`"), "{message}");
 }
@@ -135,47 +79,28 @@ fn a_kernel_opens_from_any_folder() {
 fn arguments_are_checked_against_the_ptx() {
     let (_folder, path) = copy(|text| text.replace("    { lengths = \"past_len\" },\n", ""));
     let message = Kernel::open(&path).unwrap_err().to_string();
-    assert!(
-        message.contains("expected 14 arguments as entry gqa_decode_f32 has, found 13"),
-        "{message}"
-    );
+    assert!(message.contains("expected 14 arguments as entry gqa_decode_f32 has, found 13"), "{message}");
 
     let (_folder, path) = copy(|text| {
-        text.replace(
-            "{ value = \"head_dim\", type = \"i32\" }",
-            "{ value = \"head_dim\", type = \"i64\" }",
-        )
+        text.replace("{ value = \"head_dim\", type = \"i32\" }", "{ value = \"head_dim\", type = \"i64\" }")
     });
     let message = Kernel::open(&path).unwrap_err().to_string();
-    assert!(
-        message.contains("launch.args[9]: expected 4 bytes as entry gqa_decode_f32 has, found 8"),
-        "{message}"
-    );
+    assert!(message.contains("launch.args[9]: expected 4 bytes as entry gqa_decode_f32 has, found 8"), "{message}");
 
     let (_folder, path) = copy(|text| text.replace("gqa_decode_{dtype}", "decode_{dtype}"));
     let message = Kernel::open(&path).unwrap_err().to_string();
-    assert!(
-        message.contains("found \"decode_f32\"; it has gqa_decode_f32, "),
-        "{message}"
-    );
+    assert!(message.contains("found \"decode_f32\"; it has gqa_decode_f32, "), "{message}");
 }
 
 #[test]
 fn broken_ptx_is_told_by_file_and_line() {
     let (folder, path) = copy(|text| text);
     let ptx = fs::read_to_string(folder.path().join("kernel.ptx")).unwrap();
-    let line = ptx
-        .lines()
-        .position(|l| l.trim_start().starts_with("fma.rn.f32"))
-        .unwrap()
-        + 1;
+    let line = ptx.lines().position(|l| l.trim_start().starts_with("fma.rn.f32")).unwrap() + 1;
     let broken = ptx.replacen("fma.rn.f32", "fma.rn.f32 ???", 1);
     fs::write(folder.path().join("kernel.ptx"), broken).unwrap();
     let message = Kernel::open(&path).unwrap_err().to_string();
-    assert!(
-        message.contains(&format!("kernel.ptx: line {line}, column ")),
-        "{message}"
-    );
+    assert!(message.contains(&format!("kernel.ptx: line {line}, column ")), "{message}");
 }
 
 #[test]
@@ -183,8 +108,5 @@ fn missing_files_are_named() {
     let (folder, path) = copy(|text| text);
     fs::remove_file(folder.path().join("kernel.ptx")).unwrap();
     let message = Kernel::open(&path).unwrap_err().to_string();
-    assert!(
-        message.contains("can't read") && message.contains("kernel.ptx"),
-        "{message}"
-    );
+    assert!(message.contains("can't read") && message.contains("kernel.ptx"), "{message}");
 }

@@ -8,10 +8,7 @@ use attnfuzz::regression::{Finding, Replayed, Saved, Store, replay};
 use std::sync::Arc;
 
 fn hunt(mutant: &str) -> Found {
-    let path = format!(
-        "{}/kernels/mutants/gqa_decode/{mutant}.toml",
-        env!("CARGO_MANIFEST_DIR")
-    );
+    let path = format!("{}/kernels/mutants/gqa_decode/{mutant}.toml", env!("CARGO_MANIFEST_DIR"));
     let folder = tempfile::tempdir().unwrap();
     let kernel = Arc::new(Kernel::open(&path).unwrap());
     let config = Config {
@@ -31,65 +28,40 @@ fn hunt(mutant: &str) -> Found {
             found = Some(*event);
         }
     });
-    let found =
-        found.unwrap_or_else(|| panic!("{mutant} survived {} cases", summary.rows[0].cases));
+    let found = found.unwrap_or_else(|| panic!("{mutant} survived {} cases", summary.rows[0].cases));
     assert!(summary.has_findings());
     assert_eq!(summary.internal_errors, 0);
 
-    let Some(Ok(Saved::New(file))) = &found.saved else {
-        panic!("{mutant} was not saved: {:?}", found.saved)
-    };
+    let Some(Ok(Saved::New(file))) = &found.saved else { panic!("{mutant} was not saved: {:?}", found.saved) };
     let (_, finding) = Finding::load_all(file).unwrap().swap_remove(0);
     // As text, because NaN is not equal to itself.
     assert_eq!(format!("{finding:?}"), format!("{:?}", found.finding));
     let again = replay(&finding, &finding.open_kernel(file).unwrap(), &Emulator);
-    assert!(
-        matches!(again, Replayed::StillFails(_)),
-        "{mutant}: {again:?}"
-    );
+    assert!(matches!(again, Replayed::StillFails(_)), "{mutant}: {again:?}");
     let right = Kernel::open("gqa_decode").unwrap();
-    assert_eq!(
-        replay(&finding, &right, &Emulator),
-        Replayed::Fixed,
-        "{mutant}"
-    );
+    assert_eq!(replay(&finding, &right, &Emulator), Replayed::Fixed, "{mutant}");
 
     // Shown by `cargo test -- --nocapture`.
-    println!(
-        "{mutant}: {} ({} executions)\n    {}",
-        finding.line,
-        found.executions,
-        finding.what()
-    );
+    println!("{mutant}: {} ({} executions)\n    {}", finding.line, found.executions, finding.what());
     found
 }
 
 #[test]
 fn m01_head_mapped_modulo_is_found_and_shrinks_to_two_by_two_heads() {
     let shape = hunt("m01_head_mod").finding.case.shape.clone();
-    assert_eq!(
-        (shape.num_kv_heads, shape.q_per_kv, shape.batch()),
-        (2, 2, 1)
-    );
+    assert_eq!((shape.num_kv_heads, shape.q_per_kv, shape.batch()), (2, 2, 1));
 }
 
 #[test]
 fn m02_group_padded_to_a_power_of_two_is_found_and_shrinks_to_three_heads_a_group() {
-    let shape = hunt("m02_group_padded_to_power_of_two")
-        .finding
-        .case
-        .shape
-        .clone();
+    let shape = hunt("m02_group_padded_to_power_of_two").finding.case.shape.clone();
     assert_eq!((shape.num_kv_heads, shape.q_per_kv), (2, 3));
 }
 
 #[test]
 fn m05_missing_request_term_is_found_and_shrinks_to_two_requests() {
     let shape = hunt("m05_no_request_term").finding.case.shape.clone();
-    assert_eq!(
-        (shape.batch(), shape.num_kv_heads, shape.q_per_kv),
-        (2, 1, 1)
-    );
+    assert_eq!((shape.batch(), shape.num_kv_heads, shape.q_per_kv), (2, 1, 1));
 }
 
 #[test]
@@ -111,15 +83,8 @@ fn m26_missing_max_subtraction_is_found() {
 
 #[test]
 fn m50_scale_of_a_padded_head_dim_is_found() {
-    let shape = hunt("m50_scale_of_padded_head_dim")
-        .finding
-        .case
-        .shape
-        .clone();
-    assert!(
-        shape.requests.iter().any(|r| r.past_len >= 1),
-        "one key has weight 1 whatever the scale"
-    );
+    let shape = hunt("m50_scale_of_padded_head_dim").finding.case.shape.clone();
+    assert!(shape.requests.iter().any(|r| r.past_len >= 1), "one key has weight 1 whatever the scale");
 }
 
 #[test]
@@ -129,10 +94,8 @@ fn m51_ignored_scale_is_found() {
 
 #[test]
 fn the_same_seed_gives_the_same_finding_whatever_the_number_of_threads() {
-    let path = format!(
-        "{}/kernels/mutants/gqa_decode/m02_group_padded_to_power_of_two.toml",
-        env!("CARGO_MANIFEST_DIR")
-    );
+    let path =
+        format!("{}/kernels/mutants/gqa_decode/m02_group_padded_to_power_of_two.toml", env!("CARGO_MANIFEST_DIR"));
     let find = |jobs| {
         let kernel = Arc::new(Kernel::open(&path).unwrap());
         let config = Config {

@@ -10,15 +10,8 @@ use std::cell::Cell;
 
 fn runner() -> TestRunner {
     TestRunner::new_with_rng(
-        Config {
-            failure_persistence: None,
-            cases: 500,
-            max_shrink_iters: 4000,
-            ..Config::default()
-        },
-        proptest::test_runner::TestRng::deterministic_rng(
-            proptest::test_runner::RngAlgorithm::ChaCha,
-        ),
+        Config { failure_persistence: None, cases: 500, max_shrink_iters: 4000, ..Config::default() },
+        proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha),
     )
 }
 
@@ -60,10 +53,7 @@ fn the_parts_of_a_tuple_all_shrink() {
 fn stopping_early_leaves_a_failing_case() {
     let strategy = cases(&wide_domain()).unwrap();
     for limit in 0..30 {
-        let config = Config {
-            max_shrink_iters: limit,
-            ..runner().config().clone()
-        };
+        let config = Config { max_shrink_iters: limit, ..runner().config().clone() };
         let result = TestRunner::new(config).run(&strategy, |case| {
             prop_assert!(!bad_group(&case));
             Ok(())
@@ -78,11 +68,7 @@ fn stopping_early_leaves_a_failing_case() {
 #[test]
 fn proptest_decides_how_many_cases_run() {
     let ran = Cell::new(0);
-    let config = Config {
-        cases: 17,
-        failure_persistence: None,
-        ..Config::default()
-    };
+    let config = Config { cases: 17, failure_persistence: None, ..Config::default() };
     let strategy = cases(&wide_domain()).unwrap();
     let result = TestRunner::new(config).run(&strategy, |_| {
         ran.set(ran.get() + 1);

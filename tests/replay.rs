@@ -13,9 +13,7 @@ fn replay_all(findings: Vec<(PathBuf, Finding)>) -> Vec<(PathBuf, Replayed)> {
     findings
         .into_iter()
         .map(|(file, finding)| {
-            let kernel = finding
-                .open_kernel(&file)
-                .unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+            let kernel = finding.open_kernel(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
             let result = replay(&finding, &kernel, &Emulator);
             println!("{}: {result:?}", file.display());
             (file, result)
@@ -26,11 +24,7 @@ fn replay_all(findings: Vec<(PathBuf, Finding)>) -> Vec<(PathBuf, Replayed)> {
 #[test]
 fn a_saved_regressions_of_shipped_kernels_stay_fixed() {
     let folder = Store::new(root().join("proptest-regressions")).folder();
-    let findings = if folder.exists() {
-        Finding::load_all(&folder).unwrap()
-    } else {
-        Vec::new()
-    };
+    let findings = if folder.exists() { Finding::load_all(&folder).unwrap() } else { Vec::new() };
     for (file, result) in replay_all(findings) {
         assert_eq!(result, Replayed::Fixed, "{}", file.display());
     }
@@ -41,18 +35,12 @@ fn example_findings_still_fail() {
     let findings = Finding::load_all(&root().join("examples/findings")).unwrap();
     assert!(!findings.is_empty());
     for (file, result) in replay_all(findings) {
-        assert!(
-            matches!(result, Replayed::StillFails(_)),
-            "{}: {result:?}",
-            file.display()
-        );
+        assert!(matches!(result, Replayed::StillFails(_)), "{}: {result:?}", file.display());
     }
 }
 
 fn example() -> (PathBuf, Finding) {
-    Finding::load_all(&root().join("examples/findings"))
-        .unwrap()
-        .swap_remove(0)
+    Finding::load_all(&root().join("examples/findings")).unwrap().swap_remove(0)
 }
 
 #[test]
@@ -61,19 +49,12 @@ fn a_finding_is_saved_once_and_never_over_another_bug() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path());
     let (_, finding) = example();
-    let Saved::New(first) = store.save("k", &finding).unwrap() else {
-        panic!("not new")
-    };
-    assert_eq!(
-        store.save("k", &finding).unwrap(),
-        Saved::Known(first.clone())
-    );
+    let Saved::New(first) = store.save("k", &finding).unwrap() else { panic!("not new") };
+    assert_eq!(store.save("k", &finding).unwrap(), Saved::Known(first.clone()));
 
     let mut other = finding.clone();
     other.signature.class = "fault race".into();
-    let Saved::New(second) = store.save("k", &other).unwrap() else {
-        panic!("not new")
-    };
+    let Saved::New(second) = store.save("k", &other).unwrap() else { panic!("not new") };
     assert_ne!(first, second);
     assert_eq!(Finding::load_all(&first).unwrap()[0].1, finding);
     assert_eq!(Finding::load_all(folder.path()).unwrap().len(), 2);
@@ -98,9 +79,6 @@ fn a_wrong_file_is_told_by_line_and_key() {
     let bad = error(&text.replace("steps = ", "steps = -"));
     assert!(bad.contains(&format!("x.toml:{line_of_steps}: ")), "{bad}");
     let bad = error(&text.replace("num_kv_heads = ", "num_kv_heads = 9"));
-    assert!(
-        bad.contains("line: expected the same case as the table"),
-        "{bad}"
-    );
+    assert!(bad.contains("line: expected the same case as the table"), "{bad}");
     assert!(error(&text.replace("[case]", "nonsense = 1\n[case]")).contains("unknown field"));
 }

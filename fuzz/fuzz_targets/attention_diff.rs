@@ -5,7 +5,8 @@ use libfuzzer_sys::{Corpus, fuzz_target};
 use std::sync::LazyLock;
 
 const REGRESSIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../proptest-regressions");
-static KERNELS: LazyLock<Vec<Harness>> = LazyLock::new(|| Harness::from_env(REGRESSIONS).unwrap_or_else(|e| panic!("{e}")));
+static KERNELS: LazyLock<Vec<Harness>> =
+    LazyLock::new(|| Harness::from_env(REGRESSIONS).unwrap_or_else(|e| panic!("{e}")));
 
 fuzz_target!(|data: &[u8]| -> Corpus {
     let mut bytes = Unstructured::new(data);

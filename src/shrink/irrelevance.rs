@@ -1,7 +1,4 @@
-//! Which fields of a failing case could be anything.
-//!
-//! A field is called irrelevant when the case still fails with each of a few other values of it, one field at a time.
-//! That is evidence, not proof: another value may pass, and two irrelevant fields may matter together.
+//! Other values of each field of a case, to see which fields could be anything.
 
 use super::knob::{Knob, followed};
 use crate::case::{CacheOrder, Case, Domain, Recipe, Values, default_scale};
@@ -35,16 +32,14 @@ pub(super) fn probes(case: &Case, domain: &Domain) -> Vec<Probe> {
     .collect()
 }
 
-/// The next numbers of the domain, and one further up; none if there are smaller ones, which then pass.
+/// The smallest number of the domain, the next ones, and one further up.
 fn up(knob: Knob, case: &Case, domain: &Domain) -> Vec<Case> {
     let range = knob.range(domain);
-    if knob.of(case) > range.low() {
-        return Vec::new();
-    }
     let rank = range.rank(knob.of(case));
-    [1, 2, 7]
-        .into_iter()
-        .filter_map(|more| range.nth(rank.checked_add(more)?))
+    let ranks = [1, 2, 7].map(|more| rank.saturating_add(more));
+    std::iter::once(0)
+        .chain(ranks)
+        .filter_map(|rank| range.nth(rank))
         .filter_map(|n| knob.turned(case, n))
         .collect()
 }

@@ -5,6 +5,8 @@
 //! simpler by [`complexity`], and never made twice; so it comes to an end, and the end is a case that none of its moves
 //! makes simpler.
 //!
+//! At the end it tells which fields of the result seem not to matter.
+//!
 //! One search, two doors: [`shrink`] runs a predicate, [`Shrinker`] is the same search step by step, for those who must
 //! not be called back (proptest's value tree).
 //!
@@ -31,26 +33,29 @@ pub struct Shrunk {
     pub executions: u32,
     /// Whether the search stopped because it had used up its executions, not because nothing simpler fails.
     pub exhausted: bool,
-    /// Keys of the one-line form whose fields seem not to matter: the case fails with each of a few other values too. Empty if the search is exhausted.
+    /// Keys of the one-line form whose fields seem not to matter, see [`irrelevant`]; none if there were no executions left to tell.
     pub irrelevant: Vec<&'static str>,
 }
 
 /// The simplest case of `domain` found from `start`, which fails, by at most `max_executions` of `still_fails`.
+///
+/// The end of the search is not the last case that `still_fails` says yes to: to tell which fields matter, it is asked
+/// about others afterwards.
 pub fn shrink(
     start: Case,
     domain: &Domain,
     max_executions: u32,
     still_fails: &mut dyn FnMut(&Case) -> bool,
 ) -> Shrunk {
-    let mut shrinker = Shrinker::new(start, domain.clone());
     let mut executions = 0;
-    // Nothing when the budget is used up.
+    // Nothing when the executions are used up.
     let mut fails = |case: &Case| {
         (executions < max_executions).then(|| {
             executions += 1;
             still_fails(case)
         })
     };
+    let mut shrinker = Shrinker::new(start, domain.clone());
     let mut exhausted = false;
     while let Some(candidate) = shrinker.propose() {
         match fails(&candidate) {
@@ -63,16 +68,28 @@ pub fn shrink(
         }
     }
     let case = shrinker.into_best();
-    let irrelevant = irrelevance::probes(&case, domain)
-        .into_iter()
-        .filter(|probe| !probe.others.is_empty())
-        .filter(|probe| probe.others.iter().all(|other| fails(other) == Some(true)))
-        .map(|probe| probe.field)
-        .collect();
+    let irrelevant = irrelevant(&case, domain, &mut |other| fails(other) == Some(true));
     Shrunk {
         case,
         executions,
         exhausted,
         irrelevant,
     }
+}
+
+/// Keys of the one-line form of `case`, which fails, whose fields seem not to matter.
+///
+/// Such a field has other values in `domain`, and the case fails with each of a few of them. That is evidence, not proof:
+/// another value may pass, and two irrelevant fields may matter together. At most 40 executions, of cases about as small
+/// as `case`, but not simpler.
+pub fn irrelevant(
+    case: &Case,
+    domain: &Domain,
+    still_fails: &mut dyn FnMut(&Case) -> bool,
+) -> Vec<&'static str> {
+    irrelevance::probes(case, domain)
+        .into_iter()
+        .filter(|probe| !probe.others.is_empty() && probe.others.iter().all(&mut *still_fails))
+        .map(|probe| probe.field)
+        .collect()
 }

@@ -23,16 +23,7 @@ fn values(n: usize, dv: usize, seed: u64) -> Vec<f32> {
 fn uniform(n: usize, seed: u64) -> Inputs {
     let (d, dv) = (64, 4);
     let k = values(n, d, seed + 77);
-    Inputs {
-        q: vec![0.0; d],
-        k,
-        v: values(n, dv, seed),
-        d,
-        dv,
-        scale: 0.125,
-        softcap: None,
-        sink: None,
-    }
+    Inputs { q: vec![0.0; d], k, v: values(n, dv, seed), d, dv, scale: 0.125, softcap: None, sink: None }
 }
 
 /// The last key and about half of the others are selected.
@@ -50,12 +41,7 @@ fn selector(n: usize, seed: u64) -> Inputs {
 #[test]
 fn the_bound_collapses_and_correct_kernels_keep_it() {
     // Not the kernels that normalise first or go through a logarithm.
-    for kernel in [
-        Kernel::Sequential,
-        Kernel::Pairwise,
-        Kernel::Warps,
-        Kernel::Tiles,
-    ] {
+    for kernel in [Kernel::Sequential, Kernel::Pairwise, Kernel::Warps, Kernel::Tiles] {
         for (n, seed) in [(1, 1), (5, 2), (64, 3), (257, 4), (3000, 5)] {
             for inputs in [uniform(n, seed), selector(n, seed)] {
                 let contract = kernel.contract();
@@ -72,10 +58,7 @@ fn the_bound_collapses_and_correct_kernels_keep_it() {
                     );
                     for dtype in Dtype::ALL {
                         let stored = |x: f32| dtype.round(f64::from(x));
-                        assert!(
-                            accepts(stored(right[t]), o, b, dtype),
-                            "{kernel:?} n={n} {dtype}"
-                        );
+                        assert!(accepts(stored(right[t]), o, b, dtype), "{kernel:?} n={n} {dtype}");
                     }
                     seen |= !accepts(f64::from(wrong[t]), o, b, Dtype::F32);
                 }
@@ -91,14 +74,7 @@ fn a_uniform_row_is_the_mean() {
     let inputs = uniform(100, 9);
     let judged = judge(&inputs, &Kernel::Sequential.contract());
     for t in 0..inputs.dv {
-        let mean = inputs
-            .v
-            .iter()
-            .skip(t)
-            .step_by(inputs.dv)
-            .map(|&v| f64::from(v))
-            .sum::<f64>()
-            / 100.0;
+        let mean = inputs.v.iter().skip(t).step_by(inputs.dv).map(|&v| f64::from(v)).sum::<f64>() / 100.0;
         assert!((judged.o[t] - mean).abs() < 1e-15);
     }
     assert!((judged.lse - 100f64.ln()).abs() < 1e-15);

@@ -53,10 +53,7 @@ impl Distribution {
 
     /// Whether the signs of V are independent and random.
     pub(super) fn random_signs(self) -> bool {
-        !matches!(
-            self,
-            Self::ConstantV | Self::Decreasing | Self::SortedV | Self::BigV
-        )
+        !matches!(self, Self::ConstantV | Self::Decreasing | Self::SortedV | Self::BigV)
     }
 
     /// A row whose elements are numbers of `dtype`.
@@ -107,11 +104,7 @@ impl Distribution {
                 q = vec![16.0; d];
                 for key in k.chunks_mut(d) {
                     for i in 0..d {
-                        key[i] = if i % 2 == 0 {
-                            30.0 * key[i]
-                        } else {
-                            -key[i - 1] + 0.01 * key[i]
-                        };
+                        key[i] = if i % 2 == 0 { 30.0 * key[i] } else { -key[i - 1] + 0.01 * key[i] };
                     }
                 }
             }
@@ -134,8 +127,7 @@ impl Distribution {
             Self::WideV => {
                 let range = if half { 12 } else { 40 };
                 for (i, x) in v.iter_mut().enumerate() {
-                    *x *=
-                        f64::from(((i * 7919 + 13) % (2 * range + 1)) as i32 - range as i32).exp2();
+                    *x *= f64::from(((i * 7919 + 13) % (2 * range + 1)) as i32 - range as i32).exp2();
                 }
             }
             Self::Integer => {
@@ -145,16 +137,10 @@ impl Distribution {
             }
             Self::Underflow => {
                 logits(&mut k, &mut q, 0.01, &|j| {
-                    if j == 0 {
-                        0.0
-                    } else {
-                        -55.0 - 56.0 * fraction(j * 7 % n)
-                    }
+                    if j == 0 { 0.0 } else { -55.0 - 56.0 * fraction(j * 7 % n) }
                 });
                 let big = if half { 6e4 } else { 1e30 };
-                v.iter_mut()
-                    .enumerate()
-                    .for_each(|(i, x)| *x *= if i < dv { 1e-3 } else { big / 6.0 });
+                v.iter_mut().enumerate().for_each(|(i, x)| *x *= if i < dv { 1e-3 } else { big / 6.0 });
             }
             Self::SortedV => {
                 q.iter_mut().for_each(|x| *x *= 0.3);
@@ -166,15 +152,6 @@ impl Distribution {
             }
         }
         let store = |x: Vec<f64>| x.into_iter().map(|x| dtype.round(x) as f32).collect();
-        Inputs {
-            q: store(q),
-            k: store(k),
-            v: store(v),
-            d,
-            dv,
-            scale: (1.0 / root) as f32,
-            softcap: None,
-            sink: None,
-        }
+        Inputs { q: store(q), k: store(k), v: store(v), d, dv, scale: (1.0 / root) as f32, softcap: None, sink: None }
     }
 }

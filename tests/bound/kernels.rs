@@ -69,14 +69,8 @@ pub(super) enum Bug {
 }
 
 impl Kernel {
-    pub(super) const ALL: [Self; 6] = [
-        Self::Sequential,
-        Self::Pairwise,
-        Self::Unfused,
-        Self::Warps,
-        Self::Tiles,
-        Self::Splits,
-    ];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Sequential, Self::Pairwise, Self::Unfused, Self::Warps, Self::Tiles, Self::Splits];
 
     /// The contract that the kernel's author would write.
     pub(super) fn contract(self) -> Contract {
@@ -101,11 +95,7 @@ impl Kernel {
 
     /// The output before the store, and the log-sum-exp.
     pub(super) fn run(self, inputs: &Inputs, bug: Bug, seed: u64) -> (Vec<f32>, f32) {
-        let mut machine = Machine {
-            rng: StdRng::seed_from_u64(seed),
-            flush: self == Self::Warps,
-            style: seed % 3,
-        };
+        let mut machine = Machine { rng: StdRng::seed_from_u64(seed), flush: self == Self::Warps, style: seed % 3 };
         let mut inputs = inputs.clone();
         if bug == Bug::Scale {
             inputs.scale *= 1.01;
@@ -116,9 +106,7 @@ impl Kernel {
             inputs.v.truncate(n * inputs.dv);
         }
         let (mut out, lse) = match self {
-            Self::Sequential | Self::Pairwise | Self::Unfused => {
-                machine.two_passes(&inputs, self, bug)
-            }
+            Self::Sequential | Self::Pairwise | Self::Unfused => machine.two_passes(&inputs, self, bug),
             Self::Warps => machine.warps(&inputs, bug),
             Self::Tiles => machine.tiles(&inputs, bug),
             Self::Splits => machine.splits(&inputs, bug),
@@ -149,11 +137,7 @@ struct Machine {
 
 impl Machine {
     fn f(&self, x: f32) -> f32 {
-        if self.flush && x.abs() < f32::MIN_POSITIVE {
-            0.0
-        } else {
-            x
-        }
+        if self.flush && x.abs() < f32::MIN_POSITIVE { 0.0 } else { x }
     }
 
     /// `x` moved by at most `ulps` values.
@@ -173,11 +157,7 @@ impl Machine {
             }
         };
         let moved = f32::from_bits((x.to_bits() as i32 + by).max(0) as u32);
-        if moved.is_finite() && moved.signum() == x.signum() {
-            self.f(moved)
-        } else {
-            x
-        }
+        if moved.is_finite() && moved.signum() == x.signum() { self.f(moved) } else { x }
     }
 
     fn expf(&mut self, x: f32) -> f32 {
@@ -215,10 +195,7 @@ impl Machine {
 
     fn tree(&self, terms: &mut Vec<f32>) -> f32 {
         while terms.len() > 1 {
-            *terms = terms
-                .chunks(2)
-                .map(|pair| self.f(pair.iter().sum()))
-                .collect();
+            *terms = terms.chunks(2).map(|pair| self.f(pair.iter().sum())).collect();
         }
         terms.first().copied().unwrap_or(0.0)
     }
@@ -246,14 +223,7 @@ impl Machine {
         let mut s: Vec<f32> = (0..n)
             .map(|j| {
                 let dot = if pairwise {
-                    self.tree(
-                        &mut inputs
-                            .q
-                            .iter()
-                            .zip(inputs.key(j))
-                            .map(|(q, k)| q * k)
-                            .collect(),
-                    )
+                    self.tree(&mut inputs.q.iter().zip(inputs.key(j)).map(|(q, k)| q * k).collect())
                 } else {
                     self.dot(inputs, j)
                 };
@@ -263,11 +233,7 @@ impl Machine {
         s.extend(inputs.sink);
         let max = s.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let mut w: Vec<f32> = s.iter().map(|&x| self.expf(x - max)).collect();
-        let sum: f32 = if pairwise {
-            self.tree(&mut w.clone())
-        } else {
-            w.iter().fold(0.0, |a, b| a + b)
-        };
+        let sum: f32 = if pairwise { self.tree(&mut w.clone()) } else { w.iter().fold(0.0, |a, b| a + b) };
         if kernel == Kernel::Unfused {
             for w in &mut w {
                 *w = Dtype::F16.round(f64::from(*w / sum)) as f32;
@@ -279,16 +245,8 @@ impl Machine {
         let out = (0..inputs.dv)
             .map(|t| {
                 let mut terms: Vec<f32> = (0..n).map(|j| w[j] * inputs.value(j)[t]).collect();
-                let x = if pairwise {
-                    self.tree(&mut terms)
-                } else {
-                    terms.iter().fold(0.0, |a, b| a + b)
-                };
-                if kernel == Kernel::Unfused {
-                    x
-                } else {
-                    x / sum
-                }
+                let x = if pairwise { self.tree(&mut terms) } else { terms.iter().fold(0.0, |a, b| a + b) };
+                if kernel == Kernel::Unfused { x } else { x / sum }
             })
             .collect();
         (out, max + sum.ln())
@@ -297,33 +255,17 @@ impl Machine {
     fn warps(&mut self, inputs: &Inputs, bug: Bug) -> (Vec<f32>, f32) {
         let mut parts: Vec<Partial> = (0..4)
             .map(|warp| {
-                let mut part = Partial {
-                    max: f32::NEG_INFINITY,
-                    sum: 0.0,
-                    acc: vec![0.0; inputs.dv],
-                };
+                let mut part = Partial { max: f32::NEG_INFINITY, sum: 0.0, acc: vec![0.0; inputs.dv] };
                 for j in (warp..inputs.n()).step_by(4) {
                     let s = self.f(self.lane_dot(inputs, j) * inputs.scale);
                     let s = self.softcap(inputs, s);
                     let max = part.max.max(s);
-                    let factor = if part.max == f32::NEG_INFINITY {
-                        0.0
-                    } else {
-                        self.fast_exp(part.max - max)
-                    };
+                    let factor = if part.max == f32::NEG_INFINITY { 0.0 } else { self.fast_exp(part.max - max) };
                     let weight = self.fast_exp(s - max);
                     part.sum = self.f(part.sum.mul_add(factor, weight));
                     for (acc, &v) in part.acc.iter_mut().zip(inputs.value(j)) {
-                        let scaled = if bug == Bug::NoRescale {
-                            *acc
-                        } else {
-                            self.f(*acc * factor)
-                        };
-                        let weight = if bug == Bug::LostValue && j == 0 {
-                            0.0
-                        } else {
-                            weight
-                        };
+                        let scaled = if bug == Bug::NoRescale { *acc } else { self.f(*acc * factor) };
+                        let weight = if bug == Bug::LostValue && j == 0 { 0.0 } else { weight };
                         *acc = self.f(self.f(v).mul_add(weight, scaled));
                     }
                     part.max = max;
@@ -331,20 +273,10 @@ impl Machine {
                 part
             })
             .collect();
-        let max = parts
-            .iter()
-            .fold(f32::NEG_INFINITY, |m, part| m.max(part.max));
-        let mut total = Partial {
-            max,
-            sum: 0.0,
-            acc: vec![0.0; inputs.dv],
-        };
+        let max = parts.iter().fold(f32::NEG_INFINITY, |m, part| m.max(part.max));
+        let mut total = Partial { max, sum: 0.0, acc: vec![0.0; inputs.dv] };
         for part in &mut parts {
-            let factor = if part.max == f32::NEG_INFINITY {
-                0.0
-            } else {
-                self.fast_exp(part.max - max)
-            };
+            let factor = if part.max == f32::NEG_INFINITY { 0.0 } else { self.fast_exp(part.max - max) };
             total.sum = self.f(self.f(part.sum * factor) + total.sum);
             for (acc, x) in total.acc.iter_mut().zip(&part.acc) {
                 *acc = self.f(self.f(x * factor) + *acc);
@@ -355,11 +287,7 @@ impl Machine {
 
     fn tiles(&mut self, inputs: &Inputs, bug: Bug) -> (Vec<f32>, f32) {
         let c = LOG2_E;
-        let mut part = Partial {
-            max: f32::NEG_INFINITY,
-            sum: 0.0,
-            acc: vec![0.0; inputs.dv],
-        };
+        let mut part = Partial { max: f32::NEG_INFINITY, sum: 0.0, acc: vec![0.0; inputs.dv] };
         let keys: Vec<usize> = (0..inputs.n()).collect();
         for tile in keys.chunks(16) {
             let s: Vec<f32> = tile
@@ -370,11 +298,7 @@ impl Machine {
                 })
                 .collect();
             let max = s.iter().copied().fold(part.max, f32::max);
-            let factor = if part.max == f32::NEG_INFINITY {
-                0.0
-            } else {
-                self.exp2((part.max - max) * c)
-            };
+            let factor = if part.max == f32::NEG_INFINITY { 0.0 } else { self.exp2((part.max - max) * c) };
             part.sum *= factor;
             if bug != Bug::NoRescale {
                 part.acc.iter_mut().for_each(|acc| *acc *= factor);
@@ -382,11 +306,7 @@ impl Machine {
             for (&j, s) in tile.iter().zip(s) {
                 let w = self.exp2(s.mul_add(c, -(max * c)));
                 part.sum += w;
-                let p = if bug == Bug::LostValue && j == 0 {
-                    0.0
-                } else {
-                    Dtype::Bf16.round(f64::from(w)) as f32
-                };
+                let p = if bug == Bug::LostValue && j == 0 { 0.0 } else { Dtype::Bf16.round(f64::from(w)) as f32 };
                 for (acc, &v) in part.acc.iter_mut().zip(inputs.value(j)) {
                     *acc = p.mul_add(v, *acc);
                 }
@@ -398,41 +318,22 @@ impl Machine {
 
     fn splits(&mut self, inputs: &Inputs, bug: Bug) -> (Vec<f32>, f32) {
         let q: Vec<f32> = inputs.q.iter().map(|q| q * inputs.scale).collect();
-        let scaled = Inputs {
-            q,
-            ..inputs.clone()
-        };
+        let scaled = Inputs { q, ..inputs.clone() };
         let n = inputs.n();
         let keys: Vec<usize> = (0..n).collect();
         let mut parts = Vec::new();
         for split in keys.chunks(n.div_ceil(3)) {
-            let mut part = Partial {
-                max: f32::NEG_INFINITY,
-                sum: 0.0,
-                acc: vec![0.0; inputs.dv],
-            };
+            let mut part = Partial { max: f32::NEG_INFINITY, sum: 0.0, acc: vec![0.0; inputs.dv] };
             for &j in split {
                 let dot = self.dot(&scaled, j);
                 let s = self.softcap(inputs, dot);
                 let max = part.max.max(s);
-                let factor = if part.max == f32::NEG_INFINITY {
-                    0.0
-                } else {
-                    self.fast_exp(part.max - max)
-                };
+                let factor = if part.max == f32::NEG_INFINITY { 0.0 } else { self.fast_exp(part.max - max) };
                 let w = self.fast_exp(s - max);
                 part.sum = part.sum.mul_add(factor, w);
                 for (acc, &v) in part.acc.iter_mut().zip(inputs.value(j)) {
-                    let scaled = if bug == Bug::NoRescale {
-                        *acc
-                    } else {
-                        *acc * factor
-                    };
-                    let w = if bug == Bug::LostValue && j == 0 {
-                        0.0
-                    } else {
-                        w
-                    };
+                    let scaled = if bug == Bug::NoRescale { *acc } else { *acc * factor };
+                    let w = if bug == Bug::LostValue && j == 0 { 0.0 } else { w };
                     *acc = v.mul_add(w, scaled);
                 }
                 part.max = max;
@@ -442,14 +343,8 @@ impl Machine {
             let lse = part.max + part.sum.ln();
             parts.push((lse, part.acc));
         }
-        let max = parts
-            .iter()
-            .fold(f32::NEG_INFINITY, |m, part| m.max(part.0));
-        let mut total = Partial {
-            max,
-            sum: 0.0,
-            acc: vec![0.0; inputs.dv],
-        };
+        let max = parts.iter().fold(f32::NEG_INFINITY, |m, part| m.max(part.0));
+        let mut total = Partial { max, sum: 0.0, acc: vec![0.0; inputs.dv] };
         for (lse, acc) in parts {
             let w = self.fast_exp(lse - max);
             total.sum += w;

@@ -13,10 +13,7 @@ fn exponential(e0: f64) -> Contract {
 
 #[test]
 fn errors_of_weights_cancel_where_values_are_equal() {
-    for (distribution, grows) in [
-        (Distribution::ConstantV, false),
-        (Distribution::Normal, true),
-    ] {
+    for (distribution, grows) in [(Distribution::ConstantV, false), (Distribution::Normal, true)] {
         let inputs = distribution.row(60, 32, 2, Dtype::F32, 1);
         let det = |e0| judge(&inputs, &exponential(e0)).bounds.det[0];
         let ratio = det(1e-3) / det(1e-8);
@@ -32,10 +29,7 @@ fn the_bound_is_finite_however_large_the_logits() {
     for kernel in Kernel::ALL {
         let judged = judge(&inputs, &kernel.contract());
         assert!(judged.in_domain);
-        let widest = inputs
-            .v
-            .iter()
-            .fold(0.0f64, |m, &v| m.max(f64::from(v).abs()));
+        let widest = inputs.v.iter().fold(0.0f64, |m, &v| m.max(f64::from(v).abs()));
         for b in &judged.bounds.det {
             assert!(*b < 3.0 * widest, "{kernel:?}: {b}");
         }
@@ -72,20 +66,12 @@ fn nothing_is_expected_where_a_kernel_may_overflow() {
 #[test]
 fn an_empty_row_has_no_error() {
     for sink in [None, Some(2.0)] {
-        let inputs = Inputs {
-            sink,
-            ..Distribution::Normal.row(0, 16, 2, Dtype::F32, 3)
-        };
+        let inputs = Inputs { sink, ..Distribution::Normal.row(0, 16, 2, Dtype::F32, 3) };
         let judged = judge(&inputs, &Contract::default());
         assert!(judged.in_domain);
         for t in 0..2 {
             assert!(accepts(0.0, judged.o[t], judged.bounds.det[t], Dtype::F32));
-            assert!(!accepts(
-                1e-30,
-                judged.o[t],
-                judged.bounds.det[t],
-                Dtype::F32
-            ));
+            assert!(!accepts(1e-30, judged.o[t], judged.bounds.det[t], Dtype::F32));
         }
         assert_eq!(judged.lse, sink.map_or(f64::NEG_INFINITY, f64::from));
     }

@@ -43,11 +43,7 @@ pub(super) fn judge(inputs: &Inputs, contract: &Contract) -> Judged {
 
 /// The largest share of the bound that any column uses.
 fn worst(out: &[f32], o: &[f64], b: &[f64], dtype: Dtype) -> f64 {
-    let ratios = out
-        .iter()
-        .zip(o)
-        .zip(b)
-        .map(|((&out, &o), &b)| ratio(dtype.round(f64::from(out)), o, b, dtype));
+    let ratios = out.iter().zip(o).zip(b).map(|((&out, &o), &b)| ratio(dtype.round(f64::from(out)), o, b, dtype));
     ratios.fold(0.0, f64::max)
 }
 
@@ -101,10 +97,7 @@ fn weakened(kernel: Kernel) -> Contract {
         _ => "none",
     };
     let p_norm = kernel == Kernel::Unfused;
-    toml::from_str(&format!(
-        "preset = 'any'\np_round = '{p_round}'\np_norm = {p_norm}"
-    ))
-    .unwrap()
+    toml::from_str(&format!("preset = 'any'\np_round = '{p_round}'\np_norm = {p_norm}")).unwrap()
 }
 
 /// Runs a kernel over ordinary rows, and counts how many the bound catches.
@@ -126,43 +119,22 @@ fn caught(kernel: Kernel, bug: Bug, dtype: Dtype, distributions: &[Distribution]
 fn planted_bugs_are_caught() {
     let ordinary = [Distribution::Normal, Distribution::ZeroQ];
     for kernel in Kernel::ALL {
-        assert_eq!(
-            caught(kernel, Bug::None, Dtype::F32, &Distribution::ALL),
-            0.0,
-            "{kernel:?} is correct"
-        );
+        assert_eq!(caught(kernel, Bug::None, Dtype::F32, &Distribution::ALL), 0.0, "{kernel:?} is correct");
         for bug in [Bug::DroppedKey, Bug::LostValue] {
             let share = caught(kernel, bug, Dtype::F32, &ordinary);
-            assert!(
-                share >= 0.95,
-                "{kernel:?} with {bug:?} is caught in {share} of runs"
-            );
+            assert!(share >= 0.95, "{kernel:?} with {bug:?} is caught in {share} of runs");
         }
         // Rows where one key has all the weight do not depend on the scale.
         let share = caught(kernel, Bug::Scale, Dtype::F32, &[Distribution::Peaky]);
-        assert!(
-            share >= 0.75,
-            "{kernel:?} with a wrong scale is caught in {share} of runs"
-        );
+        assert!(share >= 0.75, "{kernel:?} with a wrong scale is caught in {share} of runs");
     }
     for kernel in [Kernel::Sequential, Kernel::Pairwise, Kernel::Warps] {
         let share = caught(kernel, Bug::HalfOutput, Dtype::F32, &ordinary);
-        assert!(
-            share >= 0.95,
-            "{kernel:?} with a half-precision output is caught in {share} of runs"
-        );
+        assert!(share >= 0.95, "{kernel:?} with a half-precision output is caught in {share} of runs");
     }
     for kernel in [Kernel::Warps, Kernel::Tiles, Kernel::Splits] {
-        let share = caught(
-            kernel,
-            Bug::NoRescale,
-            Dtype::F32,
-            &[Distribution::Increasing],
-        );
-        assert!(
-            share >= 0.95,
-            "{kernel:?} without rescales is caught in {share} of runs"
-        );
+        let share = caught(kernel, Bug::NoRescale, Dtype::F32, &[Distribution::Increasing]);
+        assert!(share >= 0.95, "{kernel:?} without rescales is caught in {share} of runs");
     }
 }
 

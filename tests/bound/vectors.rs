@@ -11,33 +11,21 @@ const TOLERANCE: f64 = 1e-9;
 
 #[test]
 fn every_vector_agrees() {
-    let contracts: BTreeMap<String, Contract> =
-        toml::from_str(include_str!("contracts.toml")).unwrap();
+    let contracts: BTreeMap<String, Contract> = toml::from_str(include_str!("contracts.toml")).unwrap();
     let mut failures = Vec::new();
     let mut rows = 0;
-    for line in include_str!("vectors.tsv")
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-    {
+    for line in include_str!("vectors.tsv").lines().filter(|line| !line.starts_with('#')) {
         let vector = Vector::parse(line);
         rows += 1;
         for (what, found, expected, slack) in vector.compare(&contracts) {
-            let same =
-                found == expected || (found - expected).abs() <= TOLERANCE * expected.abs() + slack;
+            let same = found == expected || (found - expected).abs() <= TOLERANCE * expected.abs() + slack;
             if !same {
-                failures.push(format!(
-                    "{what}: expected {expected:e}, found {found:e} in {line}"
-                ));
+                failures.push(format!("{what}: expected {expected:e}, found {found:e} in {line}"));
             }
         }
     }
     assert!(rows >= 2000, "only {rows} vectors");
-    assert!(
-        failures.is_empty(),
-        "{} failures\n{}",
-        failures.len(),
-        failures[..failures.len().min(20)].join("\n")
-    );
+    assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures[..failures.len().min(20)].join("\n"));
 }
 
 /// One line of vectors.tsv.
@@ -76,10 +64,7 @@ impl<'a> Vector<'a> {
     }
 
     /// Name, found, expected and absolute slack of each result.
-    fn compare(
-        &self,
-        contracts: &BTreeMap<String, Contract>,
-    ) -> Vec<(&'static str, f64, f64, f64)> {
+    fn compare(&self, contracts: &BTreeMap<String, Contract>) -> Vec<(&'static str, f64, f64, f64)> {
         let (q, k, v) = self.inputs();
         let reference = attend(&Row {
             q: &q,
@@ -102,12 +87,7 @@ impl<'a> Vector<'a> {
             ("sgn", bounds.sgn[t], expected[2], 1e-12 * slack),
             ("hm", bounds.hm[t], expected[3], 1e-12 * slack),
             ("lse", reference.lse, expected[4], TOLERANCE),
-            (
-                "lse_bound",
-                lse_bound(&reference, &contract),
-                expected[5],
-                0.0,
-            ),
+            ("lse_bound", lse_bound(&reference, &contract), expected[5], 0.0),
         ]
     }
 
@@ -115,9 +95,7 @@ impl<'a> Vector<'a> {
     fn inputs(&self) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
         let (n, d, dv) = (self.n, self.d, self.v_head_dim);
         let tensor = |tensor: u64, count: usize| -> Vec<f64> {
-            (0..count as u64)
-                .map(|i| self.unit(self.draw(tensor, i)))
-                .collect()
+            (0..count as u64).map(|i| self.unit(self.draw(tensor, i))).collect()
         };
         let (mut q, mut k, mut v) = (tensor(0, d), tensor(1, n * d), tensor(2, n * dv));
         let times = |x: &mut Vec<f64>, factor: f64| x.iter_mut().for_each(|x| *x *= factor);
@@ -166,22 +144,14 @@ impl<'a> Vector<'a> {
                 q = vec![0.0; d];
                 q[d - 1] = 2048.0;
                 for j in 0..n {
-                    k[j * d + d - 1] = if j == 0 {
-                        0.0
-                    } else {
-                        -modulo(self.draw(3, j as u64), 2)
-                    };
+                    k[j * d + d - 1] = if j == 0 { 0.0 } else { -modulo(self.draw(3, j as u64), 2) };
                 }
             }
             "spread" => {
                 q = vec![0.0; d];
                 q[0] = 8.0;
                 for j in 0..n {
-                    k[j * d] = if j == 0 {
-                        0.0
-                    } else {
-                        -modulo(self.draw(3, j as u64), 1024) / 8.0
-                    };
+                    k[j * d] = if j == 0 { 0.0 } else { -modulo(self.draw(3, j as u64), 1024) / 8.0 };
                 }
             }
             "subnormal" => {
