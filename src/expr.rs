@@ -56,36 +56,23 @@ const MAX_TEXT: usize = 1000;
 impl Expr {
     /// Reads `text`, whose variables must be among `names`.
     pub fn parse(text: &str, names: &[&str]) -> Result<Self, ExprError> {
-        let syntax = |why: String| ExprError::Syntax {
-            text: text.chars().take(60).collect(),
-            why,
-        };
+        let syntax = |why: String| ExprError::Syntax { text: text.chars().take(60).collect(), why };
         if text.len() > MAX_TEXT {
-            return Err(syntax(format!(
-                "it is {} bytes long, at most {MAX_TEXT} are read",
-                text.len()
-            )));
+            return Err(syntax(format!("it is {} bytes long, at most {MAX_TEXT} are read", text.len())));
         }
         let parsed = exmex::parse::<f64>(text).map_err(|e| syntax(e.msg().to_owned()))?;
         let slots = parsed
             .var_names()
             .iter()
             .map(|name| {
-                names
-                    .iter()
-                    .position(|n| n == name)
-                    .ok_or_else(|| ExprError::UnknownVariable {
-                        text: text.into(),
-                        name: name.clone(),
-                        expected: names.join(", "),
-                    })
+                names.iter().position(|n| n == name).ok_or_else(|| ExprError::UnknownVariable {
+                    text: text.into(),
+                    name: name.clone(),
+                    expected: names.join(", "),
+                })
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self {
-            text: text.into(),
-            parsed,
-            slots,
-        })
+        Ok(Self { text: text.into(), parsed, slots })
     }
 
     /// The value for `values`, in the order of the names given to [`Expr::parse`]. NaN if it has none.
@@ -101,12 +88,7 @@ impl Expr {
         if found.fract() == 0.0 && found >= low as f64 && found <= high as f64 {
             return Ok(found as i64);
         }
-        Err(ExprError::NotWhole {
-            text: self.text.clone(),
-            low,
-            high,
-            found,
-        })
+        Err(ExprError::NotWhole { text: self.text.clone(), low, high, found })
     }
 }
 
@@ -128,21 +110,14 @@ mod tests {
 
     #[test]
     fn expressions_are_evaluated_over_named_variables() {
-        let expr = Expr::parse(
-            "batch * ceil(q_per_kv / 8) + max(batch, 5)",
-            &["q_per_kv", "batch"],
-        )
-        .unwrap();
+        let expr = Expr::parse("batch * ceil(q_per_kv / 8) + max(batch, 5)", &["q_per_kv", "batch"]).unwrap();
         assert_eq!(expr.whole(&[9.0, 3.0], 0, 100), Ok(11));
     }
 
     #[test]
     fn errors_say_what_was_found() {
         let error = |text| Expr::parse(text, &["n", "d"]).unwrap_err().to_string();
-        assert_eq!(
-            error("n + m"),
-            "unknown variable \"m\" in \"n + m\", expected one of n, d"
-        );
+        assert_eq!(error("n + m"), "unknown variable \"m\" in \"n + m\", expected one of n, d");
         assert!(error("n *").starts_with("expected an expression, found \"n *\": "));
         assert!(error(&"(".repeat(5000)).ends_with("5000 bytes long, at most 1000 are read"));
         let half = Expr::parse("n / 2", &["n"]).unwrap();

@@ -46,11 +46,7 @@ pub enum SetupError {
 impl Harness {
     /// The kernel of this name or path, on the emulator. Findings are not saved.
     pub fn emulated(kernel: &str) -> Result<Self, OpenError> {
-        Ok(Self {
-            kernel: Kernel::open(kernel)?,
-            backend: Box::new(Emulator),
-            store: None,
-        })
+        Ok(Self { kernel: Kernel::open(kernel)?, backend: Box::new(Emulator), store: None })
     }
 
     /// One harness for each kernel, as the environment says:
@@ -62,8 +58,7 @@ impl Harness {
             Some(kernel) => vec![kernel],
             None => shipped_names().into_iter().map(String::from).collect(),
         };
-        let store =
-            Store::new(variable("ATTNFUZZ_REGRESSIONS").unwrap_or_else(|| default_store.into()));
+        let store = Store::new(variable("ATTNFUZZ_REGRESSIONS").unwrap_or_else(|| default_store.into()));
         let backend = variable("ATTNFUZZ_BACKEND").unwrap_or_else(|| "emulator".into());
         let open = |kernel: String| {
             let backend: Box<dyn Backend> = match backend.as_str() {
@@ -71,11 +66,7 @@ impl Harness {
                 "cuda" => Box::new(Cuda::open(0)?),
                 other => return Err(SetupError::Backend(other.into())),
             };
-            Ok(Self {
-                kernel: Kernel::open(&kernel)?,
-                backend,
-                store: Some(store.clone()),
-            })
+            Ok(Self { kernel: Kernel::open(&kernel)?, backend, store: Some(store.clone()) })
         };
         kernels.into_iter().map(open).collect()
     }
@@ -110,28 +101,13 @@ impl Harness {
             Verdict::Skip(why) => return Err(format!("{case} was not judged: {why}")),
             Verdict::Diverge(_) | Verdict::Fault(_) => {}
         }
-        let found = minimise(
-            &self.kernel,
-            &*self.backend,
-            case,
-            &verdict,
-            "harness".into(),
-            MAX_SHRINK,
-        );
+        let found = minimise(&self.kernel, &*self.backend, case, &verdict, "harness".into(), MAX_SHRINK);
         let Some((finding, executions)) = found else {
             return Err(format!("{case}: {verdict:?}"));
         };
         let kernel = self.kernel.name().to_owned();
-        let saved = self
-            .store
-            .as_ref()
-            .map(|store| store.save(&kernel, &finding).map_err(|e| e.to_string()));
-        Err(human::found(&Found {
-            kernel,
-            finding,
-            executions,
-            saved,
-        }))
+        let saved = self.store.as_ref().map(|store| store.save(&kernel, &finding).map_err(|e| e.to_string()));
+        Err(human::found(&Found { kernel, finding, executions, saved }))
     }
 
     fn verdict(&self, case: &Case) -> Result<Verdict, String> {

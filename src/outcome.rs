@@ -148,11 +148,6 @@ impl fmt::Display for Site {
 impl Fault {
     /// A fault without a place.
     pub fn new(kind: FaultKind, detail: impl Into<String>) -> Self {
-        Self {
-            kind,
-            detail: detail.into(),
-            site: None,
-            other: None,
-        }
+        Self { kind, detail: detail.into(), site: None, other: None }
     }
 }

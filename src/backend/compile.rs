@@ -41,12 +41,7 @@ pub struct Edit {
 /// Compiles `source` and stamps the result: the text to store.
 ///
 /// `name` is what line information calls the source, usually its file name.
-pub fn compile(
-    nvrtc: &Nvrtc,
-    name: &str,
-    source: &str,
-    spec: &CompileSpec,
-) -> Result<String, CompileError> {
+pub fn compile(nvrtc: &Nvrtc, name: &str, source: &str, spec: &CompileSpec) -> Result<String, CompileError> {
     let ptx = nvrtc.compile(name, source, &spec.arch, &spec.options)?;
     Ok(stamped(&ptx, &Stamp::new(nvrtc.version(), source, spec)))
 }
@@ -66,23 +61,15 @@ pub fn check(
     };
     let current = source_hash(source, spec);
     if stamp.source != current {
-        return Ok(Freshness::SourceChanged {
-            stored: stamp.source,
-            current,
-        });
+        return Ok(Freshness::SourceChanged { stored: stamp.source, current });
     }
     match nvrtc {
         Ok(nvrtc) if nvrtc.version() != stamp.nvrtc => {
-            let reason = NotCompared::OtherRelease {
-                made_by: stamp.nvrtc,
-                found: nvrtc.version(),
-            };
+            let reason = NotCompared::OtherRelease { made_by: stamp.nvrtc, found: nvrtc.version() };
             Ok(Freshness::SourceMatches(reason))
         }
         Ok(nvrtc) => Ok(compare(ptx, &compile(nvrtc, name, source, spec)?)),
-        Err(reason) => Ok(Freshness::SourceMatches(NotCompared::NoCompiler(
-            reason.clone(),
-        ))),
+        Err(reason) => Ok(Freshness::SourceMatches(NotCompared::NoCompiler(reason.clone()))),
     }
 }
 
@@ -124,16 +111,10 @@ impl fmt::Display for Freshness {
                 write!(f, "source unchanged; ptx not compared: {reason}")
             }
             Self::SourceChanged { stored, current } => {
-                write!(
-                    f,
-                    "stale: made from source {stored:016x}, expected {current:016x}"
-                )
+                write!(f, "stale: made from source {stored:016x}, expected {current:016x}")
             }
             Self::TextDiffers { line } => {
-                write!(
-                    f,
-                    "not what the source compiles to: line {line} differs, so it was edited or a header changed"
-                )
+                write!(f, "not what the source compiles to: line {line} differs, so it was edited or a header changed")
             }
             Self::Unstamped => write!(f, "no stamp: found no `{STAMP_START}` on the first line"),
         }
@@ -221,11 +202,7 @@ pub enum CompileError {
 pub fn apply_edits(source: &str, edits: &[Edit]) -> Result<String, EditError> {
     let mut places = Vec::with_capacity(edits.len());
     for (index, edit) in edits.iter().enumerate() {
-        let found = if edit.find.is_empty() {
-            0
-        } else {
-            source.matches(&edit.find).count()
-        };
+        let found = if edit.find.is_empty() { 0 } else { source.matches(&edit.find).count() };
         match source.find(&edit.find) {
             Some(start) if found == 1 => places.push((start, index, edit)),
             _ => return Err(EditError::NotOnce { index, found }),
@@ -237,10 +214,7 @@ pub fn apply_edits(source: &str, edits: &[Edit]) -> Result<String, EditError> {
     let mut previous = 0;
     for (start, index, edit) in places {
         if start < copied {
-            return Err(EditError::Overlap {
-                first: previous,
-                second: index,
-            });
+            return Err(EditError::Overlap { first: previous, second: index });
         }
         mutated.push_str(&source[copied..start]);
         mutated.push_str(&edit.replace);
@@ -255,9 +229,7 @@ pub fn apply_edits(source: &str, edits: &[Edit]) -> Result<String, EditError> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EditError {
     /// The text to find is absent, or ambiguous.
-    #[error(
-        "edit[{index}].find: found {found} times in the parent's source, expected exactly once"
-    )]
+    #[error("edit[{index}].find: found {found} times in the parent's source, expected exactly once")]
     NotOnce {
         /// Which edit.
         index: usize,
@@ -284,20 +256,12 @@ struct Stamp {
 
 impl Stamp {
     fn new(nvrtc: (u32, u32), source: &str, spec: &CompileSpec) -> Self {
-        Self {
-            nvrtc,
-            options: spec.to_string(),
-            source: source_hash(source, spec),
-        }
+        Self { nvrtc, options: spec.to_string(), source: source_hash(source, spec) }
     }
 
     /// Reads a stamp back; the options are for people, and not looked at.
     fn parse(ptx: &str) -> Option<Self> {
-        let rest = ptx
-            .lines()
-            .next()?
-            .strip_prefix(STAMP_START)?
-            .strip_prefix(" NVRTC ")?;
+        let rest = ptx.lines().next()?.strip_prefix(STAMP_START)?.strip_prefix(" NVRTC ")?;
         let (version, rest) = rest.split_once(", options `")?;
         let (options, hash) = rest.rsplit_once("`, source ")?;
         let (major, minor) = version.split_once('.')?;
@@ -311,45 +275,28 @@ impl Stamp {
 
 impl fmt::Display for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            nvrtc: (major, minor),
-            options,
-            source,
-        } = self;
-        write!(
-            f,
-            "{STAMP_START} NVRTC {major}.{minor}, options `{options}`, source {source:016x}"
-        )
+        let Self { nvrtc: (major, minor), options, source } = self;
+        write!(f, "{STAMP_START} NVRTC {major}.{minor}, options `{options}`, source {source:016x}")
     }
 }
 
 impl fmt::Display for CompileSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "--gpu-architecture={}", self.arch)?;
-        self.options
-            .iter()
-            .try_for_each(|option| write!(f, " {option}"))
+        self.options.iter().try_for_each(|option| write!(f, " {option}"))
     }
 }
 
 /// Compares stored text with what the same release of NVRTC made of the same source.
 fn compare(stored: &str, compiled: &str) -> Freshness {
-    let build = |ptx: &str| {
-        ptx.lines()
-            .find(|line| line.starts_with(BUILD_LINE))
-            .map(str::to_owned)
-    };
+    let build = |ptx: &str| ptx.lines().find(|line| line.starts_with(BUILD_LINE)).map(str::to_owned);
     if build(stored) != build(compiled) {
         return Freshness::SourceMatches(NotCompared::OtherBuild);
     }
     if stored == compiled {
         return Freshness::Fresh;
     }
-    let same = stored
-        .lines()
-        .zip(compiled.lines())
-        .take_while(|(a, b)| a == b)
-        .count();
+    let same = stored.lines().zip(compiled.lines()).take_while(|(a, b)| a == b).count();
     Freshness::TextDiffers { line: same + 1 }
 }
 
@@ -379,13 +326,9 @@ fn file_directive(line: &str) -> Option<(&str, &str, &str)> {
 
 /// FNV-1a, 64 bits, over the source, the target and each option, a zero byte after each.
 fn source_hash(source: &str, spec: &CompileSpec) -> u64 {
-    let texts = [source, &spec.arch]
-        .into_iter()
-        .chain(spec.options.iter().map(String::as_str));
+    let texts = [source, &spec.arch].into_iter().chain(spec.options.iter().map(String::as_str));
     let bytes = texts.flat_map(|text| text.bytes().chain([0]));
-    bytes.fold(FNV_OFFSET, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME)
-    })
+    bytes.fold(FNV_OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME))
 }
 
 const STAMP_START: &str = "// attnfuzz compile:";

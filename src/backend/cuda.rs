@@ -6,10 +6,7 @@
 //!
 //! A kernel that faults leaves a context that can't be trusted: the backend refuses every later run and says why.
 
-#![expect(
-    unsafe_code,
-    reason = "the driver API is C; every call of it in the project is here"
-)]
+#![expect(unsafe_code, reason = "the driver API is C; every call of it in the project is here")]
 
 use super::plan::{Plan, PlannedArg, PlannedLaunch};
 use super::{Backend, BackendError, BackendKind, Kernel, Run};
@@ -112,9 +109,7 @@ fn check_library() -> Result<(), Unavailable> {
     if unsafe { sys::is_culib_present() } {
         return Ok(());
     }
-    Err(Unavailable(
-        "no CUDA driver: libcuda can't be loaded".into(),
-    ))
+    Err(Unavailable("no CUDA driver: libcuda can't be loaded".into()))
 }
 
 fn unavailable(error: DriverError) -> Unavailable {
@@ -122,13 +117,8 @@ fn unavailable(error: DriverError) -> Unavailable {
 }
 
 fn describe(error: DriverError) -> String {
-    let name = error.error_name().map_or_else(
-        |_| format!("{:?}", error.0),
-        |n| n.to_string_lossy().into_owned(),
-    );
-    let text = error
-        .error_string()
-        .map_or_else(|_| String::new(), |s| format!(" ({})", s.to_string_lossy()));
+    let name = error.error_name().map_or_else(|_| format!("{:?}", error.0), |n| n.to_string_lossy().into_owned());
+    let text = error.error_string().map_or_else(|_| String::new(), |s| format!(" ({})", s.to_string_lossy()));
     name + &text
 }
 
@@ -136,34 +126,20 @@ impl Cuda {
     /// Opens the GPU with this index.
     pub fn open(ordinal: usize) -> Result<Self, Unavailable> {
         let devices = devices()?;
-        let device = devices.get(ordinal).ok_or_else(|| {
-            Unavailable(format!(
-                "expected a CUDA device below {}, found {ordinal}",
-                devices.len()
-            ))
-        })?;
+        let device = devices
+            .get(ordinal)
+            .ok_or_else(|| Unavailable(format!("expected a CUDA device below {}, found {ordinal}", devices.len())))?;
         let context = CudaContext::new(ordinal).map_err(unavailable)?;
         let name = format!("cuda:{ordinal} {}", device.name);
         let (idle, modules, lost) = Default::default();
-        Ok(Self {
-            context: ManuallyDrop::new(context),
-            name,
-            idle,
-            modules,
-            lost,
-        })
+        Ok(Self { context: ManuallyDrop::new(context), name, idle, modules, lost })
     }
 
     fn lane(&self) -> Result<Lane, DriverError> {
         if let Some(lane) = lock(&self.idle).pop() {
             return Ok(lane);
         }
-        Ok(Lane {
-            stream: self.context.new_stream()?,
-            device: 0,
-            capacity: 0,
-            host: Vec::new(),
-        })
+        Ok(Lane { stream: self.context.new_stream()?, device: 0, capacity: 0, host: Vec::new() })
     }
 
     fn module(&self, kernel: &Kernel) -> Result<Module, BackendError> {
@@ -171,48 +147,34 @@ impl Cuda {
         if let Some(module) = modules.get(&kernel.ptx_hash()) {
             return Ok(*module);
         }
-        let image = CString::new(kernel.ptx())
-            .map_err(|_| BackendError::Unavailable("the PTX holds a NUL byte".into()))?;
+        let image =
+            CString::new(kernel.ptx()).map_err(|_| BackendError::Unavailable("the PTX holds a NUL byte".into()))?;
         // SAFETY: the image is a NUL-terminated string, as cuModuleLoadData wants for PTX.
-        let module = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(|e| {
-            BackendError::Unavailable(format!("the driver can't load the PTX: {}", describe(e)))
-        })?;
+        let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
+            .map_err(|e| BackendError::Unavailable(format!("the driver can't load the PTX: {}", describe(e))))?;
         modules.insert(kernel.ptx_hash(), Module(module));
         Ok(Module(module))
     }
 
     /// Runs a plan in `lane`. `Ok(Err(_))` is a fault of the kernel.
-    fn execute(
-        &self,
-        kernel: &Kernel,
-        case: &Case,
-        plan: &Plan,
-        lane: &mut Lane,
-    ) -> Result<Outcome, BackendError> {
+    fn execute(&self, kernel: &Kernel, case: &Case, plan: &Plan, lane: &mut Lane) -> Result<Outcome, BackendError> {
         let arena = Arena::of(plan);
-        lane.reserve(arena.size_bytes)
-            .map_err(|e| self.trouble(e))?;
+        lane.reserve(arena.size_bytes).map_err(|e| self.trouble(e))?;
         arena.fill(plan, &mut lane.host);
         let stream = lane.stream.cu_stream();
         // SAFETY: `device` has at least `host.len()` bytes (reserve), and `host` lives until the stream is waited for.
-        unsafe { result::memcpy_htod_async(lane.device, &lane.host, stream) }
-            .map_err(|e| self.trouble(e))?;
+        unsafe { result::memcpy_htod_async(lane.device, &lane.host, stream) }.map_err(|e| self.trouble(e))?;
         let module = self.module(kernel)?;
         for launch in plan.steps.iter().flatten() {
             if let Err(error) = self.launch(module, launch, lane, &arena)? {
                 if is_refusal(error) {
-                    return Ok(Outcome::Fault(Fault::new(
-                        FaultKind::LaunchFailed,
-                        describe(error),
-                    )));
+                    return Ok(Outcome::Fault(Fault::new(FaultKind::LaunchFailed, describe(error))));
                 }
                 return self.after_fault(error, case);
             }
         }
         // SAFETY: as for the copy to the device.
-        if let Err(error) =
-            unsafe { result::memcpy_dtoh_async(&mut lane.host, lane.device, stream) }
-        {
+        if let Err(error) = unsafe { result::memcpy_dtoh_async(&mut lane.host, lane.device, stream) } {
             return self.after_fault(error, case);
         }
         match self.wait(lane) {
@@ -227,9 +189,7 @@ impl Cuda {
         if let Some(fault) = arena.damage(plan, &lane.host) {
             return Ok(Outcome::Fault(fault));
         }
-        Ok(Outcome::Output(plan.output(case, |index| {
-            lane.host[arena.range(plan, index)].to_vec()
-        })))
+        Ok(Outcome::Output(plan.output(case, |index| lane.host[arena.range(plan, index)].to_vec())))
     }
 
     fn launch(
@@ -242,19 +202,13 @@ impl Cuda {
         let no_entry = || BackendError::NoEntry(launch.entry.clone());
         let entry = CString::new(launch.entry.as_str()).map_err(|_| no_entry())?;
         // SAFETY: the module is loaded in the current context.
-        let function =
-            unsafe { result::module::get_function(module.0, entry) }.map_err(|_| no_entry())?;
+        let function = unsafe { result::module::get_function(module.0, entry) }.map_err(|_| no_entry())?;
         if launch.shared_bytes > PLAIN_SHARED_BYTES {
-            let attribute =
-                sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the function is of a loaded module; the driver checks the value.
-            if let Err(error) = unsafe {
-                result::function::set_function_attribute(
-                    function,
-                    attribute,
-                    launch.shared_bytes as i32,
-                )
-            } {
+            if let Err(error) =
+                unsafe { result::function::set_function_attribute(function, attribute, launch.shared_bytes as i32) }
+            {
                 return Ok(Err(error));
             }
         }
@@ -262,28 +216,16 @@ impl Cuda {
             .args
             .iter()
             .map(|arg| match arg {
-                PlannedArg::Region(index) => (lane.device + arena.starts[*index] as u64)
-                    .to_le_bytes()
-                    .to_vec(),
+                PlannedArg::Region(index) => (lane.device + arena.starts[*index] as u64).to_le_bytes().to_vec(),
                 PlannedArg::Bytes(bytes) => bytes.clone(),
             })
             .collect();
-        let mut pointers: Vec<*mut c_void> = args
-            .iter_mut()
-            .map(|bytes| bytes.as_mut_ptr().cast())
-            .collect();
+        let mut pointers: Vec<*mut c_void> = args.iter_mut().map(|bytes| bytes.as_mut_ptr().cast()).collect();
         let [grid, block] = [launch.grid, launch.block].map(|[x, y, z]| (x, y, z));
         // SAFETY: the manifest's arguments were checked against the entry's parameter sizes when the kernel was opened,
         // and the driver copies them before it returns. What the kernel does with its pointers is what is under test.
         Ok(unsafe {
-            result::launch_kernel(
-                function,
-                grid,
-                block,
-                launch.shared_bytes,
-                lane.stream.cu_stream(),
-                &mut pointers,
-            )
+            result::launch_kernel(function, grid, block, launch.shared_bytes, lane.stream.cu_stream(), &mut pointers)
         })
     }
 
@@ -352,10 +294,7 @@ impl Backend for Cuda {
 
     fn run(&self, kernel: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError> {
         if let Some(why) = &*lock(&self.lost) {
-            return Err(BackendError::Unavailable(format!(
-                "{} can't be used any more: {why}",
-                self.name
-            )));
+            return Err(BackendError::Unavailable(format!("{} can't be used any more: {why}", self.name)));
         }
         let plan = Plan::new(kernel, case, run)?;
         self.context.bind_to_thread().map_err(|e| self.trouble(e))?;
@@ -417,10 +356,7 @@ impl Arena {
             starts.push(start);
             end = start + region.bytes.len();
         }
-        Self {
-            starts,
-            size_bytes: end + GUARD_BYTES,
-        }
+        Self { starts, size_bytes: end + GUARD_BYTES }
     }
 
     fn range(&self, plan: &Plan, index: usize) -> std::ops::Range<usize> {
@@ -439,26 +375,13 @@ impl Arena {
         let mut guard_start = 0;
         for (index, region) in plan.regions.iter().enumerate() {
             let range = self.range(plan, index);
-            if let Some(distance) = host[guard_start..range.start]
-                .iter()
-                .rev()
-                .position(|&b| b != GUARD_BYTE)
-            {
-                let detail = format!(
-                    "{} bytes before {} (of {} bytes)",
-                    distance + 1,
-                    region.name,
-                    region.bytes.len()
-                );
+            if let Some(distance) = host[guard_start..range.start].iter().rev().position(|&b| b != GUARD_BYTE) {
+                let detail = format!("{} bytes before {} (of {} bytes)", distance + 1, region.name, region.bytes.len());
                 return Some(Fault::new(FaultKind::GuardTouched, detail));
             }
             guard_start = range.end;
             if !region.writable && host[range.clone()] != region.bytes {
-                let byte = host[range]
-                    .iter()
-                    .zip(&region.bytes)
-                    .position(|(a, b)| a != b)
-                    .unwrap_or(0);
+                let byte = host[range].iter().zip(&region.bytes).position(|(a, b)| a != b).unwrap_or(0);
                 return Some(Fault::new(
                     FaultKind::InputModified,
                     format!("{} was changed at byte {byte}", region.name),
@@ -467,10 +390,7 @@ impl Arena {
         }
         let last = host[guard_start..].iter().position(|&b| b != GUARD_BYTE)?;
         let name = plan.regions.last().map_or("", |r| &r.name);
-        Some(Fault::new(
-            FaultKind::GuardTouched,
-            format!("{last} bytes after the end of {name}"),
-        ))
+        Some(Fault::new(FaultKind::GuardTouched, format!("{last} bytes after the end of {name}")))
     }
 }
 

@@ -26,9 +26,7 @@ pub struct Device {
 pub struct Unavailable(pub String);
 
 fn absent<T>() -> Result<T, Unavailable> {
-    Err(Unavailable(
-        "this build has no CUDA backend: the feature `cuda` is off".into(),
-    ))
+    Err(Unavailable("this build has no CUDA backend: the feature `cuda` is off".into()))
 }
 
 /// Version of the CUDA driver API.

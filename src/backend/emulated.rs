@@ -27,11 +27,7 @@ impl Backend for Emulator {
     fn run(&self, kernel: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError> {
         let plan = Plan::new(kernel, case, run)?;
         let mut memory = Memory::new();
-        let regions: Vec<RegionId> = plan
-            .regions
-            .iter()
-            .map(|region| map(&mut memory, region))
-            .collect();
+        let regions: Vec<RegionId> = plan.regions.iter().map(|region| map(&mut memory, region)).collect();
         let options = Options {
             schedule_seed: u64::from(run.schedule_seed),
             instruction_budget: budget(case),
@@ -46,33 +42,17 @@ impl Backend for Emulator {
                     return Err(BackendError::Unsupported(detail));
                 }
                 Err(Stop::BadLaunch(why)) => {
-                    return Ok(Outcome::Fault(Fault::new(
-                        FaultKind::LaunchFailed,
-                        why.to_string(),
-                    )));
+                    return Ok(Outcome::Fault(Fault::new(FaultKind::LaunchFailed, why.to_string())));
                 }
             }
         }
-        for (index, &id) in regions
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| plan.is_out(*index))
-        {
-            if let Some(byte) = memory
-                .written(id)
-                .first_clear(0, plan.regions[index].bytes.len())
-            {
+        for (index, &id) in regions.iter().enumerate().filter(|(index, _)| plan.is_out(*index)) {
+            if let Some(byte) = memory.written(id).first_clear(0, plan.regions[index].bytes.len()) {
                 let element = byte / case.dtype.size_bytes();
-                return Ok(Outcome::Fault(not_written(
-                    case,
-                    &plan.regions[index].name,
-                    element,
-                )));
+                return Ok(Outcome::Fault(not_written(case, &plan.regions[index].name, element)));
             }
         }
-        Ok(Outcome::Output(plan.output(case, |index| {
-            memory.bytes(regions[index]).to_vec()
-        })))
+        Ok(Outcome::Output(plan.output(case, |index| memory.bytes(regions[index]).to_vec())))
     }
 }
 
@@ -80,10 +60,7 @@ impl Backend for Emulator {
 pub(super) fn not_written(case: &Case, tensor: &str, element: usize) -> Fault {
     let at = case.output_layout().coordinate(element).unwrap_or_default();
     let at = at.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-    Fault::new(
-        FaultKind::NotWritten,
-        format!("{tensor}[{at}] was never written"),
-    )
+    Fault::new(FaultKind::NotWritten, format!("{tensor}[{at}] was never written"))
 }
 
 fn map(memory: &mut Memory, region: &super::plan::Region) -> RegionId {
@@ -92,9 +69,7 @@ fn map(memory: &mut Memory, region: &super::plan::Region) -> RegionId {
         Initialised::Nothing => emulator::Initialised::None,
         Initialised::Ranges(ranges) => {
             let mut map = BitMap::new(region.bytes.len(), false);
-            ranges
-                .iter()
-                .for_each(|range| map.insert(range.start, range.len()));
+            ranges.iter().for_each(|range| map.insert(range.start, range.len()));
             emulator::Initialised::These(map)
         }
     };
@@ -114,21 +89,11 @@ fn execute(
     regions: &[RegionId],
     options: &Options,
 ) -> Result<emulator::Stats, Stop> {
-    let mut params = vec![
-        0;
-        program
-            .params()
-            .iter()
-            .map(|p| p.offset + p.size_bytes)
-            .max()
-            .unwrap_or(0)
-    ];
+    let mut params = vec![0; program.params().iter().map(|p| p.offset + p.size_bytes).max().unwrap_or(0)];
     for (param, arg) in program.params().iter().zip(&launch.args) {
         let target = &mut params[param.offset..][..param.size_bytes];
         match arg {
-            PlannedArg::Region(index) => {
-                target.copy_from_slice(&memory.address(regions[*index]).to_le_bytes())
-            }
+            PlannedArg::Region(index) => target.copy_from_slice(&memory.address(regions[*index]).to_le_bytes()),
             PlannedArg::Bytes(bytes) => target.copy_from_slice(bytes),
         }
     }
@@ -146,8 +111,7 @@ fn budget(case: &Case) -> u64 {
     let keys: u64 = (0..shape.requests.len())
         .map(|r| u64::from(case.past_len_at(r, case.steps)) * u64::from(shape.requests[r].q_len))
         .sum();
-    let elements =
-        keys * u64::from(shape.num_q_heads()) * u64::from(shape.head_dim.max(shape.v_head_dim));
+    let elements = keys * u64::from(shape.num_q_heads()) * u64::from(shape.head_dim.max(shape.v_head_dim));
     BUDGET_BASE + BUDGET_PER_ELEMENT * elements
 }
 
@@ -164,10 +128,7 @@ fn site(site: &emulator::Site) -> Site {
     Site {
         ptx_line: site.ptx_line,
         instruction: site.instruction.clone(),
-        source: site
-            .source
-            .as_ref()
-            .map(|(file, line)| format!("{file}:{line}")),
+        source: site.source.as_ref().map(|(file, line)| format!("{file}:{line}")),
         block: site.block,
         warp: site.warp,
         lane: site.lane,
@@ -184,9 +145,7 @@ fn kind(kind: ViolationKind) -> FaultKind {
         ViolationKind::BarrierDeadlock => FaultKind::Deadlock,
         ViolationKind::AbsentLane | ViolationKind::WarpMask => FaultKind::WarpMask,
         ViolationKind::SharedRace => FaultKind::Race,
-        ViolationKind::Trap | ViolationKind::AssertFail | ViolationKind::BranchTarget => {
-            FaultKind::Trap
-        }
+        ViolationKind::Trap | ViolationKind::AssertFail | ViolationKind::BranchTarget => FaultKind::Trap,
         ViolationKind::BudgetExhausted => FaultKind::Hang,
     }
 }

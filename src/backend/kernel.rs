@@ -108,11 +108,7 @@ impl Kernel {
             let file = PathBuf::from(format!("kernels/{name}/kernel.toml"));
             let manifest = Manifest::parse(&file, shipped.manifest)?;
             let sources = Sources::built_in(file, manifest, shipped.source);
-            return Self::build(
-                sources,
-                Origin::Shipped(shipped.name),
-                shipped.ptx.to_owned(),
-            );
+            return Self::build(sources, Origin::Shipped(shipped.name), shipped.ptx.to_owned());
         }
         let path = Path::new(name);
         if !path.exists() {
@@ -128,18 +124,8 @@ impl Kernel {
     }
 
     fn build(sources: Sources, origin: Origin, ptx: String) -> Result<Self, OpenError> {
-        let Sources {
-            file,
-            manifest,
-            mutant,
-            source,
-            ptx_file,
-            ..
-        } = sources;
-        let ptx_error = |error| OpenError::Ptx {
-            file: ptx_file.clone(),
-            error,
-        };
+        let Sources { file, manifest, mutant, source, ptx_file, .. } = sources;
+        let ptx_error = |error| OpenError::Ptx { file: ptx_file.clone(), error };
         let module = ptx::parse(&ptx).map_err(ptx_error)?;
         let mut programs = BTreeMap::new();
         for launch in &manifest.launches {
@@ -173,17 +159,7 @@ impl Kernel {
             message: error.to_string(),
         })?;
         let ptx_hash = fnv1a(ptx.as_bytes());
-        Ok(Self {
-            manifest,
-            mutant,
-            space,
-            origin,
-            source,
-            ptx_file,
-            ptx,
-            ptx_hash,
-            programs,
-        })
+        Ok(Self { manifest, mutant, space, origin, source, ptx_file, ptx, ptx_hash, programs })
     }
 
     /// Its name in reports and folders.
@@ -221,20 +197,13 @@ impl Kernel {
 
     /// Whether the emulator can run the entry for `dtype`; if not, why.
     pub fn emulator_limit(&self, dtype: Dtype) -> Option<String> {
-        self.manifest
-            .launches
-            .iter()
-            .find_map(|l| self.program(&l.entry_for(dtype)).err())
-            .map(|e| e.to_string())
+        self.manifest.launches.iter().find_map(|l| self.program(&l.entry_for(dtype)).err()).map(|e| e.to_string())
     }
 
     pub(super) fn program(&self, entry: &str) -> Result<&Program, BackendError> {
         match self.programs.get(entry) {
             None => Err(BackendError::NoEntry(entry.into())),
-            Some(Err(error)) => Err(BackendError::Unsupported(format!(
-                "{}:{error}",
-                self.ptx_file.display()
-            ))),
+            Some(Err(error)) => Err(BackendError::Unsupported(format!("{}:{error}", self.ptx_file.display()))),
             Some(Ok(program)) => Ok(program),
         }
     }

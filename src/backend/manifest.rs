@@ -109,21 +109,13 @@ impl ManifestError {
     /// What the TOML reader said.
     pub(super) fn of_toml(file: &Path, text: &str, error: &toml::de::Error) -> Self {
         let line = error.span().map(|span| line_of(text, &span));
-        Self {
-            file: file.into(),
-            line,
-            key: String::new(),
-            message: error.message().trim().replace('\n', ", "),
-        }
+        Self { file: file.into(), line, key: String::new(), message: error.message().trim().replace('\n', ", ") }
     }
 }
 
 /// Line of a span's start, from 1.
 fn line_of(text: &str, span: &Range<usize>) -> usize {
-    1 + text.as_bytes()[..span.start.min(text.len())]
-        .iter()
-        .filter(|&&b| b == b'\n')
-        .count()
+    1 + text.as_bytes()[..span.start.min(text.len())].iter().filter(|&&b| b == b'\n').count()
 }
 
 struct Colon(Option<usize>);
@@ -161,8 +153,7 @@ pub const VARIABLES: [&str; 20] = [
 /// Values of [`VARIABLES`] for one step. Lengths in tokens, strides in elements.
 pub fn variables(case: &Case, step: u32) -> [f64; VARIABLES.len()] {
     let shape = &case.shape;
-    let max =
-        |f: &dyn Fn(usize) -> u32| f64::from((0..shape.requests.len()).map(f).max().unwrap_or(0));
+    let max = |f: &dyn Fn(usize) -> u32| f64::from((0..shape.requests.len()).map(f).max().unwrap_or(0));
     let k = case.cache_layout(shape.head_dim);
     let v = case.cache_layout(shape.v_head_dim);
     [
@@ -201,16 +192,9 @@ impl Scalar {
     /// The argument's bytes for `expr`, or why it doesn't fit.
     pub fn bytes(self, expr: &Expr, values: &[f64]) -> Result<Vec<u8>, ExprError> {
         Ok(match self {
-            Self::I32 => (expr.whole(values, i64::from(i32::MIN), i64::from(i32::MAX))? as i32)
-                .to_le_bytes()
-                .to_vec(),
-            Self::U32 => (expr.whole(values, 0, i64::from(u32::MAX))? as u32)
-                .to_le_bytes()
-                .to_vec(),
-            Self::I64 => expr
-                .whole(values, -(1 << 53), 1 << 53)?
-                .to_le_bytes()
-                .to_vec(),
+            Self::I32 => (expr.whole(values, i64::from(i32::MIN), i64::from(i32::MAX))? as i32).to_le_bytes().to_vec(),
+            Self::U32 => (expr.whole(values, 0, i64::from(u32::MAX))? as u32).to_le_bytes().to_vec(),
+            Self::I64 => expr.whole(values, -(1 << 53), 1 << 53)?.to_le_bytes().to_vec(),
             Self::U64 => expr.whole(values, 0, 1 << 53)?.to_le_bytes().to_vec(),
             Self::F32 => (expr.value(values) as f32).to_le_bytes().to_vec(),
             Self::F64 => expr.value(values).to_le_bytes().to_vec(),
@@ -244,37 +228,16 @@ impl Manifest {
         entry: &str,
         sizes: &[usize],
     ) -> Result<(), ManifestError> {
-        let error = |line, key: String, message| {
-            Err(ManifestError {
-                file: file.into(),
-                line,
-                key,
-                message,
-            })
-        };
+        let error = |line, key: String, message| Err(ManifestError { file: file.into(), line, key, message });
         if sizes.len() != launch.args.len() {
-            let message = format!(
-                "expected {} arguments as entry {entry} has, found {}",
-                sizes.len(),
-                launch.args.len()
-            );
-            return error(
-                launch.arg_lines.first().copied(),
-                "launch.args: ".into(),
-                message,
-            );
+            let message =
+                format!("expected {} arguments as entry {entry} has, found {}", sizes.len(), launch.args.len());
+            return error(launch.arg_lines.first().copied(), "launch.args: ".into(), message);
         }
         for (index, (arg, &size)) in launch.args.iter().zip(sizes).enumerate() {
             if arg.size_bytes() != size {
-                let message = format!(
-                    "expected {size} bytes as entry {entry} has, found {}",
-                    arg.size_bytes()
-                );
-                return error(
-                    launch.arg_lines.get(index).copied(),
-                    format!("launch.args[{index}]: "),
-                    message,
-                );
+                let message = format!("expected {size} bytes as entry {entry} has, found {}", arg.size_bytes());
+                return error(launch.arg_lines.get(index).copied(), format!("launch.args[{index}]: "), message);
             }
         }
         Ok(())
@@ -333,12 +296,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn error(&self, span: &Range<usize>, key: &str, message: impl fmt::Display) -> ManifestError {
         let line = Some(line_of(self.text, span));
-        ManifestError {
-            file: self.file.into(),
-            line,
-            key: format!("{key}: "),
-            message: message.to_string(),
-        }
+        ManifestError { file: self.file.into(), line, key: format!("{key}: "), message: message.to_string() }
     }
 
     fn expr(&self, key: &str, text: &Spanned<String>) -> Result<Expr, ManifestError> {
@@ -359,22 +317,13 @@ impl Raw {
             let message = format!("expected 1 to 64 letters, digits, _ or -, found {name:?}");
             return Err(reader.error(&self.name.span(), "name", message));
         }
-        let launches = self
-            .launch
-            .into_iter()
-            .map(|launch| launch.check(reader))
-            .collect::<Result<Vec<_>, _>>()?;
+        let launches = self.launch.into_iter().map(|launch| launch.check(reader)).collect::<Result<Vec<_>, _>>()?;
         if launches.is_empty() {
-            return Err(reader.error(
-                &(0..0),
-                "launch",
-                "expected at least one launch, found none",
-            ));
+            return Err(reader.error(&(0..0), "launch", "expected at least one launch, found none"));
         }
         for (key, path) in [("ptx", Some(&self.ptx)), ("source", self.source.as_ref())] {
             if let Some(path) = path.filter(|p| !stays_inside(Path::new(p))) {
-                let message =
-                    format!("expected a path inside the manifest's folder, found {path:?}");
+                let message = format!("expected a path inside the manifest's folder, found {path:?}");
                 return Err(reader.error(&(0..0), key, message));
             }
         }
@@ -393,47 +342,27 @@ impl Raw {
 
 /// Whether a relative path can't lead out of its folder.
 fn stays_inside(path: &Path) -> bool {
-    path.components().all(|c| {
-        matches!(
-            c,
-            std::path::Component::Normal(_) | std::path::Component::CurDir
-        )
-    })
+    path.components().all(|c| matches!(c, std::path::Component::Normal(_) | std::path::Component::CurDir))
 }
 
 impl RawLaunch {
     fn check(self, reader: &Reader<'_>) -> Result<Launch, ManifestError> {
         let zero = Spanned::new(0..0, "0".to_owned());
-        let arg_lines = self
-            .args
-            .iter()
-            .map(|arg| line_of(reader.text, &arg.span()))
-            .collect();
-        let args = self
-            .args
-            .iter()
-            .enumerate()
-            .map(|(index, arg)| check_arg(reader, index, arg))
-            .collect::<Result<_, _>>()?;
+        let arg_lines = self.args.iter().map(|arg| line_of(reader.text, &arg.span())).collect();
+        let args =
+            self.args.iter().enumerate().map(|(index, arg)| check_arg(reader, index, arg)).collect::<Result<_, _>>()?;
         Ok(Launch {
             entry: self.entry,
             grid: reader.exprs("launch.grid", &self.grid)?,
             block: reader.exprs("launch.block", &self.block)?,
-            shared_bytes: reader.expr(
-                "launch.shared_bytes",
-                self.shared_bytes.as_ref().unwrap_or(&zero),
-            )?,
+            shared_bytes: reader.expr("launch.shared_bytes", self.shared_bytes.as_ref().unwrap_or(&zero))?,
             args,
             arg_lines,
         })
     }
 }
 
-fn check_arg(
-    reader: &Reader<'_>,
-    index: usize,
-    arg: &Spanned<RawArg>,
-) -> Result<Arg, ManifestError> {
+fn check_arg(reader: &Reader<'_>, index: usize, arg: &Spanned<RawArg>) -> Result<Arg, ManifestError> {
     let key = format!("launch.args[{index}]");
     let span = arg.span();
     match arg.get_ref() {

@@ -44,18 +44,12 @@ pub struct Run {
 impl Run {
     /// The run a case asks for.
     pub fn first(case: &Case) -> Self {
-        Self {
-            poison: case.poison,
-            schedule_seed: case.schedule_seed,
-        }
+        Self { poison: case.poison, schedule_seed: case.schedule_seed }
     }
 
     /// A run of the same case under other poison and another schedule.
     pub fn next(self) -> Self {
-        Self {
-            poison: self.poison.next(),
-            schedule_seed: self.schedule_seed.wrapping_add(1),
-        }
+        Self { poison: self.poison.next(), schedule_seed: self.schedule_seed.wrapping_add(1) }
     }
 }
 

@@ -66,28 +66,15 @@ impl Nvrtc {
     }
 
     /// Compiles `source` to PTX for `arch` (such as `compute_75`). `name` is what messages and line information call it.
-    pub fn compile(
-        &self,
-        name: &str,
-        source: &str,
-        arch: &str,
-        options: &[String],
-    ) -> Result<String, CompileError> {
+    pub fn compile(&self, name: &str, source: &str, arch: &str, options: &[String]) -> Result<String, CompileError> {
         let mut arguments = vec![c_string("arch", &format!("--gpu-architecture={arch}"))?];
         for option in options {
             arguments.push(c_string("options", option)?);
         }
         if let Some(dir) = &self.include_dir {
-            arguments.push(c_string(
-                "include path",
-                &format!("--include-path={}", dir.display()),
-            )?);
+            arguments.push(c_string("include path", &format!("--include-path={}", dir.display()))?);
         }
-        let program = Program::new(
-            &self.functions,
-            &c_string("name", name)?,
-            &c_string("source", source)?,
-        )?;
+        let program = Program::new(&self.functions, &c_string("name", name)?, &c_string("source", source)?)?;
         program.compile(name, &arguments)?;
         program.ptx()
     }
@@ -99,22 +86,12 @@ impl Nvrtc {
         let (mut major, mut minor): (c_int, c_int) = (0, 0);
         // SAFETY: the signature is NVRTC's, and both pointers are to live integers that it writes.
         let code = unsafe { (functions.version)(&mut major, &mut minor) };
-        functions
-            .check("nvrtcVersion", code)
-            .map_err(|error| error.to_string())?;
+        functions.check("nvrtcVersion", code).map_err(|error| error.to_string())?;
         let unsigned = |number: c_int| u32::try_from(number).unwrap_or_default();
-        let path = if path.is_absolute() {
-            path.to_owned()
-        } else {
-            search::mapped_file().unwrap_or_else(|| path.to_owned())
-        };
+        let path =
+            if path.is_absolute() { path.to_owned() } else { search::mapped_file().unwrap_or_else(|| path.to_owned()) };
         let include_dir = search::include_dir(&path);
-        Ok(Self {
-            functions,
-            version: (unsigned(major), unsigned(minor)),
-            path,
-            include_dir,
-        })
+        Ok(Self { functions, version: (unsigned(major), unsigned(minor)), path, include_dir })
     }
 }
 
@@ -129,36 +106,20 @@ impl<'a> Program<'a> {
         let mut handle: Handle = ptr::null_mut();
         // SAFETY: both strings outlive the call, which copies them; no headers are passed, so their arrays may be null.
         let code = unsafe {
-            (functions.create_program)(
-                &mut handle,
-                source.as_ptr(),
-                name.as_ptr(),
-                0,
-                ptr::null(),
-                ptr::null(),
-            )
+            (functions.create_program)(&mut handle, source.as_ptr(), name.as_ptr(), 0, ptr::null(), ptr::null())
         };
         functions.check("nvrtcCreateProgram", code)?;
         Ok(Self { functions, handle })
     }
 
     fn compile(&self, name: &str, arguments: &[CString]) -> Result<(), CompileError> {
-        let pointers: Vec<*const c_char> =
-            arguments.iter().map(|argument| argument.as_ptr()).collect();
+        let pointers: Vec<*const c_char> = arguments.iter().map(|argument| argument.as_ptr()).collect();
         let count = c_int::try_from(pointers.len()).map_err(|_| CompileError::TooManyOptions)?;
         // SAFETY: the handle is live, and `pointers` holds `count` strings that outlive the call.
-        let code =
-            unsafe { (self.functions.compile_program)(self.handle, count, pointers.as_ptr()) };
+        let code = unsafe { (self.functions.compile_program)(self.handle, count, pointers.as_ptr()) };
         if code == COMPILATION_FAILED {
-            let log = self.text(
-                "nvrtcGetProgramLog",
-                self.functions.log_size,
-                self.functions.log,
-            )?;
-            return Err(CompileError::Rejected {
-                name: name.to_owned(),
-                log,
-            });
+            let log = self.text("nvrtcGetProgramLog", self.functions.log_size, self.functions.log)?;
+            return Err(CompileError::Rejected { name: name.to_owned(), log });
         }
         self.functions.check("nvrtcCompileProgram", code)
     }
@@ -171,13 +132,10 @@ impl<'a> Program<'a> {
     fn text(&self, call: &'static str, size: SizeFn, fill: FillFn) -> Result<String, CompileError> {
         let mut length = 0;
         // SAFETY: the handle is live and `length` is a live size_t that the call writes.
-        self.functions
-            .check(call, unsafe { size(self.handle, &mut length) })?;
+        self.functions.check(call, unsafe { size(self.handle, &mut length) })?;
         let mut bytes = vec![0_u8; length];
         // SAFETY: the handle is live, and the buffer is as long as the library just asked for.
-        self.functions.check(call, unsafe {
-            fill(self.handle, bytes.as_mut_ptr().cast())
-        })?;
+        self.functions.check(call, unsafe { fill(self.handle, bytes.as_mut_ptr().cast()) })?;
         while bytes.last() == Some(&0) {
             bytes.pop();
         }
@@ -243,10 +201,7 @@ impl Functions {
         }
         // SAFETY: the function accepts any int and returns a static, terminated string.
         let reason = unsafe { CStr::from_ptr((self.error_string)(code)) };
-        Err(CompileError::CallFailed {
-            call,
-            reason: reason.to_string_lossy().into_owned(),
-        })
+        Err(CompileError::CallFailed { call, reason: reason.to_string_lossy().into_owned() })
     }
 }
 

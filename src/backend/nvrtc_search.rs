@@ -16,10 +16,7 @@ pub(super) fn requested() -> Option<PathBuf> {
 
 /// The libraries that wheels installed, in the active virtual environment, else for `python3`.
 pub(super) fn wheels() -> Vec<PathBuf> {
-    site_packages()
-        .iter()
-        .flat_map(|dir| wheels_in(dir))
-        .collect()
+    site_packages().iter().flat_map(|dir| wheels_in(dir)).collect()
 }
 
 /// The builtins libraries in the folder of an NVRTC.
@@ -30,13 +27,8 @@ pub(super) fn builtins_in(dir: &Path) -> Vec<PathBuf> {
 /// The file behind a library that the loader found by its short name.
 pub(super) fn mapped_file() -> Option<PathBuf> {
     let maps = fs::read_to_string("/proc/self/maps").ok()?;
-    let files = maps
-        .lines()
-        .filter_map(|line| line.find('/').map(|start| Path::new(&line[start..])));
-    let is_nvrtc = |file: &&Path| {
-        file.file_name()
-            .is_some_and(|name| is_library_name(&name.to_string_lossy()))
-    };
+    let files = maps.lines().filter_map(|line| line.find('/').map(|start| Path::new(&line[start..])));
+    let is_nvrtc = |file: &&Path| file.file_name().is_some_and(|name| is_library_name(&name.to_string_lossy()));
     files.filter(is_nvrtc).map(Path::to_owned).next()
 }
 
@@ -47,21 +39,11 @@ pub(super) fn include_dir(library: &Path) -> Option<PathBuf> {
     }
     let package = library.parent().and_then(Path::parent);
     let beside = package.map(|package| package.join("include"));
-    let sibling = package
-        .and_then(Path::parent)
-        .map(|nvidia| nvidia.join("cuda_runtime").join("include"));
-    let installed = ["CUDA_HOME", "CUDA_PATH"]
-        .into_iter()
-        .filter_map(env::var_os);
+    let sibling = package.and_then(Path::parent).map(|nvidia| nvidia.join("cuda_runtime").join("include"));
+    let installed = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os);
     let installed = installed.map(|root| PathBuf::from(root).join("include"));
-    let usual = ["/usr/local/cuda/include", "/usr/include"]
-        .into_iter()
-        .map(PathBuf::from);
-    let mut candidates = sibling
-        .into_iter()
-        .chain(beside)
-        .chain(installed)
-        .chain(usual);
+    let usual = ["/usr/local/cuda/include", "/usr/include"].into_iter().map(PathBuf::from);
+    let mut candidates = sibling.into_iter().chain(beside).chain(installed).chain(usual);
     candidates.find(|dir| dir.join("cuda_fp16.h").is_file())
 }
 
@@ -74,15 +56,11 @@ fn site_packages() -> Vec<PathBuf> {
         }
         return found;
     }
-    let script =
-        "import site; print(*site.getsitepackages(), site.getusersitepackages(), sep='\\n')";
+    let script = "import site; print(*site.getsitepackages(), site.getusersitepackages(), sep='\\n')";
     let Ok(output) = Command::new("python3").args(["-c", script]).output() else {
         return Vec::new();
     };
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .map(PathBuf::from)
-        .collect()
+    String::from_utf8_lossy(&output.stdout).lines().map(PathBuf::from).collect()
 }
 
 /// The NVRTC libraries that wheels installed in one site-packages folder.
@@ -91,10 +69,7 @@ fn wheels_in(site_packages: &Path) -> Vec<PathBuf> {
     for package in WHEEL_FOLDERS {
         let dir = site_packages.join("nvidia").join(package);
         let mut libraries = files_starting_with(&dir, LIBRARY_PREFIX);
-        libraries.retain(|file| {
-            file.file_name()
-                .is_some_and(|name| is_library_name(&name.to_string_lossy()))
-        });
+        libraries.retain(|file| file.file_name().is_some_and(|name| is_library_name(&name.to_string_lossy())));
         found.extend(libraries);
     }
     found
@@ -108,10 +83,8 @@ fn is_library_name(name: &str) -> bool {
 /// The entries of `dir` whose name starts with `prefix`, in order; none if there is no such folder.
 fn files_starting_with(dir: &Path, prefix: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut found: Vec<PathBuf> = entries
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
-        .map(|e| e.path())
-        .collect();
+    let mut found: Vec<PathBuf> =
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix)).map(|e| e.path()).collect();
     found.sort();
     found
 }
@@ -121,19 +94,10 @@ const INCLUDE_VARIABLE: &str = "ATTNFUZZ_CUDA_INCLUDE";
 
 /// What the system's loader may know the library as, newest first.
 #[cfg(not(windows))]
-pub(super) const LOADER_NAMES: &[&str] = &[
-    "libnvrtc.so.13",
-    "libnvrtc.so.12",
-    "libnvrtc.so.11.2",
-    "libnvrtc.so",
-];
+pub(super) const LOADER_NAMES: &[&str] = &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11.2", "libnvrtc.so"];
 /// What the system's loader may know the library as, newest first.
 #[cfg(windows)]
-pub(super) const LOADER_NAMES: &[&str] = &[
-    "nvrtc64_130_0.dll",
-    "nvrtc64_120_0.dll",
-    "nvrtc64_112_0.dll",
-];
+pub(super) const LOADER_NAMES: &[&str] = &["nvrtc64_130_0.dll", "nvrtc64_120_0.dll", "nvrtc64_112_0.dll"];
 
 #[cfg(not(windows))]
 const LIBRARY_PREFIX: &str = "libnvrtc.so";
@@ -160,11 +124,7 @@ mod tests {
         let site = tempfile::tempdir().unwrap();
         let lib = site.path().join("nvidia/cu13/lib");
         fs::create_dir_all(&lib).unwrap();
-        for name in [
-            "libnvrtc.so.13",
-            "libnvrtc.alt.so.13",
-            "libnvrtc-builtins.so.13.0",
-        ] {
+        for name in ["libnvrtc.so.13", "libnvrtc.alt.so.13", "libnvrtc-builtins.so.13.0"] {
             fs::write(lib.join(name), "").unwrap();
         }
         assert_eq!(wheels_in(site.path()), [lib.join("libnvrtc.so.13")]);

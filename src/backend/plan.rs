@@ -74,90 +74,32 @@ impl Plan {
         let inputs = Inputs::of(case, run.poison);
         let cached = |dim: u32| {
             let size = case.dtype.size_bytes();
-            Initialised::Ranges(
-                case.cached_ranges(dim, 0)
-                    .map(|r| r.start * size..r.end * size)
-                    .collect(),
-            )
+            Initialised::Ranges(case.cached_ranges(dim, 0).map(|r| r.start * size..r.end * size).collect())
         };
         let mut regions = vec![
-            Region::new(
-                "k_cache",
-                inputs.k_cache.into_bytes(),
-                cached(case.shape.head_dim),
-                Use::KCache,
-            ),
-            Region::new(
-                "v_cache",
-                inputs.v_cache.into_bytes(),
-                cached(case.shape.v_head_dim),
-                Use::VCache,
-            ),
+            Region::new("k_cache", inputs.k_cache.into_bytes(), cached(case.shape.head_dim), Use::KCache),
+            Region::new("v_cache", inputs.v_cache.into_bytes(), cached(case.shape.v_head_dim), Use::VCache),
         ];
         let mut steps = Vec::new();
         for (step, tensors) in inputs.steps.into_iter().enumerate() {
             let step = step as u32;
-            let kv_lens: Vec<u32> = (0..case.shape.requests.len())
-                .map(|r| case.past_len_at(r, step + 1))
-                .collect();
-            let out = Buffer::filled(
-                case.dtype,
-                case.output_layout().span(),
-                run.poison.bits(case.dtype),
-            );
+            let kv_lens: Vec<u32> = (0..case.shape.requests.len()).map(|r| case.past_len_at(r, step + 1)).collect();
+            let out = Buffer::filled(case.dtype, case.output_layout().span(), run.poison.bits(case.dtype));
             let mut add = |region: Region| {
                 regions.push(region);
                 regions.len() - 1
             };
             let at = StepRegions {
-                q: add(Region::new(
-                    "q",
-                    tensors.q.into_bytes(),
-                    Initialised::All,
-                    Use::Input,
-                )),
-                k_new: add(Region::new(
-                    "k_new",
-                    tensors.k_new.into_bytes(),
-                    Initialised::All,
-                    Use::Input,
-                )),
-                v_new: add(Region::new(
-                    "v_new",
-                    tensors.v_new.into_bytes(),
-                    Initialised::All,
-                    Use::Input,
-                )),
-                out: add(Region::new(
-                    "out",
-                    out.into_bytes(),
-                    Initialised::Nothing,
-                    Use::Out,
-                )),
-                past_len: add(Region::new(
-                    "past_len",
-                    lengths(&tensors.past_lens),
-                    Initialised::All,
-                    Use::Input,
-                )),
-                kv_len: add(Region::new(
-                    "kv_len",
-                    lengths(&kv_lens),
-                    Initialised::All,
-                    Use::Input,
-                )),
+                q: add(Region::new("q", tensors.q.into_bytes(), Initialised::All, Use::Input)),
+                k_new: add(Region::new("k_new", tensors.k_new.into_bytes(), Initialised::All, Use::Input)),
+                v_new: add(Region::new("v_new", tensors.v_new.into_bytes(), Initialised::All, Use::Input)),
+                out: add(Region::new("out", out.into_bytes(), Initialised::Nothing, Use::Out)),
+                past_len: add(Region::new("past_len", lengths(&tensors.past_lens), Initialised::All, Use::Input)),
+                kv_len: add(Region::new("kv_len", lengths(&kv_lens), Initialised::All, Use::Input)),
             };
             let values = manifest::variables(case, step);
-            let launches = kernel
-                .manifest
-                .launches
-                .iter()
-                .map(|launch| plan_launch(launch, case, &values, &at));
-            steps.push(
-                launches
-                    .collect::<Result<_, _>>()
-                    .map_err(BackendError::Launch)?,
-            );
+            let launches = kernel.manifest.launches.iter().map(|launch| plan_launch(launch, case, &values, &at));
+            steps.push(launches.collect::<Result<_, _>>().map_err(BackendError::Launch)?);
         }
         Ok(Self { regions, steps })
     }
@@ -165,27 +107,13 @@ impl Plan {
     /// Puts the Output together; `bytes` gives a region's bytes after the run.
     pub(super) fn output(&self, case: &Case, mut bytes: impl FnMut(usize) -> Vec<u8>) -> Output {
         let mut read = |wanted: Use| -> Vec<Buffer> {
-            let indices = self
-                .regions
-                .iter()
-                .enumerate()
-                .filter(|(_, r)| r.use_ == wanted)
-                .map(|(i, _)| i);
-            indices
-                .map(|i| Buffer::from_bytes(case.dtype, bytes(i)))
-                .collect()
+            let indices = self.regions.iter().enumerate().filter(|(_, r)| r.use_ == wanted).map(|(i, _)| i);
+            indices.map(|i| Buffer::from_bytes(case.dtype, bytes(i))).collect()
         };
         let out = read(Use::Out);
-        let [k_cache, v_cache] = [Use::KCache, Use::VCache].map(|cache| {
-            read(cache)
-                .pop()
-                .unwrap_or_else(|| unreachable!("every plan has both caches"))
-        });
-        Output {
-            out,
-            k_cache,
-            v_cache,
-        }
+        let [k_cache, v_cache] = [Use::KCache, Use::VCache]
+            .map(|cache| read(cache).pop().unwrap_or_else(|| unreachable!("every plan has both caches")));
+        Output { out, k_cache, v_cache }
     }
 
     /// Whether region `index` is an output, all of whose elements must be written.
@@ -196,20 +124,12 @@ impl Plan {
 
 impl Region {
     fn new(name: &str, bytes: Vec<u8>, initialised: Initialised, use_: Use) -> Self {
-        Self {
-            name: name.into(),
-            bytes,
-            initialised,
-            writable: use_ != Use::Input,
-            use_,
-        }
+        Self { name: name.into(), bytes, initialised, writable: use_ != Use::Input, use_ }
     }
 }
 
 fn lengths(lens: &[u32]) -> Vec<u8> {
-    lens.iter()
-        .flat_map(|&n| (n as i32).to_le_bytes())
-        .collect()
+    lens.iter().flat_map(|&n| (n as i32).to_le_bytes()).collect()
 }
 
 fn plan_launch(

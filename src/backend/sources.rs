@@ -61,11 +61,7 @@ impl CompileJob {
     /// current folder.
     pub fn open(name: &str) -> Result<Self, OpenError> {
         let shipped = SHIPPED.iter().any(|s| s.name == name);
-        let path = if shipped {
-            Path::new("kernels").join(name).join("kernel.toml")
-        } else {
-            name.into()
-        };
+        let path = if shipped { Path::new("kernels").join(name).join("kernel.toml") } else { name.into() };
         if !shipped && !path.exists() {
             return Err(OpenError::Unknown { name: name.into() });
         }
@@ -80,11 +76,7 @@ impl CompileJob {
         };
         Ok(Self {
             source: sources.source.clone().ok_or_else(|| missing("source"))?,
-            spec: sources
-                .manifest
-                .compile
-                .clone()
-                .ok_or_else(|| missing("compile"))?,
+            spec: sources.manifest.compile.clone().ok_or_else(|| missing("compile"))?,
             source_name: sources.source_name,
             ptx_file: sources.ptx_file,
         })
@@ -94,13 +86,8 @@ impl CompileJob {
 impl Sources {
     pub(super) fn read(path: &Path) -> Result<Self, OpenError> {
         let text = read(path)?;
-        let is_mutant =
-            toml::from_str::<toml::Table>(&text).is_ok_and(|table| table.contains_key("mutant_of"));
-        if is_mutant {
-            Self::of_mutant(path, &text)
-        } else {
-            Self::of_kernel(path, &text)
-        }
+        let is_mutant = toml::from_str::<toml::Table>(&text).is_ok_and(|table| table.contains_key("mutant_of"));
+        if is_mutant { Self::of_mutant(path, &text) } else { Self::of_kernel(path, &text) }
     }
 
     /// Those of a kernel that is part of the program.
@@ -117,11 +104,7 @@ impl Sources {
 
     fn of_kernel(path: &Path, text: &str) -> Result<Self, OpenError> {
         let manifest = Manifest::parse(path, text)?;
-        let source = manifest
-            .source
-            .as_ref()
-            .map(|source| read(&beside(path, source)))
-            .transpose()?;
+        let source = manifest.source.as_ref().map(|source| read(&beside(path, source))).transpose()?;
         Ok(Self {
             file: path.into(),
             source_name: manifest.source.clone().unwrap_or_default(),
@@ -133,21 +116,15 @@ impl Sources {
     }
 
     fn of_mutant(path: &Path, text: &str) -> Result<Self, OpenError> {
-        let mutant: Mutant =
-            toml::from_str(text).map_err(|e| ManifestError::of_toml(path, text, &e))?;
+        let mutant: Mutant = toml::from_str(text).map_err(|e| ManifestError::of_toml(path, text, &e))?;
         let parent_file = beside(path, &mutant.mutant_of);
         let parent = Self::of_kernel(&parent_file, &read(&parent_file)?)?;
         let edit = |source: String| {
-            apply_edits(&source, &mutant.edits).map_err(|error| OpenError::Edit {
-                file: path.into(),
-                error,
-            })
+            apply_edits(&source, &mutant.edits).map_err(|error| OpenError::Edit { file: path.into(), error })
         };
         let source = parent.source.map(edit).transpose()?;
         let mut manifest = parent.manifest;
-        let stem = path
-            .file_stem()
-            .map_or_else(|| mutant.id.clone(), |s| s.to_string_lossy().into_owned());
+        let stem = path.file_stem().map_or_else(|| mutant.id.clone(), |s| s.to_string_lossy().into_owned());
         manifest.name = format!("{}.{stem}", manifest.name);
         manifest.summary.clone_from(&mutant.summary);
         Ok(Self {
@@ -180,22 +157,13 @@ fn beside(file: &Path, relative: &str) -> PathBuf {
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
 pub(super) fn read(file: &Path) -> Result<String, OpenError> {
-    let error = |source| OpenError::Read {
-        file: file.into(),
-        source,
-    };
+    let error = |source| OpenError::Read { file: file.into(), source };
     let metadata = std::fs::metadata(file).map_err(error)?;
     if !metadata.is_file() {
-        return Err(error(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "expected a file, found a folder or a device",
-        )));
+        return Err(error(io::Error::new(io::ErrorKind::InvalidInput, "expected a file, found a folder or a device")));
     }
     if metadata.len() > MAX_FILE_BYTES {
-        let message = format!(
-            "expected at most {MAX_FILE_BYTES} bytes, found {}",
-            metadata.len()
-        );
+        let message = format!("expected at most {MAX_FILE_BYTES} bytes, found {}", metadata.len());
         return Err(error(io::Error::new(io::ErrorKind::FileTooLarge, message)));
     }
     std::fs::read_to_string(file).map_err(error)

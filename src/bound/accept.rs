@@ -40,17 +40,9 @@ pub fn ratio(out: f64, o: f64, b: f64, dtype: Dtype) -> f64 {
         return f64::INFINITY;
     }
     // Distance from o to the nearest number that rounds to `out`.
-    let distance = if out > o {
-        lower_edge(out, dtype) - o
-    } else {
-        o - -lower_edge(-out, dtype)
-    };
+    let distance = if out > o { lower_edge(out, dtype) - o } else { o - -lower_edge(-out, dtype) };
     let distance = distance.max(0.0);
-    if distance == 0.0 || b == f64::INFINITY {
-        0.0
-    } else {
-        distance / b
-    }
+    if distance == 0.0 || b == f64::INFINITY { 0.0 } else { distance / b }
 }
 
 /// Where the numbers that round to `x` begin: halfway to the next smaller value.
@@ -142,18 +134,9 @@ mod tests {
     #[test]
     fn cells_are_narrower_below_a_power_of_two() {
         // Below 1 the spacing of bf16 is 2^-8, above 2^-7.
-        assert_eq!(
-            ratio(1.0, 1.0 - 3.0 * 2f64.powi(-9), 2f64.powi(-8), Dtype::Bf16),
-            1.0
-        );
-        assert_eq!(
-            ratio(1.0, 1.0 + 2f64.powi(-7), 2f64.powi(-8), Dtype::Bf16),
-            1.0
-        );
-        assert_eq!(
-            ratio(-1.0, -1.0 - 2f64.powi(-7), 2f64.powi(-8), Dtype::Bf16),
-            1.0
-        );
+        assert_eq!(ratio(1.0, 1.0 - 3.0 * 2f64.powi(-9), 2f64.powi(-8), Dtype::Bf16), 1.0);
+        assert_eq!(ratio(1.0, 1.0 + 2f64.powi(-7), 2f64.powi(-8), Dtype::Bf16), 1.0);
+        assert_eq!(ratio(-1.0, -1.0 - 2f64.powi(-7), 2f64.powi(-8), Dtype::Bf16), 1.0);
         // Across zero, and out of the subnormals.
         assert_eq!(ratio(0.0, 2f64.powi(-24), 2f64.powi(-25), Dtype::F16), 1.0);
         assert_eq!(ratio(-0.0, 0.0, 1.0, Dtype::F16), 0.0);

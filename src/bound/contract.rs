@@ -166,8 +166,7 @@ impl Rounding {
     /// Unit roundoff and half the subnormal spacing; `storage` is the tensors' type where it is known.
     fn errors(self, storage: Option<Dtype>) -> (f64, f64) {
         let of = |dtype: Dtype| {
-            let half_quantum =
-                libm::exp2(f64::from(dtype.min_exponent()) - f64::from(dtype.precision_bits()));
+            let half_quantum = libm::exp2(f64::from(dtype.min_exponent()) - f64::from(dtype.precision_bits()));
             (dtype.unit_roundoff(), half_quantum)
         };
         match (self, storage) {
@@ -207,10 +206,7 @@ pub enum EmptyRow {
 
 /// A contract's numbers for one row. The fields are those of [`Contract`]; `None` is [`Depth::Any`].
 #[derive(Clone, Debug, PartialEq)]
-#[expect(
-    missing_docs,
-    reason = "each field is documented where the contract is"
-)]
+#[expect(missing_docs, reason = "each field is documented where the contract is")]
 pub struct Resolved {
     pub u: f64,
     pub h_qk: Option<f64>,
@@ -353,10 +349,7 @@ mod tests {
             let contract = Contract::preset(name).unwrap();
             for (n, d) in [(0, 1), (1, 1), (33, 64), (131_072, 256)] {
                 let text = format!("{:?}", contract.at(n, d));
-                assert!(
-                    !text.contains("NaN") && !text.contains("inf"),
-                    "{name}: {text}"
-                );
+                assert!(!text.contains("NaN") && !text.contains("inf"), "{name}: {text}");
             }
         }
     }
@@ -366,24 +359,16 @@ mod tests {
         for name in Contract::presets() {
             let contract = Contract::preset(name).unwrap();
             let text = toml::to_string(&contract).unwrap();
-            assert_eq!(
-                toml::from_str::<Contract>(&text).unwrap(),
-                contract,
-                "{text}"
-            );
+            assert_eq!(toml::from_str::<Contract>(&text).unwrap(), contract, "{text}");
         }
     }
 
     #[test]
     fn a_table_overrides_its_preset() {
         let contract: Contract =
-            toml::from_str("preset = \"naive\"\nh_pv = \"ceil(n/4) + 4\"\nr = 3\nk_x = 3.5")
-                .unwrap();
+            toml::from_str("preset = \"naive\"\nh_pv = \"ceil(n/4) + 4\"\nr = 3\nk_x = 3.5").unwrap();
         let numbers = contract.at(5, 64);
-        assert_eq!(
-            (numbers.h_pv, numbers.r, numbers.k_x, numbers.k_m),
-            (Some(6.0), Some(3.0), 3.5, 0.0)
-        );
+        assert_eq!((numbers.h_pv, numbers.r, numbers.k_x, numbers.k_m), (Some(6.0), Some(3.0), 3.5, 0.0));
         assert_eq!(toml::from_str::<Contract>("").unwrap(), Contract::default());
     }
 
@@ -397,20 +382,14 @@ mod tests {
         );
         assert!(error("h_qkk = 3").contains("unknown field `h_qkk`, expected one of"));
         let depth = error("h_qk = \"d + q\"");
-        assert!(
-            depth.contains("h_qk") && depth.contains("found variable `q`"),
-            "{depth}"
-        );
+        assert!(depth.contains("h_qk") && depth.contains("found variable `q`"), "{depth}");
         assert!(error("k_x = -1").contains("expected a value of at least 0, found -1"));
     }
 
     #[test]
     fn storage_rounding_is_the_worst_until_the_type_is_known() {
         let contract = Contract::default();
-        assert_eq!(
-            (contract.at(1, 1).u_p, contract.at(1, 1).tau_p),
-            (2f64.powi(-9) * 2.0, 2f64.powi(-25))
-        );
+        assert_eq!((contract.at(1, 1).u_p, contract.at(1, 1).tau_p), (2f64.powi(-9) * 2.0, 2f64.powi(-25)));
         assert_eq!(contract.at_dtype(1, 1, Dtype::F32).u_p, 0.0);
         let f16 = contract.at_dtype(1, 1, Dtype::F16);
         assert_eq!((f16.u_p, f16.tau_p), (2f64.powi(-11), 2f64.powi(-25)));

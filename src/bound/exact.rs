@@ -32,11 +32,7 @@ use crate::reference::Reference;
 const UNSELECTED: f64 = -105.0;
 
 /// The bound of each column before the store, less the reference's error, where the theorem applies.
-pub(super) fn bounds(
-    reference: &Reference<'_>,
-    contract: &Resolved,
-    delta: &[f64],
-) -> Option<Vec<Option<f64>>> {
+pub(super) fn bounds(reference: &Reference<'_>, contract: &Resolved, delta: &[f64]) -> Option<Vec<Option<f64>>> {
     let suited = keeps_24_bits(contract)
         && contract.off == 0.0
         && contract.e_abs == 0.0
@@ -57,11 +53,7 @@ pub(super) fn bounds(
     }
     let columns = reference.v_head_dim;
     let (mut lowest, mut total) = (vec![i32::MAX; columns], vec![0.0; columns]);
-    for (v, _) in reference
-        .value_rows()
-        .zip(&selected)
-        .filter(|(_, selected)| **selected)
-    {
+    for (v, _) in reference.value_rows().zip(&selected).filter(|(_, selected)| **selected) {
         for t in 0..columns {
             lowest[t] = lowest[t].min(lowest_bit(v[t]));
             total[t] += v[t].abs();
@@ -74,15 +66,11 @@ pub(super) fn bounds(
             || (libm::exp2(f64::from(lowest[t])) >= FLUSH && total[t] <= libm::exp2(f64::from(lowest[t] + 23)));
         let o = reference.o[t].abs();
         let largest = reference.v_max[t].abs().max(reference.v_min[t].abs());
-        representable.then(|| {
-            contract.e_div * o + 8.0 * n * SUBNORMAL * (largest + o) + contract.final_underflow()
-        })
+        representable.then(|| contract.e_div * o + 8.0 * n * SUBNORMAL * (largest + o) + contract.final_underflow())
     };
     Some((0..columns).map(bound).collect())
 }
 
 fn is_computed_exactly(reference: &Reference<'_>, contract: &Resolved, j: usize) -> bool {
-    j < reference.keys
-        && (reference.nonzeros[j] == 0
-            || (reference.exact[j] && keeps_order(reference, contract, j)))
+    j < reference.keys && (reference.nonzeros[j] == 0 || (reference.exact[j] && keeps_order(reference, contract, j)))
 }

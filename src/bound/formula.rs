@@ -24,11 +24,7 @@ impl Formula {
     ///
     /// NaN where the expression has none, such as `ln(0 - n)`.
     pub fn eval(&self, n: usize, d: usize) -> f64 {
-        let values: Vec<f64> = self
-            .is_n
-            .iter()
-            .map(|&is_n| if is_n { n as f64 } else { d as f64 })
-            .collect();
+        let values: Vec<f64> = self.is_n.iter().map(|&is_n| if is_n { n as f64 } else { d as f64 }).collect();
         self.parsed.eval(&values).unwrap_or(f64::NAN)
     }
 
@@ -50,9 +46,7 @@ pub enum FormulaError {
         text: String,
     },
     /// The text is no expression.
-    #[error(
-        "expected an expression in n and d, such as \"ceil(n/4) + 4\", found `{text}`: {reason}"
-    )]
+    #[error("expected an expression in n and d, such as \"ceil(n/4) + 4\", found `{text}`: {reason}")]
     Syntax {
         /// The text.
         text: String,
@@ -81,10 +75,7 @@ impl FromStr for Formula {
         let parsed = match exmex::parse::<f64>(&text) {
             Ok(parsed) => parsed,
             Err(error) => {
-                return Err(FormulaError::Syntax {
-                    text,
-                    reason: error.to_string(),
-                });
+                return Err(FormulaError::Syntax { text, reason: error.to_string() });
             }
         };
         let mut is_n = Vec::new();
@@ -93,28 +84,16 @@ impl FromStr for Formula {
                 "n" => is_n.push(true),
                 "d" => is_n.push(false),
                 found => {
-                    return Err(FormulaError::Variable {
-                        found: found.to_owned(),
-                        text,
-                    });
+                    return Err(FormulaError::Variable { found: found.to_owned(), text });
                 }
             }
         }
-        let formula = Self {
-            text,
-            parsed: Arc::new(parsed),
-            is_n,
-        };
+        let formula = Self { text, parsed: Arc::new(parsed), is_n };
         // A wrong expression should be found when the manifest is read, not in the middle of a campaign.
         for (n, d) in [(1, 1), (1, 128), (33, 64), (65_536, 256)] {
             let value = formula.eval(n, d);
             if !value.is_finite() || value < 0.0 {
-                return Err(FormulaError::Value {
-                    text: formula.text,
-                    value: value.to_string(),
-                    n,
-                    d,
-                });
+                return Err(FormulaError::Value { text: formula.text, value: value.to_string(), n, d });
             }
         }
         Ok(formula)
@@ -124,20 +103,11 @@ impl FromStr for Formula {
 impl From<f64> for Formula {
     /// The constant. A negative or non-finite number is replaced by 0, which `FromStr` would refuse.
     fn from(value: f64) -> Self {
-        let value = if value.is_finite() {
-            value.max(0.0)
-        } else {
-            0.0
-        };
+        let value = if value.is_finite() { value.max(0.0) } else { 0.0 };
         // `{:?}` may write an exponent, which the expression grammar reads as the constant e; `{}` never does.
         let text = format!("{value}");
-        let parsed = exmex::parse::<f64>(&text)
-            .unwrap_or_else(|_| unreachable!("`{text}` is a decimal number"));
-        Self {
-            text,
-            parsed: Arc::new(parsed),
-            is_n: Vec::new(),
-        }
+        let parsed = exmex::parse::<f64>(&text).unwrap_or_else(|_| unreachable!("`{text}` is a decimal number"));
+        Self { text, parsed: Arc::new(parsed), is_n: Vec::new() }
     }
 }
 
@@ -175,9 +145,7 @@ impl Depth {
     pub fn at(&self, n: usize, d: usize) -> Option<f64> {
         match self {
             Self::Any => None,
-            Self::Max(formula) => Some(formula.eval(n, d))
-                .filter(|x| x.is_finite())
-                .map(|x| x.max(0.0).ceil()),
+            Self::Max(formula) => Some(formula.eval(n, d)).filter(|x| x.is_finite()).map(|x| x.max(0.0).ceil()),
         }
     }
 }
@@ -186,11 +154,7 @@ impl FromStr for Depth {
     type Err = FormulaError;
 
     fn from_str(text: &str) -> Result<Self, FormulaError> {
-        if text.trim() == "any" {
-            Ok(Self::Any)
-        } else {
-            text.parse().map(Self::Max)
-        }
+        if text.trim() == "any" { Ok(Self::Any) } else { text.parse().map(Self::Max) }
     }
 }
 
@@ -273,30 +237,17 @@ mod tests {
         assert_eq!(eval("2^(-21.4) + 8*2^(-24)*ln(n)", 1, 1), (-21.4f64).exp2());
         assert_eq!(eval("17", 1, 1), 17.0);
         assert_eq!(eval("0.0000000298", 1, 1), 0.0000000298);
-        assert_eq!(
-            Formula::from(5.0 * 2f64.powi(-24)).eval(1, 1),
-            5.0 * 2f64.powi(-24)
-        );
+        assert_eq!(Formula::from(5.0 * 2f64.powi(-24)).eval(1, 1), 5.0 * 2f64.powi(-24));
     }
 
     #[test]
     fn errors_say_what_was_expected() {
         let error = |text: &str| text.parse::<Depth>().unwrap_err().to_string();
-        assert_eq!(
-            error("m + 1"),
-            "expected an expression in n and d, found variable `m` in `m + 1`"
-        );
-        assert_eq!(
-            error("n - 2"),
-            "expected a value of at least 0, found -1 for n = 1, d = 1 in `n - 2`"
-        );
-        assert!(error("n +").starts_with(
-            "expected an expression in n and d, such as \"ceil(n/4) + 4\", found `n +`: "
-        ));
+        assert_eq!(error("m + 1"), "expected an expression in n and d, found variable `m` in `m + 1`");
+        assert_eq!(error("n - 2"), "expected a value of at least 0, found -1 for n = 1, d = 1 in `n - 2`");
         assert!(
-            "any"
-                .parse::<Depth>()
-                .is_ok_and(|depth| depth.at(3, 3).is_none())
+            error("n +").starts_with("expected an expression in n and d, such as \"ceil(n/4) + 4\", found `n +`: ")
         );
+        assert!("any".parse::<Depth>().is_ok_and(|depth| depth.at(3, 3).is_none()));
     }
 }

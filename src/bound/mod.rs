@@ -116,11 +116,7 @@ pub fn bounds(reference: &Reference<'_>, contract: &Resolved, lambda: f64) -> Bo
     let columns = reference.v_head_dim;
     if reference.elements() == 0 {
         let zeros = vec![0.0; columns];
-        return Bounds {
-            det: zeros.clone(),
-            sgn: zeros.clone(),
-            hm: zeros,
-        };
+        return Bounds { det: zeros.clone(), sgn: zeros.clone(), hm: zeros };
     }
     let weights = Weights::of(reference, contract);
     let terms = Terms::of(reference, contract, &weights);
@@ -128,24 +124,17 @@ pub fn bounds(reference: &Reference<'_>, contract: &Resolved, lambda: f64) -> Bo
     let row = RowErrors::of(reference, contract, &weights, &terms);
     let exact = exact::bounds(reference, contract, &weights.delta);
 
-    let mut bounds = Bounds {
-        det: Vec::with_capacity(columns),
-        sgn: Vec::with_capacity(columns),
-        hm: Vec::with_capacity(columns),
-    };
+    let mut bounds =
+        Bounds { det: Vec::with_capacity(columns), sgn: Vec::with_capacity(columns), hm: Vec::with_capacity(columns) };
     for t in 0..columns {
         let column = Column::of(reference, contract, &terms, &sums, &row, t);
         let reference_error = column.reference_error;
-        let exact = exact
-            .as_ref()
-            .and_then(|exact| exact[t])
-            .unwrap_or(f64::INFINITY);
+        let exact = exact.as_ref().and_then(|exact| exact[t]).unwrap_or(f64::INFINITY);
         let det = row.deterministic(contract, &column).min(exact);
         let (sgn, hm) = if terms.kept > 0.0 && det.is_finite() {
             (
                 model::random_signs(contract, &row, &column, lambda).min(det),
-                model::independent_roundings(contract, &row, &column, lambda)
-                    .min(det + reference_error),
+                model::independent_roundings(contract, &row, &column, lambda).min(det + reference_error),
             )
         } else {
             (det, det)
@@ -170,26 +159,17 @@ pub fn lse_bound(reference: &Reference<'_>, contract: &Resolved) -> f64 {
     let u = contract.u;
     let weights = Weights::of(reference, contract);
     let terms = Terms::of(reference, contract, &weights);
-    let mu = growth(
-        additions(contract.h_l, reference) + weights.most_rescales() + 1.0,
-        u,
-    );
+    let mu = growth(additions(contract.h_l, reference) + weights.most_rescales() + 1.0, u);
     if mu >= 0.5 {
         return f64::INFINITY;
     }
-    let grown: f64 = reference
-        .p
-        .iter()
-        .zip(&weights.delta)
-        .map(|(p, d)| p * libm::exp(d.min(LARGEST_EXPONENT)))
-        .sum();
+    let grown: f64 = reference.p.iter().zip(&weights.delta).map(|(p, d)| p * libm::exp(d.min(LARGEST_EXPONENT))).sum();
     let mut weight_error = libm::log(grown);
     if terms.any_dropped {
         weight_error = weight_error.max(-libm::log(terms.kept));
     }
     if contract.p_den != PDen::No {
-        weight_error +=
-            contract.u_p + contract.tau_p * n as f64 * libm::exp(contract.off) / reference.sum;
+        weight_error += contract.u_p + contract.tau_p * n as f64 * libm::exp(contract.off) / reference.sum;
     }
     weight_error
         + mu / (1.0 - mu)
@@ -207,17 +187,10 @@ pub fn domain_ok(reference: &Reference<'_>, contract: &Resolved) -> bool {
     let limit = f64::from(f32::MAX) / 2.0;
     let scale = reference.scale.abs();
     let factor = (scale / std::f64::consts::LN_2).max(1.0) * 2.0;
-    let dot = reference.dot_abs.iter().fold(
-        0.0,
-        |m: f64, &q| if q.is_nan() { f64::NAN } else { m.max(q) },
-    );
+    let dot = reference.dot_abs.iter().fold(0.0, |m: f64, &q| if q.is_nan() { f64::NAN } else { m.max(q) });
     // A dot product is judged before its scale; a scale of zero makes every logit zero.
     let unscaled = if scale > 0.0 { dot / scale } else { dot };
-    let values = reference
-        .v_min
-        .iter()
-        .chain(&reference.v_max)
-        .fold(0.0, |m: f64, v| m.max(v.abs()));
+    let values = reference.v_min.iter().chain(&reference.v_max).fold(0.0, |m: f64, v| m.max(v.abs()));
     let elements = reference.elements() as f64;
     let overhang = libm::exp(contract.lazy).max(256.0);
     dot.is_finite()

@@ -36,12 +36,7 @@ use super::growth;
 use super::row::{Column, RowErrors};
 
 /// The bound for V with random signs, less the reference's error.
-pub(super) fn random_signs(
-    contract: &Resolved,
-    row: &RowErrors,
-    column: &Column,
-    lambda: f64,
-) -> f64 {
+pub(super) fn random_signs(contract: &Resolved, row: &RowErrors, column: &Column, lambda: f64) -> f64 {
     let u = contract.u;
     let lambda_n = (lambda * lambda + 2.0 * libm::log(row.n.max(2.0))).sqrt();
     let weights = (lambda * column.weighted_rms + column.o.abs() * row.eta_mass) / row.kept;
@@ -53,26 +48,15 @@ pub(super) fn random_signs(
     } else {
         u * ((row.n * row.h_pv).sqrt() + others)
     };
-    let sum = column
-        .sum
-        .min(additions * lambda_n * column.term_rms * (1.0 + 2.0 * growth(row.n, u)));
-    let p_den = if contract.p_den == PDen::Either {
-        o * (1.0 + 2.0 * contract.u_p)
-    } else {
-        0.0
-    };
+    let sum = column.sum.min(additions * lambda_n * column.term_rms * (1.0 + 2.0 * growth(row.n, u)));
+    let p_den = if contract.p_den == PDen::Either { o * (1.0 + 2.0 * contract.u_p) } else { 0.0 };
     let p_round = row.u_num * (lambda * column.term_rms + p_den);
     let sums = row.quotient(sum, p_round, o, column.underflow);
     weights + sums + contract.e_div * (o + sums) + contract.final_underflow()
 }
 
 /// The bound were rounding errors independent and V's signs random.
-pub(super) fn independent_roundings(
-    contract: &Resolved,
-    row: &RowErrors,
-    column: &Column,
-    lambda: f64,
-) -> f64 {
+pub(super) fn independent_roundings(contract: &Resolved, row: &RowErrors, column: &Column, lambda: f64) -> f64 {
     /// Second-order terms.
     const HIGHER_ORDERS: f64 = 1e-3;
     /// Rescales that a row of independent logits sees: records of a random sequence, about `ln n`.
@@ -87,11 +71,7 @@ pub(super) fn independent_roundings(
         lambda * u * (row.h_pv + rescales + contract.k_pv).sqrt() * absolute
     };
     let operands = (contract.u_p * contract.u_p + 2.0 * contract.u_in * contract.u_in).sqrt();
-    let p_den = if contract.p_den == PDen::No {
-        0.0
-    } else {
-        lambda * contract.u_p * row.p_norm2 * o
-    };
+    let p_den = if contract.p_den == PDen::No { 0.0 } else { lambda * contract.u_p * row.p_norm2 * o };
     let p_round = lambda * operands * column.rms + p_den;
     let denominator = lambda * u * (row.h_l + rescales + 1.0).sqrt() * o;
     let total = lambda * column.sigma

@@ -34,19 +34,11 @@ pub(super) struct RowErrors {
 }
 
 impl RowErrors {
-    pub(super) fn of(
-        reference: &Reference<'_>,
-        contract: &Resolved,
-        weights: &Weights,
-        terms: &Terms,
-    ) -> Self {
+    pub(super) fn of(reference: &Reference<'_>, contract: &Resolved, weights: &Weights, terms: &Terms) -> Self {
         let n = reference.elements() as f64;
         let u = contract.u;
         let rescales = weights.most_rescales();
-        let (h_pv, h_l) = (
-            additions(contract.h_pv, reference),
-            additions(contract.h_l, reference),
-        );
+        let (h_pv, h_l) = (additions(contract.h_pv, reference), additions(contract.h_l, reference));
         let mut mu = growth(h_l + rescales + 1.0, u);
         let sum = if let Some(tc) = contract.tc {
             let blocks = tensor_core_blocks(tc, reference.elements()) + rescales + 1.0;
@@ -57,20 +49,11 @@ impl RowErrors {
         let split = terms.split.as_ref().map(|split| {
             let small = split.mass / terms.kept.max(TINY);
             mu = mu.min((u * (split.large as f64 + rescales + 2.0) + small) * split.inflation);
-            (
-                u * (split.large as f64 + rescales + contract.k_pv + 1.0) * split.inflation,
-                split.inflation,
-            )
+            (u * (split.large as f64 + rescales + contract.k_pv + 1.0) * split.inflation, split.inflation)
         });
-        let p_round = if contract.p_den == PDen::Yes {
-            0.0
-        } else {
-            contract.u_p
-        };
+        let p_round = if contract.p_den == PDen::Yes { 0.0 } else { contract.u_p };
         let division = if contract.p_norm { contract.e_div } else { 0.0 };
-        let u_num =
-            (1.0 + p_round) * (1.0 + contract.u_in) * (1.0 + contract.u_in) * (1.0 + division)
-                - 1.0;
+        let u_num = (1.0 + p_round) * (1.0 + contract.u_in) * (1.0 + contract.u_in) * (1.0 + division) - 1.0;
         Self {
             n,
             rescales,
@@ -93,9 +76,7 @@ impl RowErrors {
             return f64::INFINITY;
         }
         let p_round = match contract.p_den {
-            PDen::Either => column
-                .absolute
-                .max(column.deviation * (1.0 + 2.0 * contract.u_p)),
+            PDen::Either => column.absolute.max(column.deviation * (1.0 + 2.0 * contract.u_p)),
             PDen::No | PDen::Yes => column.absolute,
         };
         let o = column.o.abs() + column.weights;
@@ -167,14 +148,12 @@ impl Column {
             let split = large * absolute + small * sums.small_absolute[t] / terms.kept.max(TINY);
             sum = sum.min(split);
         }
-        let mut underflow =
-            sums.p_underflow[t] + 3.0 * SUBNORMAL * terms.unit_weight * sums.deviation[t];
+        let mut underflow = sums.p_underflow[t] + 3.0 * SUBNORMAL * terms.unit_weight * sums.deviation[t];
         if contract.ftz {
             underflow += 2.0 * FLUSH;
         }
         let mean_abs = reference.v_mean_abs[t];
-        let reference_error =
-            F64_ROUNDOFF * ((row.n + 16.0) * (mean_abs + o.abs()) + sums.reference_deviation[t]);
+        let reference_error = F64_ROUNDOFF * ((row.n + 16.0) * (mean_abs + o.abs()) + sums.reference_deviation[t]);
         Self {
             o,
             weights,
@@ -184,11 +163,7 @@ impl Column {
             underflow,
             reference_error,
             weighted_rms: sums.eta_squares[t].sqrt(),
-            term_rms: if terms.kept > 0.0 {
-                sums.grown_squares[t].sqrt() / terms.kept
-            } else {
-                f64::INFINITY
-            },
+            term_rms: if terms.kept > 0.0 { sums.grown_squares[t].sqrt() / terms.kept } else { f64::INFINITY },
             rms: reference.v_rms[t],
             mean_abs,
             sigma: sums.sigma_squares[t].sqrt(),

@@ -101,14 +101,9 @@ impl Terms {
             terms.eta.push(p * eta);
             terms.eta_mass += p * eta;
             terms.dropped.push(if dropped { p } else { 0.0 });
-            terms
-                .sigma
-                .push(p * deviation(reference, contract, weights, j));
-            terms
-                .systematic
-                .push(p * (u * 0.5 * weights.argument[j] + weights.underflow[j]));
-            let logit =
-                (d + 4.0) * reference.dot_abs[j] + 4.0 * s.abs() + 4.0 * (reference.max - s) + 8.0;
+            terms.sigma.push(p * deviation(reference, contract, weights, j));
+            terms.systematic.push(p * (u * 0.5 * weights.argument[j] + weights.underflow[j]));
+            let logit = (d + 4.0) * reference.dot_abs[j] + 4.0 * s.abs() + 4.0 * (reference.max - s) + 8.0;
             terms.reference.push(p * logit);
         }
         // The largest weight is 1 but for its rounding, so the denominator is at least 1/2 even if Z is tiny.
@@ -116,25 +111,13 @@ impl Terms {
         if by_sum {
             terms.unit_weight = terms.unit_weight.max(1.0);
         }
-        terms.unit = if contract.p_norm {
-            1.0
-        } else {
-            terms.unit_weight
-        };
+        terms.unit = if contract.p_norm { 1.0 } else { terms.unit_weight };
         // A normalised weight may underflow where the weight itself did not.
-        let tau_p = if contract.p_norm {
-            contract.tau_p.max(contract.underflow())
-        } else {
-            contract.tau_p
-        };
+        let tau_p = if contract.p_norm { contract.tau_p.max(contract.underflow()) } else { contract.tau_p };
         if tau_p > 0.0 {
             let tau = tau_p * terms.unit;
-            terms.p_underflow = reference
-                .p
-                .iter()
-                .zip(&terms.eta)
-                .map(|(p, eta)| ((p + eta) / terms.kept).min(tau))
-                .collect();
+            terms.p_underflow =
+                reference.p.iter().zip(&terms.eta).map(|(p, eta)| ((p + eta) / terms.kept).min(tau)).collect();
         }
         if contract.tc.is_none() {
             terms.split = Split::of(reference, contract, weights, &terms.eta);
@@ -145,12 +128,7 @@ impl Terms {
 
 impl Split {
     /// The split with the least `u (K + 2) + (weight of the small terms)`.
-    fn of(
-        reference: &Reference<'_>,
-        contract: &Resolved,
-        weights: &Weights,
-        eta: &[f64],
-    ) -> Option<Self> {
+    fn of(reference: &Reference<'_>, contract: &Resolved, weights: &Weights, eta: &[f64]) -> Option<Self> {
         let n = reference.elements();
         let mut sorted = reference.p.clone();
         sorted.sort_unstable_by(|a, b| b.total_cmp(a));
@@ -176,14 +154,8 @@ impl Split {
                 mass += p + eta[j];
             }
         }
-        let inflation =
-            (1.0 + 2.0 * growth(n as f64, contract.u)) * libm::exp((2.0 * worst).min(100.0));
-        Some(Self {
-            threshold,
-            large,
-            mass,
-            inflation,
-        })
+        let inflation = (1.0 + 2.0 * growth(n as f64, contract.u)) * libm::exp((2.0 * worst).min(100.0));
+        Some(Self { threshold, large, mass, inflation })
     }
 }
 
@@ -201,19 +173,15 @@ fn deviation(reference: &Reference<'_>, contract: &Resolved, weights: &Weights, 
     let unit = if let Some(tc) = contract.tc {
         tensor_core_blocks(tc, reference.head_dim) * tc.block_error()
     } else {
-        let additions = contract
-            .h_qk
-            .unwrap_or(reference.head_dim as f64)
-            .min(f64::from(reference.nonzeros[j]));
+        let additions = contract.h_qk.unwrap_or(reference.head_dim as f64).min(f64::from(reference.nonzeros[j]));
         u * (additions + contract.k_qk).sqrt()
     };
     let operands = contract.u_in * reference.dot_rms[j];
     let dot = unit * reference.dot_abs[j].min(3.0 * reference.dot_rms[j]);
     let magnitude = s.abs().max(reference.max.abs());
     let argument = weights.argument[j];
-    let roundings = contract.k_x * argument * argument
-        + contract.k_m * magnitude * magnitude
-        + contract.k_s * raw * raw;
+    let roundings =
+        contract.k_x * argument * argument + contract.k_m * magnitude * magnitude + contract.k_s * raw * raw;
     let mut variance = dot * dot
         + u * u * roundings
         + (weights.rescales[j].min(64.0) + 1.0) * contract.e0 * contract.e0
@@ -311,22 +279,15 @@ impl Columns {
                 f[t] += systematic * deviation;
             }
         }
-        let (a, b, c) = (
-            &mut self.eta_squares[..columns],
-            &mut self.grown_squares[..columns],
-            &mut self.sigma_squares[..columns],
-        );
+        let (a, b, c) =
+            (&mut self.eta_squares[..columns], &mut self.grown_squares[..columns], &mut self.sigma_squares[..columns]);
         for t in 0..columns {
             let (x, y, z) = (eta * v[t], grown * v[t], sigma * (v[t] - o[t]));
             a[t] += x * x;
             b[t] += y * y;
             c[t] += z * z;
         }
-        if terms
-            .split
-            .as_ref()
-            .is_some_and(|split| reference.p[j] < split.threshold)
-        {
+        if terms.split.as_ref().is_some_and(|split| reference.p[j] < split.threshold) {
             for (sum, v) in self.small_absolute.iter_mut().zip(v) {
                 *sum += grown * v.abs();
             }

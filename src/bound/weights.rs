@@ -89,12 +89,7 @@ impl Weights {
                     + (rescales[j] + 1.0) * once
             })
             .collect();
-        Self {
-            delta,
-            argument,
-            underflow,
-            rescales,
-        }
+        Self { delta, argument, underflow, rescales }
     }
 
     /// The largest `R_j + r_comb`: roundings that rescaling adds to a sum.
@@ -145,8 +140,7 @@ fn logit_errors(reference: &Reference<'_>, contract: &Resolved) -> (Vec<f64>, Ve
         error += contract.k_s * u * raw + underflow;
         if let Some(cap) = reference.softcap {
             let cap = cap.abs();
-            let before =
-                error + cap * contract.e_tanh + (0.45 * cap).min(raw + error) * growth(3.0, u);
+            let before = error + cap * contract.e_tanh + (0.45 * cap).min(raw + error) * growth(3.0, u);
             underflow += 4.0 * cap * tau;
             error = before + u * (reference.s[j].abs() + before) + 4.0 * cap * tau;
         }
@@ -166,17 +160,10 @@ fn dot_error(contract: &Resolved, head_dim: usize, nonzeros: u32) -> f64 {
     if let Some(tc) = contract.tc {
         let blocks = tensor_core_blocks(tc, head_dim);
         // A block of zeros leaves the accumulator alone, if all of its bits are kept.
-        let blocks = if tc.bits >= 23 {
-            blocks.min(nonzeros)
-        } else {
-            blocks
-        };
+        let blocks = if tc.bits >= 23 { blocks.min(nonzeros) } else { blocks };
         return tensor_core_error(tc, blocks) + growth(contract.k_qk, contract.u);
     }
-    let additions = contract
-        .h_qk
-        .unwrap_or(head_dim as f64)
-        .min((nonzeros - 1.0).max(0.0));
+    let additions = contract.h_qk.unwrap_or(head_dim as f64).min((nonzeros - 1.0).max(0.0));
     growth(additions + contract.k_qk, contract.u)
 }
 
@@ -187,9 +174,7 @@ fn is_exact(reference: &Reference<'_>, contract: &Resolved, j: usize) -> bool {
 
 /// Whether sums of binary32 numbers that need at most 23 bits are exact.
 pub(super) fn keeps_24_bits(contract: &Resolved) -> bool {
-    contract.u <= libm::exp2(-24.0)
-        && contract.u_in == 0.0
-        && contract.tc.is_none_or(|tc| tc.bits >= 23)
+    contract.u <= libm::exp2(-24.0) && contract.u_in == 0.0 && contract.tc.is_none_or(|tc| tc.bits >= 23)
 }
 
 /// Whether `x` is a power of two, so that multiplying by it is exact.
@@ -202,25 +187,17 @@ fn keys_max(reference: &Reference<'_>) -> f64 {
     if reference.keys == 0 {
         return 0.0;
     }
-    reference.s[..reference.keys]
-        .iter()
-        .fold(f64::NEG_INFINITY, |m, &s| m.max(s))
+    reference.s[..reference.keys].iter().fold(f64::NEG_INFINITY, |m, &s| m.max(s))
 }
 
 /// `X_j`.
 fn arguments(reference: &Reference<'_>, logit: &[f64]) -> Vec<f64> {
     let s = &reference.s;
-    let top = s
-        .iter()
-        .zip(logit)
-        .fold(f64::NEG_INFINITY, |m, (s, e)| m.max(s + e));
+    let top = s.iter().zip(logit).fold(f64::NEG_INFINITY, |m, (s, e)| m.max(s + e));
     let mut arguments: Vec<f64> = s.iter().zip(logit).map(|(s, e)| top - s + e).collect();
     if reference.sink.is_some() && reference.keys > 0 {
         let j = reference.keys;
-        let keys = s[..j]
-            .iter()
-            .zip(logit)
-            .fold(f64::NEG_INFINITY, |m, (s, e)| m.max(s - e));
+        let keys = s[..j].iter().zip(logit).fold(f64::NEG_INFINITY, |m, (s, e)| m.max(s - e));
         arguments[j] = arguments[j].max(s[j] - keys + logit[j]);
     }
     arguments
@@ -229,9 +206,7 @@ fn arguments(reference: &Reference<'_>, logit: &[f64]) -> Vec<f64> {
 /// `R_j + r_comb`.
 fn rescales(reference: &Reference<'_>, contract: &Resolved, logit: &[f64]) -> Vec<f64> {
     // A sink that is merged last may move the maximum once more than the contract counts.
-    let declared = contract
-        .r
-        .map(|r| r + if reference.sink.is_some() { 1.0 } else { 0.0 });
+    let declared = contract.r.map(|r| r + if reference.sink.is_some() { 1.0 } else { 0.0 });
     if declared == Some(0.0) {
         return vec![contract.r_comb; reference.elements()];
     }
@@ -245,22 +220,10 @@ fn rescales(reference: &Reference<'_>, contract: &Resolved, logit: &[f64]) -> Ve
 /// How many other elements may have a larger computed logit.
 fn ranks(reference: &Reference<'_>, contract: &Resolved, logit: &[f64]) -> Vec<f64> {
     let s = &reference.s;
-    let ordered: Vec<bool> = (0..reference.elements())
-        .map(|j| keeps_order(reference, contract, j))
-        .collect();
+    let ordered: Vec<bool> = (0..reference.elements()).map(|j| keeps_order(reference, contract, j)).collect();
     let mut all: Vec<f64> = s.iter().zip(logit).map(|(s, e)| s + e).collect();
-    let mut blurred: Vec<f64> = all
-        .iter()
-        .zip(&ordered)
-        .filter(|(_, ordered)| !**ordered)
-        .map(|(&x, _)| x)
-        .collect();
-    let mut sharp: Vec<f64> = s
-        .iter()
-        .zip(&ordered)
-        .filter(|(_, ordered)| **ordered)
-        .map(|(&x, _)| x)
-        .collect();
+    let mut blurred: Vec<f64> = all.iter().zip(&ordered).filter(|(_, ordered)| !**ordered).map(|(&x, _)| x).collect();
+    let mut sharp: Vec<f64> = s.iter().zip(&ordered).filter(|(_, ordered)| **ordered).map(|(&x, _)| x).collect();
     for list in [&mut all, &mut blurred, &mut sharp] {
         list.sort_unstable_by(f64::total_cmp);
     }

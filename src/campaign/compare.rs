@@ -63,13 +63,7 @@ mod tests {
     fn distance_is_counted_in_units_of_the_storage_type() {
         for dtype in Dtype::ALL {
             let one = dtype.encode(1.0);
-            let pair = |a, b| {
-                ulps(
-                    &Buffer::filled(dtype, 1, a),
-                    &Buffer::filled(dtype, 1, b),
-                    0,
-                )
-            };
+            let pair = |a, b| ulps(&Buffer::filled(dtype, 1, a), &Buffer::filled(dtype, 1, b), 0);
             assert_eq!(pair(one, one + 3), 3);
             assert_eq!(pair(dtype.encode(-1.0), dtype.encode(-1.0) + 2), 2);
             assert_eq!(pair(dtype.encode(0.0), dtype.encode(-0.0)), 0);

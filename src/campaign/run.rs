@@ -50,9 +50,7 @@ pub fn run(config: &Config, sink: &mut dyn FnMut(Event)) -> Summary {
         deadline: config.time.map(|time| start + time),
         next: AtomicU64::new(0),
         stop: AtomicBool::new(false),
-        closed: (0..config.kernels.len() * config.backends.len())
-            .map(|_| AtomicBool::new(false))
-            .collect(),
+        closed: (0..config.kernels.len() * config.backends.len()).map(|_| AtomicBool::new(false)).collect(),
     };
     let mut dispatcher = Dispatcher::new(&shared, sink);
     let (sender, receiver) = mpsc::sync_channel(MAX_AHEAD);
@@ -97,20 +95,14 @@ impl Shared<'_> {
 
     /// A worker: takes cases until there are none.
     fn work(&self, sender: &mpsc::SyncSender<Message>) {
-        while !self.stop.load(Ordering::Relaxed)
-            && self
-                .deadline
-                .is_none_or(|deadline| Instant::now() < deadline)
-        {
+        while !self.stop.load(Ordering::Relaxed) && self.deadline.is_none_or(|deadline| Instant::now() < deadline) {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             if self.total.is_some_and(|total| number >= total) {
                 return;
             }
             let kernel = (number % self.config.kernels.len() as u64) as usize;
             let index = number / self.config.kernels.len() as u64;
-            let case = self.config.kernels[kernel]
-                .space()
-                .case_at(self.config.seed, index);
+            let case = self.config.kernels[kernel].space().case_at(self.config.seed, index);
             let result = catch_unwind(AssertUnwindSafe(|| self.run_case(kernel, &case)));
             let message = result.map_err(|panic| (case, panic_text(&*panic)));
             if sender.send((number, message)).is_err() {
@@ -121,42 +113,30 @@ impl Shared<'_> {
 
     fn run_case(&self, kernel: usize, case: &Case) -> Examination {
         let mut outputs = Vec::new();
-        let verdicts = self
-            .config
-            .backends
-            .iter()
-            .enumerate()
-            .map(|(index, backend)| {
-                if self.is_closed(self.pair(kernel, index)) {
-                    return None;
-                }
-                let start = Instant::now();
-                let examined = oracle::examine(&**backend, &self.config.kernels[kernel], case);
-                let took = start.elapsed();
-                let verdict = examined.map(|examined| {
-                    outputs.extend(examined.output);
-                    examined.verdict
-                });
-                Some(Judged { verdict, took })
+        let verdicts = self.config.backends.iter().enumerate().map(|(index, backend)| {
+            if self.is_closed(self.pair(kernel, index)) {
+                return None;
+            }
+            let start = Instant::now();
+            let examined = oracle::examine(&**backend, &self.config.kernels[kernel], case);
+            let took = start.elapsed();
+            let verdict = examined.map(|examined| {
+                outputs.extend(examined.output);
+                examined.verdict
             });
+            Some(Judged { verdict, took })
+        });
         let verdicts = verdicts.collect();
         let mut comparison = Comparison::default();
         if let [first, rest @ ..] = &outputs[..] {
             rest.iter().for_each(|other| comparison.add(first, other));
         }
-        Examination {
-            case: case.clone(),
-            verdicts,
-            comparison,
-        }
+        Examination { case: case.clone(), verdicts, comparison }
     }
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied());
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     text.unwrap_or("a panic without a message").to_owned()
 }
 
@@ -179,25 +159,11 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
         let rows: Vec<Row> = config
             .kernels
             .iter()
-            .flat_map(|kernel| {
-                config
-                    .backends
-                    .iter()
-                    .map(|backend| Row::new(kernel, &**backend))
-            })
+            .flat_map(|kernel| config.backends.iter().map(|backend| Row::new(kernel, &**backend)))
             .collect();
         let known = vec![Vec::new(); rows.len()];
         let comparisons = vec![Comparison::default(); config.kernels.len()];
-        Self {
-            shared,
-            sink,
-            rows,
-            known,
-            comparisons,
-            internal_errors: 0,
-            done: 0,
-            last_progress: None,
-        }
+        Self { shared, sink, rows, known, comparisons, internal_errors: 0, done: 0, last_progress: None }
     }
 
     fn receive(&mut self, receiver: &mpsc::Receiver<Message>) {
@@ -206,11 +172,7 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
         for (number, message) in receiver {
             early.insert(number, message);
             while let Some(message) = early.remove(&next) {
-                self.take(
-                    (next % self.shared.config.kernels.len() as u64) as usize,
-                    next,
-                    message,
-                );
+                self.take((next % self.shared.config.kernels.len() as u64) as usize, next, message);
                 next += 1;
             }
         }
@@ -230,25 +192,14 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
             Err((case, message)) => {
                 self.internal_errors += 1;
                 let kernel = self.shared.config.kernels[kernel].name().to_owned();
-                (self.sink)(Event::Internal {
-                    kernel,
-                    line: case.to_string(),
-                    message,
-                });
+                (self.sink)(Event::Internal { kernel, line: case.to_string(), message });
             }
         }
-        if self
-            .last_progress
-            .is_none_or(|last| last.elapsed() >= PROGRESS_EVERY)
-        {
+        if self.last_progress.is_none_or(|last| last.elapsed() >= PROGRESS_EVERY) {
             self.last_progress = Some(Instant::now());
             (self.sink)(Event::Progress {
                 cases: self.done,
-                worst_ratio: self
-                    .rows
-                    .iter()
-                    .map(|row| row.worst_ratio)
-                    .fold(0.0, f64::max),
+                worst_ratio: self.rows.iter().map(|row| row.worst_ratio).fold(0.0, f64::max),
                 findings: self.rows.iter().map(|row| row.findings).sum(),
             });
         }
@@ -289,22 +240,12 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
         }
     }
 
-    fn failing(
-        &mut self,
-        kernel: usize,
-        backend: usize,
-        number: u64,
-        case: &Case,
-        verdict: &Verdict,
-    ) {
+    fn failing(&mut self, kernel: usize, backend: usize, number: u64, case: &Case, verdict: &Verdict) {
         let pair = self.shared.pair(kernel, backend);
         let Some(signature) = verdict.signature() else {
             return;
         };
-        if self.known[pair]
-            .iter()
-            .any(|known| known.matches(&signature))
-        {
+        if self.known[pair].iter().any(|known| known.matches(&signature)) {
             return;
         }
         self.known[pair].push(signature);
@@ -313,53 +254,23 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
             self.shared.close(pair);
         }
         let config = self.shared.config;
-        (self.sink)(Event::Shrinking {
-            kernel: config.kernels[kernel].name().to_owned(),
-            line: case.to_string(),
-        });
+        (self.sink)(Event::Shrinking { kernel: config.kernels[kernel].name().to_owned(), line: case.to_string() });
         let index = number / config.kernels.len() as u64;
         let found_by = format!("campaign with seed {}, case {index}", config.seed);
-        let found = minimise(
-            &config.kernels[kernel],
-            &*config.backends[backend],
-            case,
-            verdict,
-            found_by,
-            config.max_shrink,
-        );
+        let found =
+            minimise(&config.kernels[kernel], &*config.backends[backend], case, verdict, found_by, config.max_shrink);
         let Some((finding, executions)) = found else {
             return;
         };
         let kernel = config.kernels[kernel].name().to_owned();
-        let saved = config
-            .store
-            .as_ref()
-            .map(|store| store.save(&kernel, &finding).map_err(|e| e.to_string()));
-        (self.sink)(Event::Found(Box::new(Found {
-            kernel,
-            finding,
-            executions,
-            saved,
-        })));
+        let saved = config.store.as_ref().map(|store| store.save(&kernel, &finding).map_err(|e| e.to_string()));
+        (self.sink)(Event::Found(Box::new(Found { kernel, finding, executions, saved })));
     }
 
     fn summary(self, elapsed: Duration) -> Summary {
-        let names = self
-            .shared
-            .config
-            .kernels
-            .iter()
-            .map(|k| k.name().to_owned());
-        let comparisons = names
-            .zip(self.comparisons)
-            .filter(|(_, c)| c.cases > 0)
-            .collect();
-        Summary {
-            rows: self.rows,
-            comparisons,
-            internal_errors: self.internal_errors,
-            elapsed,
-        }
+        let names = self.shared.config.kernels.iter().map(|k| k.name().to_owned());
+        let comparisons = names.zip(self.comparisons).filter(|(_, c)| c.cases > 0).collect();
+        Summary { rows: self.rows, comparisons, internal_errors: self.internal_errors, elapsed }
     }
 }
 
@@ -387,14 +298,8 @@ pub fn minimise(
         }
         same
     });
-    let (smallest, verdict) = failing
-        .into_iter()
-        .rfind(|(case, _)| *case == shrunk.case)?;
-    let origin = Provenance {
-        kernel: kernel.reference(),
-        backend: backend.describe(),
-        found_by,
-    };
+    let (smallest, verdict) = failing.into_iter().rfind(|(case, _)| *case == shrunk.case)?;
+    let origin = Provenance { kernel: kernel.reference(), backend: backend.describe(), found_by };
     let mut finding = Finding::new(origin, case, smallest, &verdict)?;
     finding.irrelevant = shrunk.irrelevant.into_iter().map(String::from).collect();
     Some((finding, shrunk.executions))

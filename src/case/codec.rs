@@ -57,10 +57,8 @@ pub enum ParseError {
     Invalid(#[from] Invalid),
 }
 
-const KEYS: [&str; 13] = [
-    "kv", "g", "d", "dv", "past", "q", "dtype", "cache", "scale", "steps", "values", "poison",
-    "sched",
-];
+const KEYS: [&str; 13] =
+    ["kv", "g", "d", "dv", "past", "q", "dtype", "cache", "scale", "steps", "values", "poison", "sched"];
 
 /// Names a case in files and messages: a hash of its one-line form, 12 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -75,9 +73,7 @@ impl Case {
 
 /// 64-bit FNV-1a: short, and the same for ever.
 pub fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &b| {
-        (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-    })
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &b| (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }
 
 impl fmt::Display for CaseId {
@@ -95,30 +91,18 @@ impl fmt::Debug for CaseId {
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shape = &self.shape;
-        write!(
-            f,
-            "kv={} g={} d={}",
-            shape.num_kv_heads, shape.q_per_kv, shape.head_dim
-        )?;
+        write!(f, "kv={} g={} d={}", shape.num_kv_heads, shape.q_per_kv, shape.head_dim)?;
         if shape.v_head_dim != shape.head_dim {
             write!(f, " dv={}", shape.v_head_dim)?;
         }
-        write!(
-            f,
-            " past={}",
-            join(shape.requests.iter().map(|r| r.past_len))
-        )?;
+        write!(f, " past={}", join(shape.requests.iter().map(|r| r.past_len)))?;
         let first = shape.requests[0].q_len;
         if shape.requests.iter().any(|r| r.q_len != first) {
             write!(f, " q={}", join(shape.requests.iter().map(|r| r.q_len)))?;
         } else if first != 1 {
             write!(f, " q={first}")?;
         }
-        write!(
-            f,
-            " dtype={} cache={}:{}",
-            self.dtype, self.cache.order, self.cache.capacity
-        )?;
+        write!(f, " dtype={} cache={}:{}", self.dtype, self.cache.order, self.cache.capacity)?;
         if self.cache.row_pad != 0 {
             write!(f, "+{}", self.cache.row_pad)?;
         }
@@ -154,19 +138,11 @@ impl FromStr for Case {
                 one if one.len() == 1 => vec![one[0]; past.len()],
                 list if list.len() == past.len() => list,
                 _ => {
-                    return Err(value(
-                        "q",
-                        format!("one number or {}, as many as in past", past.len()),
-                        &text,
-                    ));
+                    return Err(value("q", format!("one number or {}, as many as in past", past.len()), &text));
                 }
             },
         };
-        let requests = past
-            .iter()
-            .zip(q_len)
-            .map(|(&past_len, q_len)| Request { past_len, q_len })
-            .collect();
+        let requests = past.iter().zip(q_len).map(|(&past_len, q_len)| Request { past_len, q_len }).collect();
         let parts = CaseParts {
             dtype: fields.parsed("dtype")?,
             scale: fields.scale()?,
@@ -194,13 +170,8 @@ impl Fields {
     fn read(line: &str) -> Result<Self, ParseError> {
         let mut fields = BTreeMap::new();
         for word in line.split_whitespace() {
-            let (key, text) = word
-                .split_once('=')
-                .ok_or_else(|| ParseError::NotAPair(word.into()))?;
-            let key = KEYS
-                .into_iter()
-                .find(|&k| k == key)
-                .ok_or_else(|| ParseError::UnknownKey(key.into()))?;
+            let (key, text) = word.split_once('=').ok_or_else(|| ParseError::NotAPair(word.into()))?;
+            let key = KEYS.into_iter().find(|&k| k == key).ok_or_else(|| ParseError::UnknownKey(key.into()))?;
             if fields.insert(key, text.to_owned()).is_some() {
                 return Err(ParseError::Twice(key.into()));
             }
@@ -222,8 +193,7 @@ impl Fields {
     }
 
     fn number_or(&mut self, key: &'static str, default: u32) -> Result<u32, ParseError> {
-        self.optional(key)
-            .map_or(Ok(default), |text| parse_number(key, &text))
+        self.optional(key).map_or(Ok(default), |text| parse_number(key, &text))
     }
 
     fn numbers(&mut self, key: &'static str) -> Result<Vec<u32>, ParseError> {
@@ -236,30 +206,18 @@ impl Fields {
         parse(key, &text)
     }
 
-    fn parsed_or<T: FromStr<Err = String>>(
-        &mut self,
-        key: &'static str,
-        default: T,
-    ) -> Result<T, ParseError> {
-        self.optional(key)
-            .map_or(Ok(default), |text| parse(key, &text))
+    fn parsed_or<T: FromStr<Err = String>>(&mut self, key: &'static str, default: T) -> Result<T, ParseError> {
+        self.optional(key).map_or(Ok(default), |text| parse(key, &text))
     }
 
     fn scale(&mut self) -> Result<f32, ParseError> {
         let text = self.text("scale")?;
-        text.parse()
-            .map_err(|_| value("scale", "a number".into(), &text))
+        text.parse().map_err(|_| value("scale", "a number".into(), &text))
     }
 
     fn cache(&mut self) -> Result<Cache, ParseError> {
         let text = self.text("cache")?;
-        let wrong = || {
-            value(
-                "cache",
-                "ORDER:CAPACITY or ORDER:CAPACITY+PADDING, like nhd:40 or hnd:8+3".into(),
-                &text,
-            )
-        };
+        let wrong = || value("cache", "ORDER:CAPACITY or ORDER:CAPACITY+PADDING, like nhd:40 or hnd:8+3".into(), &text);
         let (order, rest) = text.split_once(':').ok_or_else(wrong)?;
         let (capacity, row_pad) = rest.split_once('+').unwrap_or((rest, "0"));
         Ok(Cache {
@@ -271,29 +229,21 @@ impl Fields {
 
     fn values(&mut self) -> Result<Values, ParseError> {
         let text = self.text("values")?;
-        let (recipe, seed) = text
-            .split_once(':')
-            .ok_or_else(|| value("values", "RECIPE:SEED, like normal:42".into(), &text))?;
-        Ok(Values {
-            recipe: parse::<Recipe>("values", recipe)?,
-            seed: parse_number("values", seed)?,
-        })
+        let (recipe, seed) =
+            text.split_once(':').ok_or_else(|| value("values", "RECIPE:SEED, like normal:42".into(), &text))?;
+        Ok(Values { recipe: parse::<Recipe>("values", recipe)?, seed: parse_number("values", seed)? })
     }
 }
 
 fn parse<T: FromStr<Err = String>>(key: &'static str, text: &str) -> Result<T, ParseError> {
     text.parse().map_err(|message: String| {
-        let expected = message
-            .strip_prefix("expected ")
-            .and_then(|m| m.rsplit_once(", found"))
-            .map_or("", |m| m.0);
+        let expected = message.strip_prefix("expected ").and_then(|m| m.rsplit_once(", found")).map_or("", |m| m.0);
         value(key, expected.into(), text)
     })
 }
 
 fn parse_number(key: &'static str, text: &str) -> Result<u32, ParseError> {
-    text.parse()
-        .map_err(|_| value(key, "a whole number from 0 to 4294967295".into(), text))
+    text.parse().map_err(|_| value(key, "a whole number from 0 to 4294967295".into(), text))
 }
 
 fn parse_numbers(key: &'static str, text: &str) -> Result<Vec<u32>, ParseError> {
@@ -301,11 +251,7 @@ fn parse_numbers(key: &'static str, text: &str) -> Result<Vec<u32>, ParseError> 
 }
 
 fn value(key: &'static str, expected: String, found: &str) -> ParseError {
-    ParseError::Value {
-        key,
-        expected,
-        found: found.into(),
-    }
+    ParseError::Value { key, expected, found: found.into() }
 }
 
 impl FromStr for CacheOrder {
@@ -357,10 +303,7 @@ mod tests {
 
     #[test]
     fn the_name_of_a_case_never_changes() {
-        assert_eq!(
-            LINE.parse::<Case>().unwrap().id().to_string(),
-            "cbd4bc330d4c"
-        );
+        assert_eq!(LINE.parse::<Case>().unwrap().id().to_string(), "cbd4bc330d4c");
     }
 
     #[test]
@@ -373,18 +316,12 @@ mod tests {
             error(&LINE.replace("kv=4", "kv=x")),
             "kv: expected a whole number from 0 to 4294967295, found \"x\""
         );
-        assert_eq!(
-            error(&LINE.replace("f16", "f8")),
-            "dtype: expected a dtype (f32, f16 or bf16), found \"f8\""
-        );
+        assert_eq!(error(&LINE.replace("f16", "f8")), "dtype: expected a dtype (f32, f16 or bf16), found \"f8\"");
         assert_eq!(
             error(&LINE.replace("nhd:40", "nhd:34")),
             "capacity: expected at least past_len + steps * q_len = 35, found 34"
         );
-        assert_eq!(
-            error(&LINE.replace("kv=4", "kv=0")),
-            "num_kv_heads: expected 1 to 1024, found 0"
-        );
+        assert_eq!(error(&LINE.replace("kv=4", "kv=0")), "num_kv_heads: expected 1 to 1024, found 0");
         assert!(
             error(&LINE.replace("d=128", "batch=2 d=128"))
                 .starts_with("unknown key \"batch\", expected one of kv, g, ")

@@ -75,11 +75,7 @@ impl Range {
     pub fn nearest(&self, n: u32) -> u32 {
         match self {
             Self::Span(low, high) => n.clamp(*low, *high),
-            Self::List(list) => list
-                .iter()
-                .copied()
-                .min_by_key(|&m| (m.abs_diff(n), m))
-                .unwrap_or(n),
+            Self::List(list) => list.iter().copied().min_by_key(|&m| (m.abs_diff(n), m)).unwrap_or(n),
         }
     }
 
@@ -91,11 +87,7 @@ impl Range {
                 (from <= to).then_some(Self::Span(from, to))
             }
             Self::List(list) => {
-                let mut list: Vec<u32> = list
-                    .iter()
-                    .copied()
-                    .filter(|n| (low..=high).contains(n))
-                    .collect();
+                let mut list: Vec<u32> = list.iter().copied().filter(|n| (low..=high).contains(n)).collect();
                 list.sort_unstable();
                 list.dedup();
                 (!list.is_empty()).then_some(Self::List(list))
@@ -131,49 +123,28 @@ impl Domain {
     pub fn excludes(&self, case: &Case) -> Option<String> {
         let shape = &case.shape;
         let outside = |name: &str, found: u32, range: &Range| {
-            (!range.contains(found))
-                .then(|| format!("{name} is {found}, the kernel claims {range}"))
+            (!range.contains(found)).then(|| format!("{name} is {found}, the kernel claims {range}"))
         };
         if !self.dtype.contains(&case.dtype) {
             return Some(format!("dtype {} is not one of the kernel's", case.dtype));
         }
         if !self.cache.contains(&case.cache.order) {
-            return Some(format!(
-                "cache order {} is not one of the kernel's",
-                case.cache.order
-            ));
+            return Some(format!("cache order {} is not one of the kernel's", case.cache.order));
         }
         if !self.any_scale && case.scale != default_scale(shape.head_dim) {
-            return Some(format!(
-                "scale is {}, the kernel claims 1/sqrt(head_dim) only",
-                case.scale
-            ));
+            return Some(format!("scale is {}, the kernel claims 1/sqrt(head_dim) only", case.scale));
         }
         let same = Range::Span(shape.head_dim, shape.head_dim);
         let requests = shape.requests.iter();
         outside("head_dim", shape.head_dim, &self.head_dim)
-            .or_else(|| {
-                outside(
-                    "v_head_dim",
-                    shape.v_head_dim,
-                    self.v_head_dim.as_ref().unwrap_or(&same),
-                )
-            })
+            .or_else(|| outside("v_head_dim", shape.v_head_dim, self.v_head_dim.as_ref().unwrap_or(&same)))
             .or_else(|| outside("num_kv_heads", shape.num_kv_heads, &self.num_kv_heads))
             .or_else(|| outside("q_per_kv", shape.q_per_kv, &self.q_per_kv))
             .or_else(|| outside("batch", shape.batch(), &self.batch))
             .or_else(|| outside("steps", case.steps, &self.steps))
             .or_else(|| outside("row_pad", case.cache.row_pad, &self.row_pad))
-            .or_else(|| {
-                requests
-                    .clone()
-                    .find_map(|r| outside("q_len", r.q_len, &self.q_len))
-            })
-            .or_else(|| {
-                requests
-                    .clone()
-                    .find_map(|r| outside("past_len", r.past_len, &self.past_len))
-            })
+            .or_else(|| requests.clone().find_map(|r| outside("q_len", r.q_len, &self.q_len)))
+            .or_else(|| requests.clone().find_map(|r| outside("past_len", r.past_len, &self.past_len)))
     }
 }
 
@@ -206,10 +177,7 @@ impl fmt::Display for Range {
 
 /// In TOML: `[1, 2, 4]` is a list, `"1..=256"` a span, `7` the one number.
 #[derive(Serialize, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected a number, a list of numbers or a span like \"1..=256\""
-)]
+#[serde(untagged, expecting = "expected a number, a list of numbers or a span like \"1..=256\"")]
 enum RangeText {
     One(u32),
     List(Vec<u32>),
@@ -225,9 +193,7 @@ impl<'de> Deserialize<'de> for Range {
                 list.sort_unstable();
                 list.dedup();
                 if list.is_empty() {
-                    return Err(D::Error::custom(
-                        "expected at least one number, found an empty list",
-                    ));
+                    return Err(D::Error::custom("expected at least one number, found an empty list"));
                 }
                 Ok(Self::List(list))
             }
@@ -236,9 +202,7 @@ impl<'de> Deserialize<'de> for Range {
                 .and_then(|(low, high)| Some((low.trim().parse().ok()?, high.trim().parse().ok()?)))
                 .filter(|(low, high)| low <= high)
                 .map(|(low, high)| Self::Span(low, high))
-                .ok_or_else(|| {
-                    D::Error::custom(format!("expected a span like \"1..=256\", found {text:?}"))
-                }),
+                .ok_or_else(|| D::Error::custom(format!("expected a span like \"1..=256\", found {text:?}"))),
         }
     }
 }
@@ -262,10 +226,7 @@ mod tests {
         for (range, numbers) in [
             (Range::Span(3, 6), vec![3, 4, 5, 6]),
             (Range::List(vec![1, 4, 96]), vec![1, 4, 96]),
-            (
-                Range::Span(u32::MAX - 1, u32::MAX),
-                vec![u32::MAX - 1, u32::MAX],
-            ),
+            (Range::Span(u32::MAX - 1, u32::MAX), vec![u32::MAX - 1, u32::MAX]),
             (Range::Span(5, 4), vec![]),
         ] {
             for (rank, &n) in (0..).zip(&numbers) {

@@ -51,9 +51,7 @@ impl Inputs {
     pub fn of(case: &Case, poison: Poison) -> Self {
         let tokens = |request: usize| 0..case.shape.requests[request].past_len;
         Self {
-            steps: (0..case.steps)
-                .map(|step| StepInputs::of(case, step))
-                .collect(),
+            steps: (0..case.steps).map(|step| StepInputs::of(case, step)).collect(),
             k_cache: cache(case, Role::K, poison, tokens),
             v_cache: cache(case, Role::V, poison, tokens),
         }
@@ -62,10 +60,7 @@ impl Inputs {
     /// The caches `(k, v)` as a right kernel leaves them after the last step.
     pub fn final_caches(case: &Case, poison: Poison) -> (Buffer, Buffer) {
         let tokens = |request: usize| 0..case.past_len_at(request, case.steps);
-        (
-            cache(case, Role::K, poison, tokens),
-            cache(case, Role::V, poison, tokens),
-        )
+        (cache(case, Role::K, poison, tokens), cache(case, Role::V, poison, tokens))
     }
 }
 
@@ -81,54 +76,24 @@ impl StepInputs {
                 let position = case.past_len_at(index, step) + query;
                 for kv_head in 0..shape.num_kv_heads {
                     for member in 0..shape.q_per_kv {
-                        let at = RowAt {
-                            request,
-                            kv_head,
-                            member,
-                            token: step * r.q_len + query,
-                        };
-                        case.values
-                            .row(Role::Q, at, shape.head_dim, case.dtype, &mut q);
+                        let at = RowAt { request, kv_head, member, token: step * r.q_len + query };
+                        case.values.row(Role::Q, at, shape.head_dim, case.dtype, &mut q);
                     }
-                    let at = RowAt {
-                        request,
-                        kv_head,
-                        member: 0,
-                        token: position,
-                    };
-                    case.values
-                        .row(Role::K, at, shape.head_dim, case.dtype, &mut k_new);
-                    case.values
-                        .row(Role::V, at, shape.v_head_dim, case.dtype, &mut v_new);
+                    let at = RowAt { request, kv_head, member: 0, token: position };
+                    case.values.row(Role::K, at, shape.head_dim, case.dtype, &mut k_new);
+                    case.values.row(Role::V, at, shape.v_head_dim, case.dtype, &mut v_new);
                 }
             }
         }
-        let past_lens = (0..shape.requests.len())
-            .map(|r| case.past_len_at(r, step))
-            .collect();
-        let [q, k_new, v_new] =
-            [q, k_new, v_new].map(|values| Buffer::of_values(case.dtype, &values));
-        Self {
-            q,
-            k_new,
-            v_new,
-            past_lens,
-        }
+        let past_lens = (0..shape.requests.len()).map(|r| case.past_len_at(r, step)).collect();
+        let [q, k_new, v_new] = [q, k_new, v_new].map(|values| Buffer::of_values(case.dtype, &values));
+        Self { q, k_new, v_new, past_lens }
     }
 }
 
 /// A cache that holds `tokens` of each request and poison everywhere else.
-fn cache(
-    case: &Case,
-    role: Role,
-    poison: Poison,
-    tokens: impl Fn(usize) -> std::ops::Range<u32>,
-) -> Buffer {
-    let dim = if role == Role::K {
-        case.shape.head_dim
-    } else {
-        case.shape.v_head_dim
-    };
+fn cache(case: &Case, role: Role, poison: Poison, tokens: impl Fn(usize) -> std::ops::Range<u32>) -> Buffer {
+    let dim = if role == Role::K { case.shape.head_dim } else { case.shape.v_head_dim };
     let layout = case.cache_layout(dim);
     let mut buffer = Buffer::filled(case.dtype, layout.span(), poison.bits(case.dtype));
     let mut row = Vec::new();
@@ -136,18 +101,7 @@ fn cache(
         for kv_head in 0..case.shape.num_kv_heads {
             for token in tokens(request as usize) {
                 row.clear();
-                case.values.row(
-                    role,
-                    RowAt {
-                        request,
-                        kv_head,
-                        member: 0,
-                        token,
-                    },
-                    dim,
-                    case.dtype,
-                    &mut row,
-                );
+                case.values.row(role, RowAt { request, kv_head, member: 0, token }, dim, case.dtype, &mut row);
                 let offset = layout.offset(&[request, kv_head, token, 0].map(u64::from));
                 for (d, &value) in row.iter().enumerate() {
                     buffer.set_bits(offset + d, case.dtype.encode(value));
@@ -160,11 +114,7 @@ fn cache(
 
 impl Case {
     /// Element ranges of the cache (rows of `dim`) that hold past tokens when step `step` starts.
-    pub fn cached_ranges(
-        &self,
-        dim: u32,
-        step: u32,
-    ) -> impl Iterator<Item = std::ops::Range<usize>> {
+    pub fn cached_ranges(&self, dim: u32, step: u32) -> impl Iterator<Item = std::ops::Range<usize>> {
         let layout = self.cache_layout(dim);
         (0..self.shape.batch()).flat_map(move |request| {
             let layout = layout.clone();

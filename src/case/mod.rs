@@ -136,20 +136,14 @@ impl Case {
         within("q_per_kv", shape.q_per_kv, 1, 1024)?;
         within("head_dim", shape.head_dim, 1, 4096)?;
         within("v_head_dim", shape.v_head_dim, 1, 4096)?;
-        within(
-            "batch",
-            u32::try_from(shape.requests.len()).unwrap_or(u32::MAX),
-            1,
-            1 << 20,
-        )?;
+        within("batch", u32::try_from(shape.requests.len()).unwrap_or(u32::MAX), 1, 1 << 20)?;
         within("steps", parts.steps, 1, 1024)?;
         within("row_pad", parts.cache.row_pad, 0, 4096)?;
         within("capacity", parts.cache.capacity, 1, MAX_TOKENS)?;
         for request in &shape.requests {
             within("q_len", request.q_len, 1, MAX_TOKENS)?;
             within("past_len", request.past_len, 0, MAX_TOKENS)?;
-            let needed =
-                u64::from(request.past_len) + u64::from(parts.steps) * u64::from(request.q_len);
+            let needed = u64::from(request.past_len) + u64::from(parts.steps) * u64::from(request.q_len);
             if needed > u64::from(parts.cache.capacity) {
                 return Err(Invalid {
                     field: "capacity",
@@ -170,10 +164,7 @@ impl Case {
         let queries: u64 = shape.requests.iter().map(|r| u64::from(r.q_len)).sum();
         let cache = [heads, u64::from(parts.cache.capacity), dim];
         let query = [heads * u64::from(shape.q_per_kv), dim];
-        for elements in [
-            product(shape.requests.len() as u64, &cache),
-            product(queries, &query),
-        ] {
+        for elements in [product(shape.requests.len() as u64, &cache), product(queries, &query)] {
             if elements.is_none_or(|n| n > MAX_TENSOR_ELEMENTS) {
                 return Err(Invalid {
                     field: "shape",
@@ -206,11 +197,7 @@ fn within(field: &'static str, found: u32, low: u32, high: u32) -> Result<(), In
     if (low..=high).contains(&found) {
         return Ok(());
     }
-    Err(Invalid {
-        field,
-        expected: format!("{low} to {high}"),
-        found: found.to_string(),
-    })
+    Err(Invalid { field, expected: format!("{low} to {high}"), found: found.to_string() })
 }
 
 impl Shape {
@@ -261,21 +248,13 @@ impl CaseParts {
 
     /// Layout of a cache with rows of `dim`, its axes named in the order `[request, kv_head, token, dim]` whatever the order in memory.
     pub fn cache_layout(&self, dim: u32) -> Layout {
-        let [batch, heads, tokens] = [
-            self.shape.batch(),
-            self.shape.num_kv_heads,
-            self.cache.capacity,
-        ]
-        .map(u64::from);
+        let [batch, heads, tokens] = [self.shape.batch(), self.shape.num_kv_heads, self.cache.capacity].map(u64::from);
         let row = u64::from(dim) + u64::from(self.cache.row_pad);
         let (head_stride, token_stride) = match self.cache.order {
             CacheOrder::Hnd => (tokens * row, row),
             CacheOrder::Nhd => (row, heads * row),
         };
-        Layout::strided(
-            &[batch, heads, tokens, u64::from(dim)],
-            &[heads * tokens * row, head_stride, token_stride, 1],
-        )
+        Layout::strided(&[batch, heads, tokens, u64::from(dim)], &[heads * tokens * row, head_stride, token_stride, 1])
     }
 }
 
@@ -337,18 +316,12 @@ fn one() -> u32 {
     1
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "the signature serde asks for"
-)]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
 fn is_one(n: &u32) -> bool {
     *n == 1
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "the signature serde asks for"
-)]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
 fn is_zero(n: &u32) -> bool {
     *n == 0
 }

@@ -73,16 +73,8 @@ pub struct RowAt {
 
 impl Recipe {
     /// Every recipe, simplest first.
-    pub const ALL: [Self; 8] = [
-        Self::Flat,
-        Self::Codes,
-        Self::Normal,
-        Self::Peaky,
-        Self::Huge,
-        Self::Rising,
-        Self::Falling,
-        Self::Mixed,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Flat, Self::Codes, Self::Normal, Self::Peaky, Self::Huge, Self::Rising, Self::Falling, Self::Mixed];
 
     /// Whether V has independent random signs, independent of Q, K and |V|.
     pub fn v_is_sign_random(self) -> bool {
@@ -119,9 +111,7 @@ impl Values {
                 6 => RowKind::Scaled(0.0),
                 _ => RowKind::Sparse,
             },
-            (Recipe::Flat | Recipe::Normal | Recipe::Peaky | Recipe::Huge | Recipe::Mixed, _) => {
-                RowKind::Scaled(1.0)
-            }
+            (Recipe::Flat | Recipe::Normal | Recipe::Peaky | Recipe::Huge | Recipe::Mixed, _) => RowKind::Scaled(1.0),
         }
     }
 }
@@ -150,16 +140,10 @@ fn element(kind: RowKind, at: RowAt, dim: u32, hash: u64) -> f64 {
         RowKind::Ramp(slope) if dim == 0 => slope * f64::from(at.token % 1024),
         RowKind::Lead(_) | RowKind::Ramp(_) => 0.25 * normal(hash),
         RowKind::Ternary => (hash >> 32) as f64 % 3.0 - 1.0,
-        RowKind::Code => {
-            f64::from((at.request * 29 + at.kv_head * 17 + at.token * 5 + dim) % 127 + 1)
-        }
+        RowKind::Code => f64::from((at.request * 29 + at.kv_head * 17 + at.token * 5 + dim) % 127 + 1),
         RowKind::SignedSteps => {
             let magnitude = 64.0 + (hash >> 40 & 63) as f64;
-            if hash & 1 == 0 {
-                magnitude / 64.0
-            } else {
-                -magnitude / 64.0
-            }
+            if hash & 1 == 0 { magnitude / 64.0 } else { -magnitude / 64.0 }
         }
     }
 }
@@ -200,12 +184,7 @@ impl FromStr for Recipe {
         Self::ALL
             .into_iter()
             .find(|r| r.to_string() == s)
-            .ok_or_else(|| {
-                format!(
-                    "expected one of {}, found {s:?}",
-                    Self::ALL.map(|r| r.to_string()).join(", ")
-                )
-            })
+            .ok_or_else(|| format!("expected one of {}, found {s:?}", Self::ALL.map(|r| r.to_string()).join(", ")))
     }
 }
 
@@ -219,21 +198,13 @@ mod tests {
         out
     }
 
-    const AT: RowAt = RowAt {
-        request: 1,
-        kv_head: 2,
-        member: 0,
-        token: 9,
-    };
+    const AT: RowAt = RowAt { request: 1, kv_head: 2, member: 0, token: 9 };
 
     #[test]
     fn a_shorter_row_is_a_prefix() {
         for recipe in Recipe::ALL {
             for role in [Role::Q, Role::K, Role::V] {
-                assert_eq!(
-                    row(recipe, role, AT, 64)[..17],
-                    row(recipe, role, AT, 17)[..]
-                );
+                assert_eq!(row(recipe, role, AT, 64)[..17], row(recipe, role, AT, 17)[..]);
             }
         }
     }
@@ -254,15 +225,11 @@ mod tests {
 
     #[test]
     fn normal_values_have_mean_0_and_variance_1() {
-        let many: Vec<f64> = (0..400)
-            .flat_map(|token| row(Recipe::Normal, Role::K, RowAt { token, ..AT }, 100))
-            .collect();
+        let many: Vec<f64> =
+            (0..400).flat_map(|token| row(Recipe::Normal, Role::K, RowAt { token, ..AT }, 100)).collect();
         let mean = many.iter().sum::<f64>() / many.len() as f64;
         let variance = many.iter().map(|x| x * x).sum::<f64>() / many.len() as f64;
-        assert!(
-            mean.abs() < 0.02 && (variance - 1.0).abs() < 0.03,
-            "{mean} {variance}"
-        );
+        assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.03, "{mean} {variance}");
     }
 
     #[test]

@@ -8,11 +8,7 @@ use std::sync::Arc;
 /// Opens what was asked for.
 pub(super) fn open(args: &BackendArgs) -> Result<Vec<Arc<dyn Backend>>, Failure> {
     let cuda = || Cuda::open(args.device).map(|cuda| Arc::new(cuda) as Arc<dyn Backend>);
-    let asked = |error| {
-        Failure::usage(format!(
-            "no GPU to run on: {error}; --backend emulator needs none"
-        ))
-    };
+    let asked = |error| Failure::usage(format!("no GPU to run on: {error}; --backend emulator needs none"));
     Ok(match args.backend {
         BackendChoice::Emulator => vec![Arc::new(Emulator)],
         BackendChoice::Cuda => vec![cuda().map_err(asked)?],

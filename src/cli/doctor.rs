@@ -4,10 +4,7 @@ use super::{Exit, Failure};
 use crate::backend::{cuda, nvrtc::Nvrtc};
 
 pub(super) fn run() -> Result<Exit, Failure> {
-    println!(
-        "emulator   always there: kernels run from their PTX, on {} processors",
-        processors()
-    );
+    println!("emulator   always there: kernels run from their PTX, on {} processors", processors());
     match cuda::driver_version() {
         Ok((major, minor)) => println!("driver     CUDA {major}.{minor}"),
         Err(why) => println!(
@@ -36,9 +33,7 @@ pub(super) fn run() -> Result<Exit, Failure> {
             println!("NVRTC      {major}.{minor}, {}", nvrtc.path().display());
             match nvrtc.include_dir() {
                 Some(folder) => println!("headers    {}", folder.display()),
-                None => println!(
-                    "headers    missing: sources that include cuda_fp16.h can't be compiled"
-                ),
+                None => println!("headers    missing: sources that include cuda_fp16.h can't be compiled"),
             }
         }
         Err(why) => println!(

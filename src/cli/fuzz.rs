@@ -17,10 +17,7 @@ const SHORT_TIME: Duration = Duration::from_secs(20);
 pub(super) fn short_campaign() -> FuzzArgs {
     FuzzArgs {
         kernels: Vec::new(),
-        backend: BackendArgs {
-            backend: BackendChoice::Auto,
-            device: 0,
-        },
+        backend: BackendArgs { backend: BackendChoice::Auto, device: 0 },
         cases: None,
         time: Some(SHORT_TIME),
         seed: 0,
@@ -38,21 +35,14 @@ pub(super) fn run(args: &FuzzArgs) -> Result<Exit, Failure> {
     } else {
         args.kernels.clone()
     };
-    let kernels = names
-        .iter()
-        .map(|name| Kernel::open(name).map(Arc::new).map_err(Failure::usage));
+    let kernels = names.iter().map(|name| Kernel::open(name).map(Arc::new).map_err(Failure::usage));
     let config = Config {
         kernels: kernels.collect::<Result<_, _>>()?,
         backends: backends::open(&args.backend)?,
         cases: args.cases,
-        time: args
-            .time
-            .or_else(|| args.cases.is_none().then_some(DEFAULT_TIME)),
+        time: args.time.or_else(|| args.cases.is_none().then_some(DEFAULT_TIME)),
         seed: args.seed,
-        jobs: args.jobs.map_or_else(
-            || std::thread::available_parallelism().map_or(1, usize::from),
-            usize::from,
-        ),
+        jobs: args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from),
         max_findings: usize::from(args.max_findings),
         max_shrink: args.max_shrink,
         store: Some(Store::new(&args.regressions)),
@@ -60,9 +50,7 @@ pub(super) fn run(args: &FuzzArgs) -> Result<Exit, Failure> {
     let summary = match args.format {
         Format::Jsonl => {
             let summary = campaign::run(&config, &mut |event| println!("{}", jsonl::event(&event)));
-            jsonl::summary(&summary)
-                .iter()
-                .for_each(|line| println!("{line}"));
+            jsonl::summary(&summary).iter().for_each(|line| println!("{line}"));
             summary
         }
         Format::Human => {
@@ -91,64 +79,35 @@ struct Screen {
 
 impl Screen {
     fn new(config: &Config) -> Self {
-        let total = config
-            .cases
-            .map(|cases| cases.saturating_mul(config.kernels.len() as u64));
+        let total = config.cases.map(|cases| cases.saturating_mul(config.kernels.len() as u64));
         let (bar, template) = match total {
             Some(total) => (
                 ProgressBar::new(total),
                 "{spinner} {elapsed} [{bar:30}] {human_pos}/{human_len} cases {per_sec} {msg}",
             ),
-            None => (
-                ProgressBar::no_length(),
-                "{spinner} {elapsed} {human_pos} cases {per_sec} {msg}",
-            ),
+            None => (ProgressBar::no_length(), "{spinner} {elapsed} {human_pos} cases {per_sec} {msg}"),
         };
-        let style =
-            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.progress_chars("=> "));
         Self { bar }
     }
 
     fn show(&mut self, event: &Event) {
         match event {
-            Event::Started {
-                kernels,
-                backends,
-                seed,
-                ..
-            } => {
-                self.say(&format!(
-                    "fuzzing {} on {} (seed {seed})",
-                    kernels.join(", "),
-                    backends.join(" and ")
-                ));
+            Event::Started { kernels, backends, seed, .. } => {
+                self.say(&format!("fuzzing {} on {} (seed {seed})", kernels.join(", "), backends.join(" and ")));
             }
-            Event::Progress {
-                cases,
-                worst_ratio,
-                findings,
-            } => {
+            Event::Progress { cases, worst_ratio, findings } => {
                 self.bar.set_position(*cases);
-                self.bar.set_message(format!(
-                    "worst error/bound {worst_ratio:.3}, findings {findings}"
-                ));
+                self.bar.set_message(format!("worst error/bound {worst_ratio:.3}, findings {findings}"));
             }
-            Event::Shrinking { kernel, line } => {
-                self.bar.set_message(format!("shrinking {kernel}: {line}"))
-            }
+            Event::Shrinking { kernel, line } => self.bar.set_message(format!("shrinking {kernel}: {line}")),
             Event::Found(found) => self.say(&human::found(found)),
-            Event::BackendLost { backend, why } => self.say(&format!(
-                "warning: {backend} is left alone from here on: {why}"
-            )),
-            Event::Internal {
-                kernel,
-                line,
-                message,
-            } => {
-                self.say(&format!(
-                    "internal error, please report it: {kernel}: {line}: {message}"
-                ));
+            Event::BackendLost { backend, why } => {
+                self.say(&format!("warning: {backend} is left alone from here on: {why}"))
+            }
+            Event::Internal { kernel, line, message } => {
+                self.say(&format!("internal error, please report it: {kernel}: {line}: {message}"));
             }
         }
     }

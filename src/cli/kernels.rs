@@ -9,10 +9,7 @@ pub(super) fn run() -> Result<Exit, Failure> {
         let domain = &kernel.manifest.domain;
         println!("{name}: {}", kernel.manifest.summary);
         let list = |items: Vec<String>| items.join(", ");
-        println!(
-            "  dtype         {}",
-            list(domain.dtype.iter().map(ToString::to_string).collect())
-        );
+        println!("  dtype         {}", list(domain.dtype.iter().map(ToString::to_string).collect()));
         println!("  num_kv_heads  {}", domain.num_kv_heads);
         println!("  q_per_kv      {}", domain.q_per_kv);
         println!("  head_dim      {}", domain.head_dim);
@@ -20,10 +17,7 @@ pub(super) fn run() -> Result<Exit, Failure> {
         println!("  q_len         {}", domain.q_len);
         println!("  past_len      {}", domain.past_len);
         println!("  steps         {}", domain.steps);
-        println!(
-            "  cache         {}",
-            list(domain.cache.iter().map(ToString::to_string).collect())
-        );
+        println!("  cache         {}", list(domain.cache.iter().map(ToString::to_string).collect()));
         println!("  row_pad       {}", domain.row_pad);
         for &dtype in &domain.dtype {
             if let Some(why) = kernel.emulator_limit(dtype) {

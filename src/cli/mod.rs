@@ -1,10 +1,6 @@
 //! Arguments, commands, exit codes. The only room that prints.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "this room is the program's face"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this room is the program's face")]
 
 mod backends;
 mod compile;
@@ -195,10 +191,7 @@ struct Failure {
 
 impl Failure {
     fn usage(message: impl ToString) -> Self {
-        Self {
-            exit: Exit::Usage,
-            message: message.to_string(),
-        }
+        Self { exit: Exit::Usage, message: message.to_string() }
     }
 }
 
@@ -208,11 +201,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // --help and --version come here too; only real errors count as usage.
-            let exit = if error.use_stderr() {
-                Exit::Usage
-            } else {
-                Exit::Clean
-            };
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Clean };
             let _ = error.print();
             return exit.into();
         }

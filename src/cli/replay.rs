@@ -17,11 +17,7 @@ pub(super) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
         findings.extend(Finding::load_all(path).map_err(Failure::usage)?);
     }
     if findings.is_empty() {
-        let places = if args.paths.is_empty() {
-            default.display().to_string()
-        } else {
-            "the paths given".into()
-        };
+        let places = if args.paths.is_empty() { default.display().to_string() } else { "the paths given".into() };
         eprintln!("nothing to replay: there is no finding in {places}");
         return Ok(Exit::NothingRan);
     }
@@ -34,10 +30,7 @@ pub(super) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
                 Err(error) => Replayed::CannotRun(error.to_string()),
             };
             ran += usize::from(!matches!(result, Replayed::CannotRun(_)));
-            failing += usize::from(matches!(
-                result,
-                Replayed::StillFails(_) | Replayed::FailsDifferently(..)
-            ));
+            failing += usize::from(matches!(result, Replayed::StillFails(_) | Replayed::FailsDifferently(..)));
             tell(args.format, file, finding, &backend.describe(), &result);
         }
     }
@@ -52,21 +45,14 @@ fn tell(format: Format, file: &Path, finding: &Finding, backend: &str, result: &
     let file = file.display().to_string();
     let (word, detail) = match result {
         Replayed::StillFails(what) => ("still fails", what.clone()),
-        Replayed::FailsDifferently(signature, what) => (
-            "fails differently",
-            format!("{what} (now {signature}, saved as {})", finding.signature),
-        ),
+        Replayed::FailsDifferently(signature, what) => {
+            ("fails differently", format!("{what} (now {signature}, saved as {})", finding.signature))
+        }
         Replayed::Fixed => ("fixed", String::new()),
         Replayed::CannotRun(why) => ("cannot run", why.clone()),
     };
     match format {
-        Format::Jsonl => println!(
-            "{}",
-            jsonl::replayed(&file, finding, backend, &word.replace(' ', "-"), &detail)
-        ),
-        Format::Human => println!(
-            "{}",
-            human::replayed(word, &file, finding, backend, &detail)
-        ),
+        Format::Jsonl => println!("{}", jsonl::replayed(&file, finding, backend, &word.replace(' ', "-"), &detail)),
+        Format::Human => println!("{}", human::replayed(word, &file, finding, backend, &detail)),
     }
 }

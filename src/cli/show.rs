@@ -13,27 +13,15 @@ use std::path::Path;
 pub(super) fn run(args: &ShowArgs) -> Result<Exit, Failure> {
     let path = Path::new(&args.case);
     let (case, kernel) = if path.is_file() {
-        let (_, finding) = Finding::load_all(path)
-            .map_err(Failure::usage)?
-            .swap_remove(0);
+        let (_, finding) = Finding::load_all(path).map_err(Failure::usage)?.swap_remove(0);
         let kernel = match &args.kernel {
             Some(name) => Kernel::open(name).map_err(Failure::usage)?,
             None => finding.open_kernel(path).map_err(Failure::usage)?,
         };
         (finding.case, Some(kernel))
     } else {
-        let case = args
-            .case
-            .parse::<Case>()
-            .map_err(|e| Failure::usage(format!("case {:?}: {e}", args.case)))?;
-        (
-            case,
-            args.kernel
-                .as_ref()
-                .map(|name| Kernel::open(name))
-                .transpose()
-                .map_err(Failure::usage)?,
-        )
+        let case = args.case.parse::<Case>().map_err(|e| Failure::usage(format!("case {:?}: {e}", args.case)))?;
+        (case, args.kernel.as_ref().map(|name| Kernel::open(name)).transpose().map_err(Failure::usage)?)
     };
     describe(&case);
     let mut exit = Exit::Clean;
@@ -42,10 +30,9 @@ pub(super) fn run(args: &ShowArgs) -> Result<Exit, Failure> {
         for backend in backends::open(&args.backend)? {
             let examined = oracle::examine(&*backend, kernel, &case).map_err(Failure::usage)?;
             let verdict = match &examined.verdict {
-                Verdict::Agree(a) => format!(
-                    "agrees, worst error/bound {:.3} over {} elements",
-                    a.worst_ratio, a.elements
-                ),
+                Verdict::Agree(a) => {
+                    format!("agrees, worst error/bound {:.3} over {} elements", a.worst_ratio, a.elements)
+                }
                 Verdict::Diverge(d) => format!("diverges: {d}"),
                 Verdict::Fault(f) => format!("faults: {}: {}", f.kind, f.detail),
                 Verdict::Skip(why) => format!("not judged: {why}"),
@@ -54,17 +41,12 @@ pub(super) fn run(args: &ShowArgs) -> Result<Exit, Failure> {
             if matches!(examined.verdict, Verdict::Diverge(_) | Verdict::Fault(_)) {
                 exit = Exit::Findings;
             }
-            outputs.extend(
-                examined
-                    .output
-                    .map(|output| (backend.kind().to_string(), output)),
-            );
+            outputs.extend(examined.output.map(|output| (backend.kind().to_string(), output)));
         }
     }
     if let Some(folder) = &args.dump {
         let file = folder.join(format!("{}.safetensors", case.id()));
-        dump(&case, &outputs, &file)
-            .map_err(|e| Failure::usage(format!("can't write {}: {e}", file.display())))?;
+        dump(&case, &outputs, &file).map_err(|e| Failure::usage(format!("can't write {}: {e}", file.display())))?;
         println!("written: {}", file.display());
     }
     Ok(exit)
@@ -76,29 +58,14 @@ fn describe(case: &Case) {
     println!("{case}");
     println!();
     let heads = (shape.num_q_heads(), shape.num_kv_heads, shape.q_per_kv);
-    println!(
-        "heads     {} query heads over {} KV heads, {} per KV head",
-        heads.0, heads.1, heads.2
-    );
+    println!("heads     {} query heads over {} KV heads, {} per KV head", heads.0, heads.1, heads.2);
     println!("head_dim  {} (values {})", shape.head_dim, shape.v_head_dim);
     println!("batch     {} requests", shape.batch());
     for (index, r) in shape.requests.iter().enumerate() {
         let kv_len = case.past_len_at(index, case.steps);
-        println!(
-            "          request {index}: {} past tokens, {} new a step, {kv_len} in the end",
-            r.past_len, r.q_len
-        );
+        println!("          request {index}: {} past tokens, {} new a step, {kv_len} in the end", r.past_len, r.q_len);
     }
-    let CaseParts {
-        dtype,
-        scale,
-        steps,
-        poison,
-        schedule_seed,
-        cache,
-        values,
-        ..
-    } = &**case;
+    let CaseParts { dtype, scale, steps, poison, schedule_seed, cache, values, .. } = &**case;
     println!("dtype     {dtype}");
     println!("scale     {scale}");
     println!("steps     {steps}");
@@ -114,47 +81,25 @@ fn describe(case: &Case) {
 }
 
 /// One file with every tensor, named `q.0`, `out.reference.0`, `out.emulator.0` and so on, by step.
-fn dump(
-    case: &Case,
-    outputs: &[(String, Output)],
-    file: &Path,
-) -> Result<(), Box<dyn std::error::Error>> {
+fn dump(case: &Case, outputs: &[(String, Output)], file: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let inputs = Inputs::of(case, case.poison);
     let shape = &case.shape;
     let mut tensors: Vec<(String, Buffer, Vec<usize>)> = Vec::new();
-    let extents = |layout: &Layout| {
-        layout
-            .extents()
-            .iter()
-            .map(|&n| n as usize)
-            .collect::<Vec<_>>()
-    };
+    let extents = |layout: &Layout| layout.extents().iter().map(|&n| n as usize).collect::<Vec<_>>();
     for (step, tensor) in inputs.steps.into_iter().enumerate() {
         tensors.push((format!("q.{step}"), tensor.q, extents(&case.query_layout())));
-        tensors.push((
-            format!("k_new.{step}"),
-            tensor.k_new,
-            extents(&case.new_token_layout(shape.head_dim)),
-        ));
-        tensors.push((
-            format!("v_new.{step}"),
-            tensor.v_new,
-            extents(&case.new_token_layout(shape.v_head_dim)),
-        ));
+        tensors.push((format!("k_new.{step}"), tensor.k_new, extents(&case.new_token_layout(shape.head_dim))));
+        tensors.push((format!("v_new.{step}"), tensor.v_new, extents(&case.new_token_layout(shape.v_head_dim))));
     }
     // Caches are dumped densely, [request, kv_head, token, dim], whatever their layout in memory.
-    let caches = [
-        ("k_cache", &inputs.k_cache, shape.head_dim),
-        ("v_cache", &inputs.v_cache, shape.v_head_dim),
-    ];
+    let caches = [("k_cache", &inputs.k_cache, shape.head_dim), ("v_cache", &inputs.v_cache, shape.v_head_dim)];
     for (name, cache, dim) in caches {
         let layout = case.cache_layout(dim);
         tensors.push((name.into(), dense(cache, &layout), extents(&layout)));
     }
     let out = case.output_layout();
-    let mut reference: Vec<Buffer> = (0..case.steps)
-        .map(|_| Buffer::filled(crate::float::Dtype::F32, out.span(), 0))
-        .collect();
+    let mut reference: Vec<Buffer> =
+        (0..case.steps).map(|_| Buffer::filled(crate::float::Dtype::F32, out.span(), 0)).collect();
     oracle::for_each_row(case, |row| {
         let start = out.offset(&[row.at[0], row.at[1], 0]);
         for (dim, &o) in row.reference.o.iter().enumerate() {
@@ -166,11 +111,7 @@ fn dump(
     }
     for (backend, output) in outputs {
         for (step, buffer) in output.out.iter().enumerate() {
-            tensors.push((
-                format!("out.{backend}.{step}"),
-                buffer.clone(),
-                extents(&out),
-            ));
+            tensors.push((format!("out.{backend}.{step}"), buffer.clone(), extents(&out)));
         }
     }
     let views = tensors.iter().map(|(name, buffer, extents)| {
@@ -179,10 +120,7 @@ fn dump(
             crate::float::Dtype::F16 => Dtype::F16,
             crate::float::Dtype::Bf16 => Dtype::BF16,
         };
-        Ok((
-            name.clone(),
-            TensorView::new(dtype, extents.clone(), buffer.bytes())?,
-        ))
+        Ok((name.clone(), TensorView::new(dtype, extents.clone(), buffer.bytes())?))
     });
     let views: Vec<_> = views.collect::<Result<_, safetensors::SafeTensorError>>()?;
     if let Some(folder) = file.parent() {

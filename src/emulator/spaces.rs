@@ -28,10 +28,7 @@ pub(super) struct Place {
 impl Place {
     /// The place some bytes on, in the same segment.
     pub(super) fn after(self, bytes: usize) -> Self {
-        Self {
-            offset: self.offset + bytes,
-            ..self
-        }
+        Self { offset: self.offset + bytes, ..self }
     }
 }
 
@@ -60,11 +57,7 @@ pub(super) enum Span {
     /// Every lane at one place.
     Uniform(Place),
     /// The lanes from `first` on, `count` of them, side by side.
-    Consecutive {
-        place: Place,
-        first: usize,
-        count: usize,
-    },
+    Consecutive { place: Place, first: usize, count: usize },
     /// All in one segment: each lane's place.
     Scattered(Box<[Place; LANES]>),
 }
@@ -104,28 +97,17 @@ impl Spaces<'_> {
         {
             let base = request.addresses[first];
             if is_uniform(lanes, &request.addresses) {
-                return self
-                    .locate(space, base, size, first, request.verb)
-                    .map(Span::Uniform);
+                return self.locate(space, base, size, first, request.verb).map(Span::Uniform);
             }
             let count = lanes.mask.count_ones() as usize;
             if is_consecutive(lanes, &request.addresses, size)
                 && let Some(place) = self.find(space, base, size * count as u64)
                 && (base % size == 0 || !self.checks.alignment)
             {
-                return Ok(Span::Consecutive {
-                    place,
-                    first,
-                    count,
-                });
+                return Ok(Span::Consecutive { place, first, count });
             }
         }
-        let mut places = Box::new(
-            [Place {
-                store: Store::Params,
-                offset: 0,
-            }; LANES],
-        );
+        let mut places = Box::new([Place { store: Store::Params, offset: 0 }; LANES]);
         for lane in lanes.iter() {
             let (space, address) = match space {
                 Some(space) => (space, request.addresses[lane]),
@@ -138,12 +120,7 @@ impl Spaces<'_> {
 
     /// Objects to reading bytes that nobody wrote.
     #[inline]
-    pub(super) fn check_initialised(
-        &self,
-        lanes: Lanes,
-        span: &Span,
-        size: usize,
-    ) -> Result<(), Box<Fault>> {
+    pub(super) fn check_initialised(&self, lanes: Lanes, span: &Span, size: usize) -> Result<(), Box<Fault>> {
         if !self.checks.uninitialised {
             return Ok(());
         }
@@ -151,44 +128,23 @@ impl Spaces<'_> {
             let segment = self.segment(place);
             match segment.initialised.first_clear(place.offset, count) {
                 None => Ok(()),
-                Some(byte) => Err(check::uninitialised(
-                    segment,
-                    byte,
-                    lane + (byte - place.offset) / each,
-                )),
+                Some(byte) => Err(check::uninitialised(segment, byte, lane + (byte - place.offset) / each)),
             }
         };
         match span {
             Span::Uniform(place) => at(*place, size, lanes.first(), size),
-            Span::Consecutive {
-                place,
-                first,
-                count,
-            } => at(*place, size * count, *first, size),
-            Span::Scattered(places) => lanes
-                .iter()
-                .try_for_each(|lane| at(places[lane], size, lane, size)),
+            Span::Consecutive { place, first, count } => at(*place, size * count, *first, size),
+            Span::Scattered(places) => lanes.iter().try_for_each(|lane| at(places[lane], size, lane, size)),
         }
     }
 
     /// Objects to writing what the kernel may only read; otherwise marks the bytes as written.
     #[inline]
-    pub(super) fn mark_written(
-        &mut self,
-        lanes: Lanes,
-        span: &Span,
-        size: usize,
-    ) -> Result<(), Box<Fault>> {
+    pub(super) fn mark_written(&mut self, lanes: Lanes, span: &Span, size: usize) -> Result<(), Box<Fault>> {
         match span {
             Span::Uniform(place) => self.mark(*place, size, lanes.first()),
-            Span::Consecutive {
-                place,
-                first,
-                count,
-            } => self.mark(*place, size * count, *first),
-            Span::Scattered(places) => lanes
-                .iter()
-                .try_for_each(|lane| self.mark(places[lane], size, lane)),
+            Span::Consecutive { place, first, count } => self.mark(*place, size * count, *first),
+            Span::Scattered(places) => lanes.iter().try_for_each(|lane| self.mark(places[lane], size, lane)),
         }
     }
 
@@ -196,45 +152,27 @@ impl Spaces<'_> {
         let read_only = self.checks.read_only;
         let segment = self.segment_mut(place);
         if read_only && !segment.writable {
-            return Err(check::read_only(
-                segment,
-                segment.base + place.offset as u64,
-                count as u64,
-                lane,
-            ));
+            return Err(check::read_only(segment, segment.base + place.offset as u64, count as u64, lane));
         }
         segment.initialised.insert(place.offset, count);
         segment.written.insert(place.offset, count);
         Ok(())
     }
 
-    fn locate(
-        &self,
-        space: Space,
-        address: u64,
-        size: u64,
-        lane: usize,
-        verb: &str,
-    ) -> Result<Place, Box<Fault>> {
+    fn locate(&self, space: Space, address: u64, size: u64, lane: usize, verb: &str) -> Result<Place, Box<Fault>> {
         if self.checks.alignment && address % size != 0 {
             return Err(self.misaligned(space, address, size, lane, verb));
         }
         if space == Space::Local {
             if address > self.local_bytes || size > self.local_bytes - address {
-                let detail = format!(
-                    "{verb} {size} bytes at offset {address} of a local frame of {} bytes",
-                    self.local_bytes
-                );
+                let detail =
+                    format!("{verb} {size} bytes at offset {address} of a local frame of {} bytes", self.local_bytes);
                 return Err(fault(ViolationKind::OutOfBounds, lane, detail));
             }
             let offset = (lane as u64 * self.local_bytes + address) as usize;
-            return Ok(Place {
-                store: Store::Local,
-                offset,
-            });
+            return Ok(Place { store: Store::Local, offset });
         }
-        self.find(space, address, size)
-            .ok_or_else(|| self.outside(space, address, size, lane, verb))
+        self.find(space, address, size).ok_or_else(|| self.outside(space, address, size, lane, verb))
     }
 
     /// The place of `size` bytes, if they lie in one segment.
@@ -242,16 +180,9 @@ impl Spaces<'_> {
     fn find(&self, space: Space, address: u64, size: u64) -> Option<Place> {
         let in_list = |segments: &[Segment], store: fn(usize) -> Store| {
             let index = segment_before(segments, address)?;
-            segments[index].offset(address, size).map(|offset| Place {
-                store: store(index),
-                offset,
-            })
+            segments[index].offset(address, size).map(|offset| Place { store: store(index), offset })
         };
-        let alone = |segment: &Segment, store| {
-            segment
-                .offset(address, size)
-                .map(|offset| Place { store, offset })
-        };
+        let alone = |segment: &Segment, store| segment.offset(address, size).map(|offset| Place { store, offset });
         match space {
             Space::Global if address >= FIRST_ADDRESS => in_list(self.global, Store::Global),
             Space::Global => in_list(self.module, Store::Module),
@@ -263,51 +194,21 @@ impl Spaces<'_> {
     }
 
     #[cold]
-    fn outside(
-        &self,
-        space: Space,
-        address: u64,
-        size: u64,
-        lane: usize,
-        verb: &str,
-    ) -> Box<Fault> {
+    fn outside(&self, space: Space, address: u64, size: u64, lane: usize, verb: &str) -> Box<Fault> {
         let name = space.to_string();
         match space {
             Space::Global => {
                 let all = self.global.iter().chain(self.module.iter());
                 check::out_of_bounds(all, &name, address, size, lane, verb)
             }
-            Space::Const => {
-                check::out_of_bounds(self.constant.iter(), &name, address, size, lane, verb)
-            }
-            Space::Shared => check::out_of_bounds(
-                std::iter::once(&*self.shared),
-                &name,
-                address,
-                size,
-                lane,
-                verb,
-            ),
-            _ => check::out_of_bounds(
-                std::iter::once(&*self.params),
-                &name,
-                address,
-                size,
-                lane,
-                verb,
-            ),
+            Space::Const => check::out_of_bounds(self.constant.iter(), &name, address, size, lane, verb),
+            Space::Shared => check::out_of_bounds(std::iter::once(&*self.shared), &name, address, size, lane, verb),
+            _ => check::out_of_bounds(std::iter::once(&*self.params), &name, address, size, lane, verb),
         }
     }
 
     #[cold]
-    fn misaligned(
-        &self,
-        space: Space,
-        address: u64,
-        size: u64,
-        lane: usize,
-        verb: &str,
-    ) -> Box<Fault> {
+    fn misaligned(&self, space: Space, address: u64, size: u64, lane: usize, verb: &str) -> Box<Fault> {
         match self.find(space, address, 1) {
             Some(place) => check::misaligned(self.segment(place), address, size, lane, verb),
             None if space == Space::Local => {
@@ -329,10 +230,7 @@ fn one_space(lanes: Lanes, request: &mut Request) -> Option<Space> {
     }
     let (space, relative) = generic(request.addresses[lanes.first()]);
     let window = request.addresses[lanes.first()] - relative;
-    if lanes
-        .iter()
-        .any(|lane| generic(request.addresses[lane]).0 != space)
-    {
+    if lanes.iter().any(|lane| generic(request.addresses[lane]).0 != space) {
         return None;
     }
     for address in &mut request.addresses {
@@ -349,12 +247,8 @@ fn generic(address: u64) -> (Space, u64) {
         (Space::Const, CONST_WINDOW),
         (Space::Param, PARAM_WINDOW),
     ];
-    let found = windows
-        .into_iter()
-        .find(|(_, start)| address.wrapping_sub(*start) < WINDOW_BYTES);
-    found.map_or((Space::Global, address), |(space, start)| {
-        (space, address - start)
-    })
+    let found = windows.into_iter().find(|(_, start)| address.wrapping_sub(*start) < WINDOW_BYTES);
+    found.map_or((Space::Global, address), |(space, start)| (space, address - start))
 }
 
 #[inline]

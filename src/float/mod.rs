@@ -177,13 +177,7 @@ mod tests {
 
     #[test]
     fn lowest_bits() {
-        let cases = [
-            (1.0, 0),
-            (-6.0, 1),
-            (0.75, -2),
-            (f64::from(f32::from_bits(1)), -149),
-            (f64::from_bits(4), -1072),
-        ];
+        let cases = [(1.0, 0), (-6.0, 1), (0.75, -2), (f64::from(f32::from_bits(1)), -149), (f64::from_bits(4), -1072)];
         for (x, exponent) in cases {
             assert_eq!(lowest_bit(x), exponent);
         }

@@ -59,10 +59,7 @@ impl Space {
             128 => 1.0,
             n => f32::from(n - 128) / 64.0,
         };
-        parts.values = Values {
-            recipe: choice(&Recipe::ALL, u)?,
-            seed: u32::from(u.arbitrary::<u16>()?),
-        };
+        parts.values = Values { recipe: choice(&Recipe::ALL, u)?, seed: u32::from(u.arbitrary::<u16>()?) };
         parts.poison = choice(&Poison::ALL, u)?;
         parts.schedule_seed = u32::from(u.arbitrary::<u8>()?);
 
@@ -70,10 +67,7 @@ impl Space {
         for _ in 0..batch {
             let past_len = number(Axis::PastLen, &[], u)?;
             let less = u32::from(u.arbitrary::<u8>()?);
-            parts.shape.requests.push(Request {
-                past_len,
-                q_len: q_len.saturating_sub(less),
-            });
+            parts.shape.requests.push(Request { past_len, q_len: q_len.saturating_sub(less) });
         }
         self.pull_fields(&mut parts);
         parts.cache.capacity = needed_capacity(&parts).saturating_add(spare);
@@ -133,9 +127,7 @@ fn number_byte(axis: Axis, n: u32, domain: &Domain) -> u8 {
     }
     let table = axis.table().wide.iter().enumerate();
     let nearest = table.min_by_key(|&(_, &m)| m.abs_diff(n));
-    nearest
-        .and_then(|(place, _)| byte(place as u32))
-        .map_or(u8::MAX, |place| place.saturating_add(TABLE_FROM))
+    nearest.and_then(|(place, _)| byte(place as u32)).map_or(u8::MAX, |place| place.saturating_add(TABLE_FROM))
 }
 
 fn byte(n: u32) -> Option<u8> {

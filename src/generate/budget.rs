@@ -15,9 +15,7 @@ pub fn cost(parts: &CaseParts) -> u64 {
             tokens * u64::from(r.past_len) + tokens * (tokens + 1) / 2
         })
         .fold(0, u64::saturating_add);
-    [shape.num_kv_heads, shape.q_per_kv, shape.head_dim]
-        .iter()
-        .fold(pairs, |n, &m| n.saturating_mul(u64::from(m)))
+    [shape.num_kv_heads, shape.q_per_kv, shape.head_dim].iter().fold(pairs, |n, &m| n.saturating_mul(u64::from(m)))
 }
 
 /// The numbers that the cost of a case is made of.
@@ -34,15 +32,8 @@ pub(super) enum Axis {
 
 impl Axis {
     /// Every axis, lengths last, so that they get what the others leave of a budget.
-    pub(super) const ALL: [Self; 7] = [
-        Self::KvHeads,
-        Self::QPerKv,
-        Self::HeadDim,
-        Self::Batch,
-        Self::Steps,
-        Self::QLen,
-        Self::PastLen,
-    ];
+    pub(super) const ALL: [Self; 7] =
+        [Self::KvHeads, Self::QPerKv, Self::HeadDim, Self::Batch, Self::Steps, Self::QLen, Self::PastLen];
 
     /// Where a kernel breaks.
     pub(super) fn table(self) -> &'static Table {
@@ -105,10 +96,7 @@ pub(super) struct Purse<'a> {
 
 impl<'a> Purse<'a> {
     pub(super) fn new(domain: &'a Domain, budget: u64) -> Self {
-        Self {
-            domain,
-            left: budget,
-        }
+        Self { domain, left: budget }
     }
 
     /// The most that `axis` may have if the axes in `reserved` are to have a little room too.

@@ -159,8 +159,7 @@ impl<R: RngCore> Draft<'_, R> {
         self.purse.spend(Axis::KvHeads, shape.num_kv_heads);
         self.purse.spend(Axis::QPerKv, shape.q_per_kv);
         self.purse.spend(Axis::HeadDim, shape.head_dim);
-        self.used
-            .extend([shape.num_kv_heads, shape.q_per_kv, shape.head_dim]);
+        self.used.extend([shape.num_kv_heads, shape.q_per_kv, shape.head_dim]);
         true
     }
 
@@ -206,11 +205,8 @@ impl<R: RngCore> Draft<'_, R> {
                 let wide = wide && !self.dice.one_in(3);
                 self.number(Axis::PastLen, wide, longest)
             };
-            let q_len = if q_len > 1 && index != chosen && self.dice.one_in(2) {
-                1 + self.dice.below(q_len)
-            } else {
-                q_len
-            };
+            let q_len =
+                if q_len > 1 && index != chosen && self.dice.one_in(2) { 1 + self.dice.below(q_len) } else { q_len };
             parts.shape.requests[index] = Request { past_len, q_len };
         }
     }
@@ -237,9 +233,7 @@ impl<R: RngCore> Draft<'_, R> {
             0..=2 => needed,
             3 => needed.saturating_add(1),
             4 | 5 => needed.saturating_add(2 + dice.below(6)),
-            _ => needed
-                .checked_next_multiple_of(dice.pick(tables::TILES))
-                .unwrap_or(needed),
+            _ => needed.checked_next_multiple_of(dice.pick(tables::TILES)).unwrap_or(needed),
         };
         let default = default_scale(head_dim);
         parts.scale = match dice.below(12) {

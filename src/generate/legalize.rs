@@ -1,9 +1,7 @@
 //! Pulls any parts into a domain.
 
 use crate::case::{Cache, Poison, Recipe};
-use crate::case::{
-    Case, CaseParts, Domain, MAX_TOKENS, Range, Request, Shape, Values, default_scale,
-};
+use crate::case::{Case, CaseParts, Domain, MAX_TOKENS, Range, Request, Shape, Values, default_scale};
 
 /// Why no case at all is in a domain.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -40,10 +38,7 @@ impl Space {
     /// The cases of `domain`, or why there are none.
     pub fn new(domain: &Domain) -> Result<Self, EmptyDomain> {
         let mut domain = domain.clone();
-        for (field, empty) in [
-            ("dtype", domain.dtype.is_empty()),
-            ("cache", domain.cache.is_empty()),
-        ] {
+        for (field, empty) in [("dtype", domain.dtype.is_empty()), ("cache", domain.cache.is_empty())] {
             if empty {
                 return Err(EmptyDomain::NoChoice(field));
             }
@@ -59,11 +54,7 @@ impl Space {
         cut("past_len", &mut domain.past_len, 0, MAX_TOKENS)?;
         cut("steps", &mut domain.steps, 1, 1024)?;
         cut("row_pad", &mut domain.row_pad, 0, 4096)?;
-        Ok(Self {
-            smallest: Case::new(smallest(&domain))?,
-            domain,
-            budget: super::DEFAULT_BUDGET,
-        })
+        Ok(Self { smallest: Case::new(smallest(&domain))?, domain, budget: super::DEFAULT_BUDGET })
     }
 
     /// The same space, where [`Space::draw`] keeps the [cost](super::cost) of a case within `budget` wherever the domain has so small a case.
@@ -117,13 +108,8 @@ impl Space {
             Some(range) => range.nearest(shape.v_head_dim),
         };
         let batch = u32::try_from(shape.requests.len()).unwrap_or(u32::MAX);
-        let filler = Request {
-            past_len: domain.past_len.low(),
-            q_len: domain.q_len.low(),
-        };
-        shape
-            .requests
-            .resize(domain.batch.nearest(batch) as usize, filler);
+        let filler = Request { past_len: domain.past_len.low(), q_len: domain.q_len.low() };
+        shape.requests.resize(domain.batch.nearest(batch) as usize, filler);
         for request in &mut shape.requests {
             request.past_len = domain.past_len.nearest(request.past_len);
             request.q_len = domain.q_len.nearest(request.q_len);
@@ -157,11 +143,7 @@ impl Space {
     fn cap(&self, field: Field, cap: u32, parts: &mut CaseParts) {
         let domain = &self.domain;
         let capped = |range: &Range, n: u32| {
-            if n <= cap {
-                n
-            } else {
-                range.at_most(cap).unwrap_or_else(|| range.low())
-            }
+            if n <= cap { n } else { range.at_most(cap).unwrap_or_else(|| range.low()) }
         };
         let shape = &mut parts.shape;
         match field {
@@ -258,10 +240,7 @@ pub(super) fn needed_capacity(parts: &CaseParts) -> u32 {
 /// The smallest parts of a domain whose ranges are not empty.
 fn smallest(domain: &Domain) -> CaseParts {
     let head_dim = domain.head_dim.low();
-    let request = Request {
-        past_len: domain.past_len.low(),
-        q_len: domain.q_len.low(),
-    };
+    let request = Request { past_len: domain.past_len.low(), q_len: domain.q_len.low() };
     let mut parts = CaseParts {
         dtype: domain.dtype[0],
         scale: default_scale(head_dim),
@@ -275,15 +254,8 @@ fn smallest(domain: &Domain) -> CaseParts {
             v_head_dim: domain.v_head_dim.as_ref().map_or(head_dim, Range::low),
             requests: vec![request; domain.batch.low() as usize],
         },
-        cache: Cache {
-            order: domain.cache[0],
-            capacity: 1,
-            row_pad: domain.row_pad.low(),
-        },
-        values: Values {
-            recipe: Recipe::Flat,
-            seed: 0,
-        },
+        cache: Cache { order: domain.cache[0], capacity: 1, row_pad: domain.row_pad.low() },
+        values: Values { recipe: Recipe::Flat, seed: 0 },
     };
     parts.cache.capacity = needed_capacity(&parts);
     parts
@@ -292,12 +264,7 @@ fn smallest(domain: &Domain) -> CaseParts {
 /// Keeps the legal part of a range.
 fn cut(field: &'static str, range: &mut Range, low: u32, high: u32) -> Result<(), EmptyDomain> {
     let Some(part) = range.within(low, high) else {
-        return Err(EmptyDomain::Range {
-            field,
-            low,
-            high,
-            found: range.to_string(),
-        });
+        return Err(EmptyDomain::Range { field, low, high, found: range.to_string() });
     };
     *range = part;
     Ok(())

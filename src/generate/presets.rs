@@ -29,12 +29,7 @@ impl Preset {
 }
 
 const fn preset(name: &'static str, num_q_heads: u32, num_kv_heads: u32, head_dim: u32) -> Preset {
-    Preset {
-        name,
-        num_q_heads,
-        num_kv_heads,
-        head_dim,
-    }
+    Preset { name, num_q_heads, num_kv_heads, head_dim }
 }
 
 /// Every preset.
@@ -118,14 +113,8 @@ mod tests {
     fn names_are_distinct_and_found() {
         let names: HashSet<_> = PRESETS.iter().map(|p| p.name).collect();
         assert_eq!(names.len(), PRESETS.len());
-        assert_eq!(
-            Preset::named("qwen2.5-coder-7b").map(Preset::q_per_kv),
-            Some(7)
-        );
-        assert_eq!(
-            Preset::named("tinyllama-1.1b").map(Preset::q_per_kv),
-            Some(8)
-        );
+        assert_eq!(Preset::named("qwen2.5-coder-7b").map(Preset::q_per_kv), Some(7));
+        assert_eq!(Preset::named("tinyllama-1.1b").map(Preset::q_per_kv), Some(8));
         assert_eq!(Preset::named("no such model"), None);
     }
 

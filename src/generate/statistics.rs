@@ -109,9 +109,7 @@ impl Statistics {
 
     /// Cases that had the feature of that name; nothing if there is no such feature.
     pub fn count(&self, name: &str) -> Option<u64> {
-        self.counts()
-            .find(|&(n, _)| n == name)
-            .map(|(_, count)| count)
+        self.counts().find(|&(n, _)| n == name).map(|(_, count)| count)
     }
 }
 
@@ -152,13 +150,8 @@ fn spare(case: &Case) -> u32 {
 /// Whether two of batch, KV heads, group and head_dim, or one of these and the longest past, are equal.
 fn extents_coincide(case: &Case) -> bool {
     let shape = &case.shape;
-    let mut extents = [
-        shape.batch(),
-        shape.num_kv_heads,
-        shape.q_per_kv,
-        shape.head_dim,
-        past(case).max().unwrap_or(0),
-    ];
+    let mut extents =
+        [shape.batch(), shape.num_kv_heads, shape.q_per_kv, shape.head_dim, past(case).max().unwrap_or(0)];
     extents.sort_unstable();
     extents.windows(2).any(|pair| pair[0] == pair[1])
 }

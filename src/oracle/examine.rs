@@ -9,17 +9,8 @@ use crate::tensor::Buffer;
 /// Runs `case` twice on `backend` (a third time to explain a difference) and judges it.
 ///
 /// An error is this program's or the machine's limit, never the kernel's; the caller counts it as a skip or stops.
-pub fn examine(
-    backend: &dyn Backend,
-    kernel: &Kernel,
-    case: &Case,
-) -> Result<Examined, BackendError> {
-    let without_output = |verdict| {
-        Ok(Examined {
-            verdict,
-            output: None,
-        })
-    };
+pub fn examine(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Result<Examined, BackendError> {
+    let without_output = |verdict| Ok(Examined { verdict, output: None });
     if let Some(why) = kernel.manifest.domain.excludes(case) {
         return without_output(Verdict::Skip(format!("outside the kernel's domain: {why}")));
     }
@@ -34,51 +25,27 @@ pub fn examine(
         Outcome::Fault(fault) => return without_output(Verdict::Fault(fault)),
     };
     if let Some((step, element)) = difference(&first, &second) {
-        let fault = match unwritten(
-            case,
-            step,
-            [(&first, first_run.poison), (&second, second_run.poison)],
-        ) {
+        let fault = match unwritten(case, step, [(&first, first_run.poison), (&second, second_run.poison)]) {
             Some(fault) => fault,
             None => explain(backend, kernel, case, &first, step, element)?,
         };
-        return Ok(Examined {
-            verdict: Verdict::Fault(fault),
-            output: Some(first),
-        });
+        return Ok(Examined { verdict: Verdict::Fault(fault), output: Some(first) });
     }
     let verdict = judge(case, &kernel.manifest.numerics, first_run.poison, &first);
-    Ok(Examined {
-        verdict,
-        output: Some(first),
-    })
+    Ok(Examined { verdict, output: Some(first) })
 }
 
 /// First step and element in which the outputs differ. Caches hold poison and are judged against their own.
 fn difference(a: &Output, b: &Output) -> Option<(usize, usize)> {
-    a.out
-        .iter()
-        .zip(&b.out)
-        .enumerate()
-        .find_map(|(step, (a, b))| Some((step, a.first_difference(b)?)))
+    a.out.iter().zip(&b.out).enumerate().find_map(|(step, (a, b))| Some((step, a.first_difference(b)?)))
 }
 
 /// The first element of a step that still holds the poison of its run, in both runs.
 fn unwritten(case: &Case, step: usize, runs: [(&Output, Poison); 2]) -> Option<Fault> {
-    let holds = |buffer: &Buffer, index: usize, poison: Poison| {
-        buffer.bits(index) == poison.bits(case.dtype)
-    };
-    let index = (0..runs[0].0.out[step].len()).find(|&index| {
-        runs.iter()
-            .all(|(output, poison)| holds(&output.out[step], index, *poison))
-    })?;
-    Some(Fault::new(
-        FaultKind::NotWritten,
-        format!(
-            "{} of step {step} was never written",
-            element_name(case, index)
-        ),
-    ))
+    let holds = |buffer: &Buffer, index: usize, poison: Poison| buffer.bits(index) == poison.bits(case.dtype);
+    let index = (0..runs[0].0.out[step].len())
+        .find(|&index| runs.iter().all(|(output, poison)| holds(&output.out[step], index, *poison)))?;
+    Some(Fault::new(FaultKind::NotWritten, format!("{} of step {step} was never written", element_name(case, index))))
 }
 
 /// Two runs differ: was it the poison, or would any two runs differ?
@@ -90,32 +57,21 @@ fn explain(
     step: usize,
     element: usize,
 ) -> Result<Fault, BackendError> {
-    let again = Run {
-        poison: case.poison,
-        ..Run::first(case).next()
-    };
+    let again = Run { poison: case.poison, ..Run::first(case).next() };
     let name = element_name(case, element);
     let same_poison_agrees = match backend.run(kernel, case, again)? {
         Outcome::Output(third) => difference(first, &third).is_none(),
         Outcome::Fault(fault) => return Ok(fault),
     };
     Ok(if same_poison_agrees {
-        let detail = format!(
-            "{name} of step {step} changes with the content of memory that must not be read"
-        );
+        let detail = format!("{name} of step {step} changes with the content of memory that must not be read");
         Fault::new(FaultKind::ReadsPoison, detail)
     } else {
-        Fault::new(
-            FaultKind::NotRepeatable,
-            format!("{name} of step {step} differs between two runs of the same case"),
-        )
+        Fault::new(FaultKind::NotRepeatable, format!("{name} of step {step} differs between two runs of the same case"))
     })
 }
 
 fn element_name(case: &Case, index: usize) -> String {
     let at = case.output_layout().coordinate(index).unwrap_or_default();
-    format!(
-        "out[{}]",
-        at.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
-    )
+    format!("out[{}]", at.iter().map(u64::to_string).collect::<Vec<_>>().join(", "))
 }

@@ -12,30 +12,16 @@ use crate::tensor::{Buffer, Layout};
 pub fn judge(case: &Case, contract: &Contract, poison: Poison, output: &Output) -> Verdict {
     let (k_expected, v_expected) = Inputs::final_caches(case, poison);
     let caches = [
-        (
-            TensorName::KCache,
-            &output.k_cache,
-            &k_expected,
-            case.shape.head_dim,
-        ),
-        (
-            TensorName::VCache,
-            &output.v_cache,
-            &v_expected,
-            case.shape.v_head_dim,
-        ),
+        (TensorName::KCache, &output.k_cache, &k_expected, case.shape.head_dim),
+        (TensorName::VCache, &output.v_cache, &v_expected, case.shape.v_head_dim),
     ];
     for (name, found, expected, dim) in caches {
-        if let Some(divergence) =
-            compare_cache(case, name, found, expected, &case.cache_layout(dim))
-        {
+        if let Some(divergence) = compare_cache(case, name, found, expected, &case.cache_layout(dim)) {
             return Verdict::Diverge(divergence);
         }
     }
     let mut tally = Tally::default();
-    for_each_row(case, |row| {
-        judge_row(case, contract, output, &row, &mut tally)
-    });
+    for_each_row(case, |row| judge_row(case, contract, output, &row, &mut tally));
     match tally.worst {
         Some(mut divergence) => {
             divergence.wrong = tally.wrong;
@@ -57,11 +43,7 @@ struct Tally {
 impl Tally {
     fn wrong(&mut self, divergence: Divergence) {
         self.wrong += 1;
-        if self
-            .worst
-            .as_ref()
-            .is_none_or(|worst| divergence.ratio > worst.ratio)
-        {
+        if self.worst.as_ref().is_none_or(|worst| divergence.ratio > worst.ratio) {
             self.worst = Some(divergence);
         }
     }
@@ -76,17 +58,13 @@ fn compare_cache(
     layout: &Layout,
 ) -> Option<Divergence> {
     let first = found.first_difference(expected)?;
-    let wrong = (0..expected.len())
-        .filter(|&i| found.bits(i) != expected.bits(i))
-        .count() as u64;
+    let wrong = (0..expected.len()).filter(|&i| found.bits(i) != expected.bits(i)).count() as u64;
     let value = expected.value(first);
     Some(Divergence {
         tensor: name.to_string(),
         step: case.steps - 1,
         // A gap between rows has no coordinate of its own: it is told by its offset in elements.
-        at: layout
-            .coordinate(first)
-            .unwrap_or_else(|| vec![first as u64]),
+        at: layout.coordinate(first).unwrap_or_else(|| vec![first as u64]),
         found: found.value(first),
         expected: value,
         low: value,
@@ -119,35 +97,13 @@ pub fn for_each_row(case: &Case, mut visit: impl FnMut(ExpectedRow<'_>)) {
     }
 }
 
-fn for_each_row_of_head(
-    case: &Case,
-    request: usize,
-    kv_head: u32,
-    visit: &mut impl FnMut(ExpectedRow<'_>),
-) {
+fn for_each_row_of_head(case: &Case, request: usize, kv_head: u32, visit: &mut impl FnMut(ExpectedRow<'_>)) {
     let shape = &case.shape;
     let (mut k, mut v, mut q) = (Vec::new(), Vec::new(), Vec::new());
-    let at = RowAt {
-        request: request as u32,
-        kv_head,
-        member: 0,
-        token: 0,
-    };
+    let at = RowAt { request: request as u32, kv_head, member: 0, token: 0 };
     for token in 0..case.past_len_at(request, case.steps) {
-        case.values.row(
-            Role::K,
-            RowAt { token, ..at },
-            shape.head_dim,
-            case.dtype,
-            &mut k,
-        );
-        case.values.row(
-            Role::V,
-            RowAt { token, ..at },
-            shape.v_head_dim,
-            case.dtype,
-            &mut v,
-        );
+        case.values.row(Role::K, RowAt { token, ..at }, shape.head_dim, case.dtype, &mut k);
+        case.values.row(Role::V, RowAt { token, ..at }, shape.v_head_dim, case.dtype, &mut v);
     }
     let q_len = shape.requests[request].q_len;
     let first_token: u32 = shape.requests[..request].iter().map(|r| r.q_len).sum();
@@ -157,44 +113,19 @@ fn for_each_row_of_head(
             let n = case.visible_len(request, step, query) as usize;
             for member in 0..shape.q_per_kv {
                 q.clear();
-                let row = RowAt {
-                    member,
-                    token: step * q_len + query,
-                    ..at
-                };
-                case.values
-                    .row(Role::Q, row, shape.head_dim, case.dtype, &mut q);
+                let row = RowAt { member, token: step * q_len + query, ..at };
+                case.values.row(Role::Q, row, shape.head_dim, case.dtype, &mut q);
                 let (k, v) = (&k[..n * head_dim], &v[..n * v_head_dim]);
-                let row = Row {
-                    q: &q,
-                    k,
-                    v,
-                    head_dim,
-                    v_head_dim,
-                    scale: case.scale,
-                    softcap: None,
-                    sink: None,
-                };
+                let row = Row { q: &q, k, v, head_dim, v_head_dim, scale: case.scale, softcap: None, sink: None };
                 let at = [first_token + query, kv_head * shape.q_per_kv + member].map(u64::from);
-                visit(ExpectedRow {
-                    step,
-                    at,
-                    n,
-                    reference: reference::attend(&row),
-                });
+                visit(ExpectedRow { step, at, n, reference: reference::attend(&row) });
             }
         }
     }
 }
 
 /// Judges one row of `output`.
-fn judge_row(
-    case: &Case,
-    contract: &Contract,
-    output: &Output,
-    row: &ExpectedRow<'_>,
-    tally: &mut Tally,
-) {
+fn judge_row(case: &Case, contract: &Contract, output: &Output, row: &ExpectedRow<'_>, tally: &mut Tally) {
     let numbers = contract.at_dtype(row.n, case.shape.head_dim as usize, case.dtype);
     let dims = case.shape.v_head_dim as usize;
     if !bound::domain_ok(&row.reference, &numbers) {

@@ -121,10 +121,7 @@ impl Verdict {
                 } else {
                     "value"
                 };
-                Some(Signature {
-                    class: format!("diverge {} {kind}", d.tensor),
-                    ptx_line: None,
-                })
+                Some(Signature { class: format!("diverge {} {kind}", d.tensor), ptx_line: None })
             }
             Self::Fault(fault) => Some(Signature {
                 class: format!("fault {}", fault.kind),
@@ -145,24 +142,14 @@ impl Signature {
 impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.class)?;
-        self.ptx_line
-            .map_or(Ok(()), |line| write!(f, " at ptx {line}"))
+        self.ptx_line.map_or(Ok(()), |line| write!(f, " at ptx {line}"))
     }
 }
 
 impl fmt::Display for Divergence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = self
-            .at
-            .iter()
-            .map(u64::to_string)
-            .collect::<Vec<_>>()
-            .join(", ");
-        write!(
-            f,
-            "{}[{at}] of step {} is {:e}, expected {:e}",
-            self.tensor, self.step, self.found, self.expected
-        )?;
+        let at = self.at.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        write!(f, "{}[{at}] of step {} is {:e}, expected {:e}", self.tensor, self.step, self.found, self.expected)?;
         if self.tier == Tier::Exact {
             write!(f, " to the bit")?;
         } else {
@@ -171,11 +158,7 @@ impl fmt::Display for Divergence {
         if self.ratio.is_finite() {
             write!(f, " ({:.3e} times the bound)", self.ratio)?;
         }
-        write!(
-            f,
-            "; {} of {} elements are wrong",
-            self.wrong, self.elements
-        )
+        write!(f, "; {} of {} elements are wrong", self.wrong, self.elements)
     }
 }
 

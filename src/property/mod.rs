@@ -68,9 +68,7 @@ impl Strategy for Cases {
     fn new_tree(&self, runner: &mut TestRunner) -> NewTree<Self> {
         let seed = any::<[u8; 32]>().new_tree(runner)?.current();
         let start = self.space.draw(&mut ChaCha8Rng::from_seed(seed));
-        Ok(CaseTree {
-            shrinker: Shrinker::new(start, self.space.domain().clone()),
-        })
+        Ok(CaseTree { shrinker: Shrinker::new(start, self.space.domain().clone()) })
     }
 }
 

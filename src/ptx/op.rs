@@ -77,10 +77,7 @@ pub struct MinMaxMode {
 
 /// One source, one 32-bit result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(
-    missing_docs,
-    reason = "named after the PTX mnemonics; widths are in the names"
-)]
+#[expect(missing_docs, reason = "named after the PTX mnemonics; widths are in the names")]
 pub enum Unary32 {
     Not,
     Not16,
@@ -114,10 +111,7 @@ pub enum Unary32 {
 
 /// Two sources, one 32-bit result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(
-    missing_docs,
-    reason = "named after the PTX mnemonics; widths are in the names"
-)]
+#[expect(missing_docs, reason = "named after the PTX mnemonics; widths are in the names")]
 pub enum Binary32 {
     Add,
     Sub,
@@ -470,10 +464,7 @@ pub enum BarrierReduction {
 pub enum BarrierKind {
     Sync,
     Arrive,
-    Reduce {
-        reduction: BarrierReduction,
-        source: Condition,
-    },
+    Reduce { reduction: BarrierReduction, source: Condition },
 }
 
 /// Values that are fixed while a block runs and live in slots of their own.

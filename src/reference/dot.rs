@@ -29,16 +29,11 @@ impl Dot {
                 sum[i] += x;
                 abs[i] += x.abs();
                 squares[i] += x * x;
-                k_max[i] = if k[i].abs() > k_max[i] {
-                    k[i].abs()
-                } else {
-                    k_max[i]
-                };
+                k_max[i] = if k[i].abs() > k_max[i] { k[i].abs() } else { k_max[i] };
                 nonzeros[i] += if x == 0.0 { 0.0 } else { 1.0 };
             }
         }
-        let tree =
-            |x: [f64; LANES]| ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
+        let tree = |x: [f64; LANES]| ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
         let mut dot = Self {
             sum: tree(sum),
             abs: tree(abs),
@@ -116,9 +111,7 @@ mod tests {
     #[test]
     fn sums_count_every_entry_once() {
         let q: Vec<f64> = (0..21).map(f64::from).collect();
-        let k: Vec<f64> = (0..21)
-            .map(|i| if i % 2 == 0 { 1.0 } else { -2.0 })
-            .collect();
+        let k: Vec<f64> = (0..21).map(|i| if i % 2 == 0 { 1.0 } else { -2.0 }).collect();
         let dot = Dot::of(&q, &k);
         assert_eq!(dot.sum, 110.0 - 200.0);
         assert_eq!(dot.abs, 110.0 + 200.0);

@@ -118,11 +118,7 @@ impl Reference<'_> {
 
     /// The logits before softcap, per element.
     pub fn raw_logits(&self) -> &[f64] {
-        if self.uncapped.is_empty() {
-            &self.s
-        } else {
-            &self.uncapped
-        }
+        if self.uncapped.is_empty() { &self.s } else { &self.uncapped }
     }
 
     /// The value rows, key by key. The sink has none.
@@ -179,12 +175,7 @@ impl Reference<'_> {
     /// Pass over K: the logits and what their error depends on.
     fn score(&mut self, row: &Row<'_>) {
         let scale = self.scale;
-        let q_lowest = row
-            .q
-            .iter()
-            .map(|&x| lowest_bit(x))
-            .min()
-            .unwrap_or(i32::MAX);
+        let q_lowest = row.q.iter().map(|&x| lowest_bit(x)).min().unwrap_or(i32::MAX);
         for key in row.k.chunks_exact(self.head_dim.max(1)).take(self.keys) {
             let dot = Dot::of(row.q, key);
             let raw = scale * dot.sum;
@@ -235,11 +226,8 @@ impl Reference<'_> {
         if columns == 0 {
             return;
         }
-        let (o, mean_abs, squares) = (
-            &mut self.o[..columns],
-            &mut self.v_mean_abs[..columns],
-            &mut self.v_rms[..columns],
-        );
+        let (o, mean_abs, squares) =
+            (&mut self.o[..columns], &mut self.v_mean_abs[..columns], &mut self.v_rms[..columns]);
         let (low, high) = (&mut self.v_min[..columns], &mut self.v_max[..columns]);
         for (v, &p) in self.v.chunks_exact(columns).zip(&self.p) {
             for t in 0..columns {
@@ -266,11 +254,7 @@ impl Reference<'_> {
 
 /// Maximum that keeps NaN, so that a poisoned input cannot look like a number.
 fn nan_max(a: f64, b: f64) -> f64 {
-    if a.is_nan() || b.is_nan() {
-        f64::NAN
-    } else {
-        a.max(b)
-    }
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
 }
 
 #[cfg(test)]
@@ -278,16 +262,7 @@ mod tests {
     use super::*;
 
     fn row<'a>(q: &'a [f64], k: &'a [f64], v: &'a [f64], v_head_dim: usize) -> Row<'a> {
-        Row {
-            q,
-            k,
-            v,
-            head_dim: q.len(),
-            v_head_dim,
-            scale: 0.5,
-            softcap: None,
-            sink: None,
-        }
+        Row { q, k, v, head_dim: q.len(), v_head_dim, scale: 0.5, softcap: None, sink: None }
     }
 
     #[test]
@@ -309,27 +284,18 @@ mod tests {
 
     #[test]
     fn a_sink_takes_weight_and_gives_nothing() {
-        let with = Row {
-            sink: Some(1.0),
-            ..row(&[2.0], &[1.0], &[8.0], 1)
-        };
+        let with = Row { sink: Some(1.0), ..row(&[2.0], &[1.0], &[8.0], 1) };
         let reference = attend(&with);
         assert_eq!(reference.o, [4.0]);
         assert_eq!(reference.v_min, [0.0]);
         assert!((reference.lse - (1.0 + 2f64.ln())).abs() < 1e-15);
-        let alone = attend(&Row {
-            sink: Some(3.0),
-            ..row(&[2.0], &[], &[], 1)
-        });
+        let alone = attend(&Row { sink: Some(3.0), ..row(&[2.0], &[], &[], 1) });
         assert_eq!((alone.o[0], alone.lse), (0.0, 3.0));
     }
 
     #[test]
     fn softcap_squeezes_the_logit() {
-        let capped = attend(&Row {
-            softcap: Some(2.0),
-            ..row(&[200.0], &[1.0, 0.0], &[1.0, 0.0], 1)
-        });
+        let capped = attend(&Row { softcap: Some(2.0), ..row(&[200.0], &[1.0, 0.0], &[1.0, 0.0], 1) });
         assert_eq!(capped.s, [2.0, 0.0]);
         assert_eq!(capped.raw_logits(), [100.0, 0.0]);
     }

@@ -68,11 +68,7 @@ impl Finding {
             Verdict::Fault(fault) => (None, Some(fault.clone())),
             Verdict::Agree(_) | Verdict::Skip(_) => return None,
         };
-        let Provenance {
-            kernel,
-            backend,
-            found_by,
-        } = origin;
+        let Provenance { kernel, backend, found_by } = origin;
         let (found_as, line) = (found_as.to_string(), case.to_string());
         Some(Self {
             format: FORMAT,

@@ -22,10 +22,7 @@ pub enum Replayed {
 impl Finding {
     /// Reads the findings that `path` stands for: one file, or every `.toml` file below a folder.
     pub fn load_all(path: &Path) -> Result<Vec<(PathBuf, Self)>, LoadError> {
-        files_below(path)?
-            .into_iter()
-            .map(|file| Ok((file.clone(), load(&file)?)))
-            .collect()
+        files_below(path)?.into_iter().map(|file| Ok((file.clone(), load(&file)?))).collect()
     }
 
     /// Opens the finding's kernel. A path is tried as it stands, then relative to each folder above `file`.
@@ -51,9 +48,7 @@ pub fn replay(finding: &Finding, kernel: &Kernel, backend: &dyn Backend) -> Repl
     match (&verdict, verdict.signature()) {
         (oracle::Verdict::Skip(why), _) => Replayed::CannotRun(why.clone()),
         (oracle::Verdict::Diverge(d), Some(found)) => same_or_other(finding, found, d.to_string()),
-        (oracle::Verdict::Fault(f), Some(found)) => {
-            same_or_other(finding, found, format!("{}: {}", f.kind, f.detail))
-        }
+        (oracle::Verdict::Fault(f), Some(found)) => same_or_other(finding, found, format!("{}: {}", f.kind, f.detail)),
         _ => Replayed::Fixed,
     }
 }

@@ -92,20 +92,13 @@ impl Store {
     /// Every file of the store, in order of its path; empty if the folder does not exist.
     pub fn files(&self) -> Result<Vec<PathBuf>, LoadError> {
         let folder = self.folder();
-        if folder.exists() {
-            files_below(&folder)
-        } else {
-            Ok(Vec::new())
-        }
+        if folder.exists() { files_below(&folder) } else { Ok(Vec::new()) }
     }
 }
 
 /// The files that `path` stands for: itself, or every `.toml` below it.
 pub(crate) fn files_below(path: &Path) -> Result<Vec<PathBuf>, LoadError> {
-    let error = |source| LoadError::Read {
-        file: path.into(),
-        source,
-    };
+    let error = |source| LoadError::Read { file: path.into(), source };
     if !path.is_dir() {
         return Ok(vec![path.into()]);
     }
@@ -132,33 +125,22 @@ pub(crate) fn load(file: &Path) -> Result<Finding, LoadError> {
     struct Version {
         format: u32,
     }
-    let text = std::fs::read_to_string(file).map_err(|source| LoadError::Read {
-        file: file.into(),
-        source,
-    })?;
+    let text = std::fs::read_to_string(file).map_err(|source| LoadError::Read { file: file.into(), source })?;
     let content = |e: &toml::de::Error| LoadError::Content {
         file: file.into(),
-        line: e
-            .span()
-            .map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count()),
+        line: e.span().map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count()),
         message: e.message().trim().replace('\n', ", "),
     };
     let version: Version = toml::from_str(&text).map_err(|e| content(&e))?;
     if version.format > FORMAT {
-        return Err(LoadError::Newer {
-            file: file.into(),
-            found: version.format,
-        });
+        return Err(LoadError::Newer { file: file.into(), found: version.format });
     }
     let finding: Finding = toml::from_str(&text).map_err(|e| content(&e))?;
     if finding.line != finding.case.to_string() {
         return Err(LoadError::Content {
             file: file.into(),
             line: None,
-            message: format!(
-                "line: expected the same case as the table, {}, found {}",
-                finding.case, finding.line
-            ),
+            message: format!("line: expected the same case as the table, {}, found {}", finding.case, finding.line),
         });
     }
     Ok(finding)
@@ -171,18 +153,12 @@ fn write(path: &Path, finding: &Finding) -> io::Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     writeln!(file, "# {}", finding.what())?;
     writeln!(file, "# Replay: attnfuzz replay {}", path.display())?;
-    writeln!(
-        file,
-        "# Keep this file: `cargo test` and `attnfuzz replay` run it first.\n"
-    )?;
+    writeln!(file, "# Keep this file: `cargo test` and `attnfuzz replay` run it first.\n")?;
     file.write_all(body.as_bytes())?;
     file.as_file().sync_all()?;
     // A temporary file is made private; a finding is to be shared.
     #[cfg(unix)]
-    std::fs::set_permissions(
-        file.path(),
-        std::os::unix::fs::PermissionsExt::from_mode(0o644),
-    )?;
+    std::fs::set_permissions(file.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
     file.persist_noclobber(path).map_err(|e| e.error)?;
     Ok(())
 }

@@ -10,11 +10,7 @@ use std::time::Duration;
 /// A new finding with what became of it.
 pub fn found(found: &Found) -> String {
     let mut text = finding(&found.kernel, &found.finding);
-    let _ = writeln!(
-        text,
-        "   = shrunk from: {} ({} executions)",
-        found.finding.found_as, found.executions
-    );
+    let _ = writeln!(text, "   = shrunk from: {} ({} executions)", found.finding.found_as, found.executions);
     match &found.saved {
         Some(Ok(Saved::New(path) | Saved::Known(path))) => {
             let _ = writeln!(text, "   = replay: attnfuzz replay {}", path.display());
@@ -31,31 +27,15 @@ pub fn found(found: &Found) -> String {
 pub fn finding(kernel: &str, finding: &Finding) -> String {
     let mut text = String::new();
     if let Some(d) = &finding.divergence {
-        let place =
-            d.at.iter()
-                .map(u64::to_string)
-                .collect::<Vec<_>>()
-                .join(", ");
+        let place = d.at.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
         let names = axes(&d.tensor).join(", ");
-        let _ = writeln!(
-            text,
-            "error: wrong value in `{}` of `{kernel}` on {}",
-            d.tensor, finding.backend
-        );
-        let _ = writeln!(
-            text,
-            "  --> {}[{place}] ({names}) after step {} of {}",
-            d.tensor,
-            d.step + 1,
-            finding.case.steps
-        );
+        let _ = writeln!(text, "error: wrong value in `{}` of `{kernel}` on {}", d.tensor, finding.backend);
+        let _ =
+            writeln!(text, "  --> {}[{place}] ({names}) after step {} of {}", d.tensor, d.step + 1, finding.case.steps);
         let _ = writeln!(text, "   = found {:e}, expected {:e}", d.found, d.expected);
         let rule = match d.tier {
             Tier::Exact => "these bits are only moved and must not change".to_owned(),
-            Tier::Det => format!(
-                "a right kernel stores {:e} to {:e}, by its numerics contract alone",
-                d.low, d.high
-            ),
+            Tier::Det => format!("a right kernel stores {:e} to {:e}, by its numerics contract alone", d.low, d.high),
             Tier::Sgn => {
                 format!(
                     "a right kernel stores {:e} to {:e}, but for a chance of {SGN_FAILURE:e} over V's signs",
@@ -65,24 +45,11 @@ pub fn finding(kernel: &str, finding: &Finding) -> String {
         };
         let _ = writeln!(text, "   = {rule}");
         if d.ratio.is_finite() {
-            let _ = writeln!(
-                text,
-                "   = the error is {} times its bound",
-                significant(d.ratio)
-            );
+            let _ = writeln!(text, "   = the error is {} times its bound", significant(d.ratio));
         }
-        let _ = writeln!(
-            text,
-            "   = {} of {} elements are wrong",
-            d.wrong, d.elements
-        );
+        let _ = writeln!(text, "   = {} of {} elements are wrong", d.wrong, d.elements);
     } else if let Some(f) = &finding.fault {
-        let _ = writeln!(
-            text,
-            "error: {} in `{kernel}` on {}",
-            f.kind.name().replace('-', " "),
-            finding.backend
-        );
+        let _ = writeln!(text, "error: {} in `{kernel}` on {}", f.kind.name().replace('-', " "), finding.backend);
         if let Some(site) = &f.site {
             let _ = writeln!(text, "  --> {site}");
         }
@@ -101,10 +68,7 @@ pub fn finding(kernel: &str, finding: &Finding) -> String {
 
 /// What became of a saved finding.
 pub fn replayed(word: &str, file: &str, finding: &Finding, backend: &str, detail: &str) -> String {
-    let mut text = format!(
-        "{word}: {file}\n   = {} on {backend}: {}",
-        finding.kernel, finding.line
-    );
+    let mut text = format!("{word}: {file}\n   = {} on {backend}: {}", finding.kernel, finding.line);
     if !detail.is_empty() {
         let _ = write!(text, "\n   = {detail}");
     }
@@ -115,15 +79,7 @@ pub fn replayed(word: &str, file: &str, finding: &Finding, backend: &str, detail
 pub fn summary(summary: &Summary) -> String {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header([
-        "kernel",
-        "backend",
-        "cases",
-        "cases/s",
-        "skipped",
-        "worst error/bound",
-        "findings",
-    ]);
+    table.set_header(["kernel", "backend", "cases", "cases/s", "skipped", "worst error/bound", "findings"]);
     for column in 2..6 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -136,22 +92,14 @@ pub fn summary(summary: &Summary) -> String {
             row.cases.to_string(),
             rate(row, summary.elapsed),
             row.skipped.values().sum::<u64>().to_string(),
-            if row.cases == row.failing {
-                "-".into()
-            } else {
-                format!("{:.3}", row.worst_ratio)
-            },
+            if row.cases == row.failing { "-".into() } else { format!("{:.3}", row.worst_ratio) },
             row.findings.to_string(),
         ]);
     }
     let mut text = format!("{table}\n");
     for row in &summary.rows {
         for (why, count) in &row.skipped {
-            let _ = writeln!(
-                text,
-                "skipped: {count} of {} on {}: {why}",
-                row.kernel, row.device
-            );
+            let _ = writeln!(text, "skipped: {count} of {} on {}: {why}", row.kernel, row.device);
         }
         if row.out_of_domain > 0 {
             let all = row.elements + row.out_of_domain;
@@ -162,11 +110,7 @@ pub fn summary(summary: &Summary) -> String {
             );
         }
         if let Some(case) = &row.worst_case {
-            let _ = writeln!(
-                text,
-                "closest to its bound: {} on {} with {case}",
-                row.kernel, row.device
-            );
+            let _ = writeln!(text, "closest to its bound: {} on {} with {case}", row.kernel, row.device);
         }
     }
     for (kernel, c) in &summary.comparisons {
@@ -200,11 +144,7 @@ fn verdict(summary: &Summary) -> String {
 
 fn rate(row: &Row, elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64();
-    if seconds > 0.0 {
-        significant(row.cases as f64 / seconds)
-    } else {
-        "-".into()
-    }
+    if seconds > 0.0 { significant(row.cases as f64 / seconds) } else { "-".into() }
 }
 
 /// Three significant digits, without an exponent where a person would not write one.
@@ -222,9 +162,6 @@ mod tests {
 
     #[test]
     fn numbers_have_three_digits() {
-        assert_eq!(
-            [0.0, 0.01234, 12.345, 1234.5, 1.5e7].map(significant),
-            ["0", "0.0123", "12.3", "1234", "1.50e7"]
-        );
+        assert_eq!([0.0, 0.01234, 12.345, 1234.5, 1.5e7].map(significant), ["0", "0.0123", "12.3", "1234", "1.50e7"]);
     }
 }

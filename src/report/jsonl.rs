@@ -48,20 +48,11 @@ pub fn summary(summary: &Summary) -> Vec<String> {
     let end = json!({
         "event": "finished", "elapsed_s": seconds, "findings": findings, "internal_errors": summary.internal_errors,
     });
-    rows.chain(comparisons)
-        .chain([end])
-        .map(|value| value.to_string())
-        .collect()
+    rows.chain(comparisons).chain([end]).map(|value| value.to_string()).collect()
 }
 
 /// The line of a replayed finding: `result` is one of `still-fails`, `fails-differently`, `fixed`, `cannot-run`.
-pub fn replayed(
-    file: &str,
-    finding: &Finding,
-    backend: &str,
-    result: &str,
-    detail: &str,
-) -> String {
+pub fn replayed(file: &str, finding: &Finding, backend: &str, result: &str, detail: &str) -> String {
     json!({
         "event": "replayed", "file": file, "kernel": finding.kernel, "backend": backend, "case": finding.line,
         "result": result, "detail": detail,
@@ -91,9 +82,5 @@ fn found_object(found: &Found) -> Value {
 }
 
 fn number(x: f64) -> Value {
-    if x.is_finite() {
-        json!(x)
-    } else {
-        json!(x.to_string())
-    }
+    if x.is_finite() { json!(x) } else { json!(x.to_string()) }
 }

@@ -43,12 +43,7 @@ enum Phase {
 impl Descent {
     /// A search below `high`, in ranks: 0 is the smallest, which stands for the number `offset`, 1 for the next.
     pub(super) fn new(high: u32, offset: u32, effort: Effort) -> Self {
-        Self {
-            high,
-            offset,
-            effort,
-            phase: Phase::Smallest,
-        }
+        Self { high, offset, effort, phase: Phase::Smallest }
     }
 
     /// The next number to try, below the failing one; nothing when the search is over.

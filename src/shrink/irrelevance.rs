@@ -37,11 +37,7 @@ fn up(knob: Knob, case: &Case, domain: &Domain) -> Vec<Case> {
     let range = knob.range(domain);
     let rank = range.rank(knob.of(case));
     let ranks = [1, 2, 7].map(|more| rank.saturating_add(more));
-    std::iter::once(0)
-        .chain(ranks)
-        .filter_map(|rank| range.nth(rank))
-        .filter_map(|n| knob.turned(case, n))
-        .collect()
+    std::iter::once(0).chain(ranks).filter_map(|rank| range.nth(rank)).filter_map(|n| knob.turned(case, n)).collect()
 }
 
 fn pasts(case: &Case, domain: &Domain) -> Vec<Case> {
@@ -53,35 +49,22 @@ fn pasts(case: &Case, domain: &Domain) -> Vec<Case> {
             }
         })
     };
-    let next = |n: u32| {
-        domain
-            .past_len
-            .nth(domain.past_len.rank(n).saturating_add(1))
-    };
-    [
-        set(&|_, _| low),
-        set(&|_, n| next(n).unwrap_or(n)),
-        set(&|i, n| n.saturating_add(2 * i as u32 + 4)),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    let next = |n: u32| domain.past_len.nth(domain.past_len.rank(n).saturating_add(1));
+    [set(&|_, _| low), set(&|_, n| next(n).unwrap_or(n)), set(&|i, n| n.saturating_add(2 * i as u32 + 4))]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn dtypes(case: &Case, domain: &Domain) -> Vec<Case> {
     let dtypes = domain.dtype.iter();
-    dtypes
-        .filter_map(|&dtype| case.with(|parts| parts.dtype = dtype).ok())
-        .collect()
+    dtypes.filter_map(|&dtype| case.with(|parts| parts.dtype = dtype).ok()).collect()
 }
 
 fn caches(case: &Case, domain: &Domain) -> Vec<Case> {
-    let orders = [CacheOrder::Hnd, CacheOrder::Nhd]
-        .map(|order| case.with(|parts| parts.cache.order = order).ok());
-    let spare = [1, 16].map(|more| {
-        case.with(|parts| parts.cache.capacity = parts.cache.capacity.saturating_add(more))
-            .ok()
-    });
+    let orders = [CacheOrder::Hnd, CacheOrder::Nhd].map(|order| case.with(|parts| parts.cache.order = order).ok());
+    let spare =
+        [1, 16].map(|more| case.with(|parts| parts.cache.capacity = parts.cache.capacity.saturating_add(more)).ok());
     let mut all: Vec<Case> = orders.into_iter().chain(spare).flatten().collect();
     all.extend(up(Knob::RowPad, case, domain));
     all
@@ -89,34 +72,22 @@ fn caches(case: &Case, domain: &Domain) -> Vec<Case> {
 
 fn scales(case: &Case) -> Vec<Case> {
     let scales = [1.0, default_scale(case.shape.head_dim), 0.375];
-    scales
-        .into_iter()
-        .filter_map(|scale| case.with(|parts| parts.scale = scale).ok())
-        .collect()
+    scales.into_iter().filter_map(|scale| case.with(|parts| parts.scale = scale).ok()).collect()
 }
 
 fn values(case: &Case) -> Vec<Case> {
     [Recipe::Normal, Recipe::Codes, Recipe::Flat]
         .into_iter()
         .zip(1..)
-        .filter_map(|(recipe, seed)| {
-            case.with(|parts| parts.values = Values { recipe, seed })
-                .ok()
-        })
+        .filter_map(|(recipe, seed)| case.with(|parts| parts.values = Values { recipe, seed }).ok())
         .collect()
 }
 
 fn poisons(case: &Case) -> Vec<Case> {
     let next = case.poison.next();
-    [next, next.next()]
-        .into_iter()
-        .filter_map(|poison| case.with(|parts| parts.poison = poison).ok())
-        .collect()
+    [next, next.next()].into_iter().filter_map(|poison| case.with(|parts| parts.poison = poison).ok()).collect()
 }
 
 fn schedules(case: &Case) -> Vec<Case> {
-    [1, 2, 3]
-        .into_iter()
-        .filter_map(|seed| case.with(|parts| parts.schedule_seed = seed).ok())
-        .collect()
+    [1, 2, 3].into_iter().filter_map(|seed| case.with(|parts| parts.schedule_seed = seed).ok()).collect()
 }

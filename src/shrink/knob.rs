@@ -103,9 +103,7 @@ impl Knob {
             Self::PastShift => pasts.min().unwrap_or(0),
             Self::Past(i) | Self::PastAlone(i) => past(i),
             Self::Steps | Self::StepsAlone => case.steps,
-            Self::QLenCap | Self::QLenCapAlone => {
-                shape.requests.iter().map(|r| r.q_len).max().unwrap_or(1)
-            }
+            Self::QLenCap | Self::QLenCapAlone => shape.requests.iter().map(|r| r.q_len).max().unwrap_or(1),
             Self::QLen(i) => shape.requests[i].q_len,
             Self::RowPad => case.cache.row_pad,
             Self::Spare => case.cache.capacity - needed_capacity(case),
@@ -119,15 +117,10 @@ impl Knob {
             Self::KvHeads => domain.num_kv_heads.clone(),
             Self::QPerKv => domain.q_per_kv.clone(),
             Self::HeadDim | Self::HeadDimAlone | Self::HeadDimPlain => domain.head_dim.clone(),
-            Self::VHeadDim => domain
-                .v_head_dim
-                .clone()
-                .unwrap_or_else(|| domain.head_dim.clone()),
-            Self::PastCap
-            | Self::PastCapAlone
-            | Self::PastShift
-            | Self::Past(_)
-            | Self::PastAlone(_) => domain.past_len.clone(),
+            Self::VHeadDim => domain.v_head_dim.clone().unwrap_or_else(|| domain.head_dim.clone()),
+            Self::PastCap | Self::PastCapAlone | Self::PastShift | Self::Past(_) | Self::PastAlone(_) => {
+                domain.past_len.clone()
+            }
             Self::Steps | Self::StepsAlone => domain.steps.clone(),
             Self::QLenCap | Self::QLenCapAlone | Self::QLen(_) => domain.q_len.clone(),
             Self::RowPad => domain.row_pad.clone(),
@@ -186,25 +179,14 @@ impl Knob {
     }
 
     fn moves_capacity(self) -> bool {
-        matches!(
-            self,
-            Self::PastCap
-                | Self::PastShift
-                | Self::Past(_)
-                | Self::Steps
-                | Self::QLenCap
-                | Self::QLen(_)
-        )
+        matches!(self, Self::PastCap | Self::PastShift | Self::Past(_) | Self::Steps | Self::QLenCap | Self::QLen(_))
     }
 }
 
 /// Token slots that the longest request needs.
 pub(super) fn needed_capacity(parts: &CaseParts) -> u32 {
     let requests = 0..parts.shape.requests.len();
-    requests
-        .map(|r| parts.past_len_at(r, parts.steps))
-        .max()
-        .unwrap_or(1)
+    requests.map(|r| parts.past_len_at(r, parts.steps)).max().unwrap_or(1)
 }
 
 /// `case` with `change` applied, the capacity as much above what is needed as before.

@@ -41,12 +41,7 @@ pub struct Shrunk {
 ///
 /// The end of the search is not the last case that `still_fails` says yes to: to tell which fields matter, it is asked
 /// about others afterwards.
-pub fn shrink(
-    start: Case,
-    domain: &Domain,
-    max_executions: u32,
-    still_fails: &mut dyn FnMut(&Case) -> bool,
-) -> Shrunk {
+pub fn shrink(start: Case, domain: &Domain, max_executions: u32, still_fails: &mut dyn FnMut(&Case) -> bool) -> Shrunk {
     let mut executions = 0;
     // Nothing when the executions are used up.
     let mut fails = |case: &Case| {
@@ -69,12 +64,7 @@ pub fn shrink(
     }
     let case = shrinker.into_best();
     let irrelevant = irrelevant(&case, domain, &mut |other| fails(other) == Some(true));
-    Shrunk {
-        case,
-        executions,
-        exhausted,
-        irrelevant,
-    }
+    Shrunk { case, executions, exhausted, irrelevant }
 }
 
 /// Keys of the one-line form of `case`, which fails, whose fields seem not to matter.
@@ -82,11 +72,7 @@ pub fn shrink(
 /// Such a field has other values in `domain`, and the case fails with each of a few of them. That is evidence, not proof:
 /// another value may pass, and two irrelevant fields may matter together. At most 40 executions, of cases about as small
 /// as `case`, but not simpler.
-pub fn irrelevant(
-    case: &Case,
-    domain: &Domain,
-    still_fails: &mut dyn FnMut(&Case) -> bool,
-) -> Vec<&'static str> {
+pub fn irrelevant(case: &Case, domain: &Domain, still_fails: &mut dyn FnMut(&Case) -> bool) -> Vec<&'static str> {
     irrelevance::probes(case, domain)
         .into_iter()
         .filter(|probe| !probe.others.is_empty() && probe.others.iter().all(&mut *still_fails))

@@ -55,15 +55,8 @@ impl Move {
     ];
 
     /// Those that change one decoration, in order.
-    pub(super) const OF_DECORATION: [Self; 7] = [
-        Self::Order,
-        Self::Dtype,
-        Self::Scale,
-        Self::Recipe,
-        Self::Poison,
-        Self::ValueSeed,
-        Self::ScheduleSeed,
-    ];
+    pub(super) const OF_DECORATION: [Self; 7] =
+        [Self::Order, Self::Dtype, Self::Scale, Self::Recipe, Self::Poison, Self::ValueSeed, Self::ScheduleSeed];
 
     /// What to try on `case`, best first.
     pub(super) fn candidates(self, case: &Case, domain: &Domain) -> Vec<Case> {
@@ -100,15 +93,8 @@ impl Move {
 }
 
 /// `case` with one part set to each of `choices`.
-fn each<T>(
-    case: &Case,
-    choices: impl IntoIterator<Item = T>,
-    set: impl Fn(&mut CaseParts, T),
-) -> Vec<Case> {
-    choices
-        .into_iter()
-        .filter_map(|choice| case.with(|parts| set(parts, choice)).ok())
-        .collect()
+fn each<T>(case: &Case, choices: impl IntoIterator<Item = T>, set: impl Fn(&mut CaseParts, T)) -> Vec<Case> {
+    choices.into_iter().filter_map(|choice| case.with(|parts| set(parts, choice)).ok()).collect()
 }
 
 fn plain(case: &Case, domain: &Domain) -> Vec<Case> {
@@ -137,10 +123,7 @@ fn plain(case: &Case, domain: &Domain) -> Vec<Case> {
         layout(parts);
         numbers(parts);
     });
-    [both, keep_recipe, case.with(layout), case.with(numbers)]
-        .into_iter()
-        .filter_map(Result::ok)
-        .collect()
+    [both, keep_recipe, case.with(layout), case.with(numbers)].into_iter().filter_map(Result::ok).collect()
 }
 
 fn fewer_requests(case: &Case) -> Vec<Case> {
@@ -202,17 +185,13 @@ fn merge(case: &Case) -> Vec<Case> {
 
 fn steps_into_past(case: &Case) -> Vec<Case> {
     let fewer = [1, case.steps / 2, case.steps - 1];
-    each_followed(
-        case,
-        fewer.into_iter().filter(|&n| n > 0),
-        |parts, steps| {
-            let gone = parts.steps - steps;
-            parts.steps = steps;
-            for r in &mut parts.shape.requests {
-                r.past_len += gone * r.q_len;
-            }
-        },
-    )
+    each_followed(case, fewer.into_iter().filter(|&n| n > 0), |parts, steps| {
+        let gone = parts.steps - steps;
+        parts.steps = steps;
+        for r in &mut parts.shape.requests {
+            r.past_len += gone * r.q_len;
+        }
+    })
 }
 
 fn queries_into_past(case: &Case) -> Vec<Case> {
@@ -225,15 +204,8 @@ fn queries_into_past(case: &Case) -> Vec<Case> {
     })
 }
 
-fn each_followed(
-    case: &Case,
-    choices: impl IntoIterator<Item = u32>,
-    set: impl Fn(&mut CaseParts, u32),
-) -> Vec<Case> {
-    choices
-        .into_iter()
-        .filter_map(|choice| followed(case, |parts| set(parts, choice)))
-        .collect()
+fn each_followed(case: &Case, choices: impl IntoIterator<Item = u32>, set: impl Fn(&mut CaseParts, u32)) -> Vec<Case> {
+    choices.into_iter().filter_map(|choice| followed(case, |parts| set(parts, choice))).collect()
 }
 
 fn heads_into_groups(case: &Case) -> Vec<Case> {
@@ -246,14 +218,10 @@ fn heads_into_groups(case: &Case) -> Vec<Case> {
         .into_iter()
         .flat_map(|kv_heads| {
             let q_per_kv = total.div_ceil(kv_heads);
-            each(
-                case,
-                [shape.q_per_kv + 1, q_per_kv],
-                move |parts, q_per_kv| {
-                    parts.shape.num_kv_heads = kv_heads;
-                    parts.shape.q_per_kv = q_per_kv;
-                },
-            )
+            each(case, [shape.q_per_kv + 1, q_per_kv], move |parts, q_per_kv| {
+                parts.shape.num_kv_heads = kv_heads;
+                parts.shape.q_per_kv = q_per_kv;
+            })
         })
         .collect()
 }

@@ -71,7 +71,5 @@ fn scale_rank(case: &CaseParts) -> u32 {
 }
 
 fn place<T: PartialEq>(all: &[T], one: &T) -> u32 {
-    all.iter()
-        .position(|other| other == one)
-        .unwrap_or(all.len()) as u32
+    all.iter().position(|other| other == one).unwrap_or(all.len()) as u32
 }

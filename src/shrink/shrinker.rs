@@ -120,12 +120,7 @@ impl Shrinker {
                     }
                     candidate
                 }
-                Current::Down {
-                    knob,
-                    range,
-                    descent,
-                    rank,
-                } => match descent.proposal() {
+                Current::Down { knob, range, descent, rank } => match descent.proposal() {
                     None => {
                         self.ends.insert(*knob, knob.of(&self.best));
                         self.current = Current::Nothing;
@@ -182,9 +177,7 @@ impl Shrinker {
 
     /// Whether a candidate is worth an execution.
     fn is_new(&self, case: &Case) -> bool {
-        complexity(case) < self.least
-            && self.domain.excludes(case).is_none()
-            && !self.tried.contains(&case.to_string())
+        complexity(case) < self.least && self.domain.excludes(case).is_none() && !self.tried.contains(&case.to_string())
     }
 
     fn next_pass(&mut self) -> Option<Pass> {
@@ -207,9 +200,7 @@ impl Shrinker {
             Pass::Lowest(knob) => {
                 self.current = Current::Lowest;
                 let lowest = knob.range(&self.domain).low();
-                knob.is_in(&self.best)
-                    .then(|| knob.turned(&self.best, lowest))
-                    .flatten()
+                knob.is_in(&self.best).then(|| knob.turned(&self.best, lowest)).flatten()
             }
             Pass::Down(knob) => {
                 if knob.is_in(&self.best) {
@@ -219,11 +210,7 @@ impl Shrinker {
                         Range::List(_) => 0,
                     };
                     let number = knob.of(&self.best);
-                    let effort = if self.ends.get(&knob) == Some(&number) {
-                        Effort::Check
-                    } else {
-                        knob.effort()
-                    };
+                    let effort = if self.ends.get(&knob) == Some(&number) { Effort::Check } else { knob.effort() };
                     self.current = Current::Down {
                         descent: Descent::new(range.rank(number), offset, effort),
                         knob,

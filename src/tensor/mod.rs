@@ -25,10 +25,7 @@ impl Layout {
     /// Any strides, one for each extent.
     pub fn strided(extents: &[u64], strides: &[u64]) -> Self {
         debug_assert_eq!(extents.len(), strides.len());
-        Self {
-            extents: extents.to_vec(),
-            strides: strides.to_vec(),
-        }
+        Self { extents: extents.to_vec(), strides: strides.to_vec() }
     }
 
     /// Extent of each axis.
@@ -43,15 +40,8 @@ impl Layout {
 
     /// Element offset of a coordinate.
     pub fn offset(&self, at: &[u64]) -> usize {
-        debug_assert!(
-            at.iter().zip(&self.extents).all(|(i, n)| i < n),
-            "{at:?} outside {:?}",
-            self.extents
-        );
-        at.iter()
-            .zip(&self.strides)
-            .map(|(i, s)| i * s)
-            .sum::<u64>() as usize
+        debug_assert!(at.iter().zip(&self.extents).all(|(i, n)| i < n), "{at:?} outside {:?}", self.extents);
+        at.iter().zip(&self.strides).map(|(i, s)| i * s).sum::<u64>() as usize
     }
 
     /// Elements from the first to one past the last, gaps between rows included and a gap after the last row not.
@@ -59,19 +49,12 @@ impl Layout {
         if self.extents.contains(&0) {
             return 0;
         }
-        1 + self
-            .extents
-            .iter()
-            .zip(&self.strides)
-            .map(|(n, s)| (n - 1) * s)
-            .sum::<u64>() as usize
+        1 + self.extents.iter().zip(&self.strides).map(|(n, s)| (n - 1) * s).sum::<u64>() as usize
     }
 
     /// The coordinate that lies at an element offset, or nothing for a gap. For messages, not for speed.
     pub fn coordinate(&self, offset: usize) -> Option<Vec<u64>> {
-        let mut order: Vec<usize> = (0..self.strides.len())
-            .filter(|&a| self.extents[a] > 1)
-            .collect();
+        let mut order: Vec<usize> = (0..self.strides.len()).filter(|&a| self.extents[a] > 1).collect();
         order.sort_by_key(|&a| std::cmp::Reverse(self.strides[a]));
         let mut at = vec![0; self.extents.len()];
         let mut rest = offset as u64;
@@ -97,19 +80,13 @@ impl Buffer {
     /// `len` elements, all with these bits.
     pub fn filled(dtype: Dtype, len: usize, bits: u32) -> Self {
         let element = bits.to_le_bytes();
-        Self {
-            dtype,
-            bytes: element[..dtype.size_bytes()].repeat(len),
-        }
+        Self { dtype, bytes: element[..dtype.size_bytes()].repeat(len) }
     }
 
     /// Elements with these values, each rounded to `dtype`.
     pub fn of_values(dtype: Dtype, values: &[f64]) -> Self {
         let size = dtype.size_bytes();
-        let bytes = values
-            .iter()
-            .flat_map(|&x| dtype.encode(x).to_le_bytes().into_iter().take(size))
-            .collect();
+        let bytes = values.iter().flat_map(|&x| dtype.encode(x).to_le_bytes().into_iter().take(size)).collect();
         Self { dtype, bytes }
     }
 
@@ -148,9 +125,9 @@ impl Buffer {
     pub fn bits(&self, index: usize) -> u32 {
         match self.dtype {
             Dtype::F32 => u32::from_le_bytes(std::array::from_fn(|i| self.bytes[index * 4 + i])),
-            Dtype::F16 | Dtype::Bf16 => u32::from(u16::from_le_bytes(std::array::from_fn(|i| {
-                self.bytes[index * 2 + i]
-            }))),
+            Dtype::F16 | Dtype::Bf16 => {
+                u32::from(u16::from_le_bytes(std::array::from_fn(|i| self.bytes[index * 2 + i])))
+            }
         }
     }
 
@@ -182,10 +159,7 @@ mod tests {
     fn a_padded_layout_knows_its_gaps() {
         let layout = Layout::strided(&[2, 3, 4], &[18, 6, 1]);
         assert_eq!(layout.span(), 18 + 12 + 4);
-        assert_eq!(
-            layout.coordinate(layout.offset(&[1, 2, 3])),
-            Some(vec![1, 2, 3])
-        );
+        assert_eq!(layout.coordinate(layout.offset(&[1, 2, 3])), Some(vec![1, 2, 3]));
         assert_eq!(layout.coordinate(4), None);
     }
 

@@ -4,17 +4,11 @@ use std::path::{Path, PathBuf};
 use super::*;
 
 fn spec() -> CompileSpec {
-    CompileSpec {
-        arch: "compute_75".to_owned(),
-        options: vec!["-lineinfo".to_owned()],
-    }
+    CompileSpec { arch: "compute_75".to_owned(), options: vec!["-lineinfo".to_owned()] }
 }
 
 fn edit(find: &str, replace: &str) -> Edit {
-    Edit {
-        find: find.to_owned(),
-        replace: replace.to_owned(),
-    }
+    Edit { find: find.to_owned(), replace: replace.to_owned() }
 }
 
 fn kernels() -> PathBuf {
@@ -28,32 +22,17 @@ fn stored() -> Vec<(PathBuf, String, String)> {
     let mut found = vec![(parent.join("kernel.ptx"), source.clone())];
     for entry in fs::read_dir(kernels().join("mutants/gqa_decode")).unwrap() {
         let path = entry.unwrap().path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "toml")
-        {
+        if path.extension().is_some_and(|extension| extension == "toml") {
             let table: toml::Table = fs::read_to_string(&path).unwrap().parse().unwrap();
             let text = |table: &toml::Table, key: &str| table[key].as_str().unwrap().to_owned();
-            let edits = table["edit"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|edit| edit.as_table().unwrap());
-            let edits: Vec<Edit> = edits
-                .map(|table| Edit {
-                    find: text(table, "find"),
-                    replace: text(table, "replace"),
-                })
-                .collect();
-            let mutated = apply_edits(&source, &edits)
-                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let edits = table["edit"].as_array().unwrap().iter().map(|edit| edit.as_table().unwrap());
+            let edits: Vec<Edit> =
+                edits.map(|table| Edit { find: text(table, "find"), replace: text(table, "replace") }).collect();
+            let mutated = apply_edits(&source, &edits).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             found.push((path.with_file_name(text(&table, "ptx")), mutated));
         }
     }
-    found
-        .into_iter()
-        .map(|(path, source)| (path.clone(), source, fs::read_to_string(path).unwrap()))
-        .collect()
+    found.into_iter().map(|(path, source)| (path.clone(), source, fs::read_to_string(path).unwrap())).collect()
 }
 
 #[test]
@@ -68,25 +47,13 @@ fn stored_ptx_belongs_to_its_source() {
 #[test]
 fn every_mutant_differs_from_its_parent_in_code() {
     let code = |ptx: &str| -> Vec<String> {
-        ptx.lines()
-            .skip(1)
-            .filter(|line| !line.contains(".loc"))
-            .map(str::to_owned)
-            .collect()
+        ptx.lines().skip(1).filter(|line| !line.contains(".loc")).map(str::to_owned).collect()
     };
     let stored = stored();
     let parent = code(&stored[0].2);
-    assert!(
-        stored.len() > 20,
-        "expected the mutants beside their parent, found {}",
-        stored.len() - 1
-    );
+    assert!(stored.len() > 20, "expected the mutants beside their parent, found {}", stored.len() - 1);
     for (path, _, ptx) in &stored[1..] {
-        assert!(
-            code(ptx) != parent,
-            "{}: the same code as its parent",
-            path.display()
-        );
+        assert!(code(ptx) != parent, "{}: the same code as its parent", path.display());
     }
 }
 
@@ -98,117 +65,58 @@ fn edits_apply_in_any_order() {
 
 #[test]
 fn edits_must_match_exactly_once() {
-    let found = |find: &str| {
-        apply_edits("a b a", &[edit("b", "c"), edit(find, "x")])
-            .unwrap_err()
-            .to_string()
-    };
-    assert_eq!(
-        found("a"),
-        "edit[1].find: found 2 times in the parent's source, expected exactly once"
-    );
-    assert_eq!(
-        found("z"),
-        "edit[1].find: found 0 times in the parent's source, expected exactly once"
-    );
-    assert_eq!(
-        found(""),
-        "edit[1].find: found 0 times in the parent's source, expected exactly once"
-    );
+    let found = |find: &str| apply_edits("a b a", &[edit("b", "c"), edit(find, "x")]).unwrap_err().to_string();
+    assert_eq!(found("a"), "edit[1].find: found 2 times in the parent's source, expected exactly once");
+    assert_eq!(found("z"), "edit[1].find: found 0 times in the parent's source, expected exactly once");
+    assert_eq!(found(""), "edit[1].find: found 0 times in the parent's source, expected exactly once");
 }
 
 #[test]
 fn edits_must_not_overlap() {
     let error = apply_edits("abcd", &[edit("bc", "x"), edit("ab", "y")]).unwrap_err();
-    assert_eq!(
-        error,
-        EditError::Overlap {
-            first: 1,
-            second: 0
-        }
-    );
+    assert_eq!(error, EditError::Overlap { first: 1, second: 0 });
 }
 
 #[test]
 fn the_hash_is_fnv_1a() {
-    let spec = CompileSpec {
-        arch: String::new(),
-        options: Vec::new(),
-    };
+    let spec = CompileSpec { arch: String::new(), options: Vec::new() };
     // FNV-1a of the three bytes `a`, 0, 0, from the published definition.
     let expected = [b'a', 0, 0]
         .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     assert_eq!(source_hash("a", &spec), expected);
-    let moved = CompileSpec {
-        arch: "a".to_owned(),
-        options: Vec::new(),
-    };
-    assert_ne!(
-        source_hash("a", &spec),
-        source_hash("", &moved),
-        "fields must not run into each other"
-    );
+    let moved = CompileSpec { arch: "a".to_owned(), options: Vec::new() };
+    assert_ne!(source_hash("a", &spec), source_hash("", &moved), "fields must not run into each other");
 }
 
 #[test]
 fn a_stamp_reads_back() {
     let stamp = Stamp::new((12, 4), "source", &spec());
     let text = stamp.to_string();
-    assert!(text.starts_with(
-        "// attnfuzz compile: NVRTC 12.4, options `--gpu-architecture=compute_75 -lineinfo`"
-    ));
+    assert!(text.starts_with("// attnfuzz compile: NVRTC 12.4, options `--gpu-architecture=compute_75 -lineinfo`"));
     assert_eq!(Stamp::parse(&text), Some(stamp));
-    assert_eq!(
-        Stamp::parse("//\n// Generated by NVIDIA NVVM Compiler\n"),
-        None
-    );
+    assert_eq!(Stamp::parse("//\n// Generated by NVIDIA NVVM Compiler\n"), None);
 }
 
 #[test]
 fn a_changed_source_is_stale_without_a_compiler() {
     let ptx = stamped(".version 8.4\n", &Stamp::new((12, 4), "old", &spec()));
     let none = Unavailable::NvrtcNotFound;
-    let verdict =
-        |source: &str, spec: &CompileSpec| check(&ptx, "k.cu", source, spec, Err(&none)).unwrap();
-    assert_eq!(
-        verdict("old", &spec()),
-        Freshness::SourceMatches(NotCompared::NoCompiler(none.clone()))
-    );
-    assert!(matches!(
-        verdict("new", &spec()),
-        Freshness::SourceChanged { .. }
-    ));
-    let elsewhere = CompileSpec {
-        arch: "compute_90".to_owned(),
-        ..spec()
-    };
-    assert!(matches!(
-        verdict("old", &elsewhere),
-        Freshness::SourceChanged { .. }
-    ));
-    assert_eq!(
-        check(".version 8.4\n", "k.cu", "old", &spec(), Err(&none)).unwrap(),
-        Freshness::Unstamped
-    );
+    let verdict = |source: &str, spec: &CompileSpec| check(&ptx, "k.cu", source, spec, Err(&none)).unwrap();
+    assert_eq!(verdict("old", &spec()), Freshness::SourceMatches(NotCompared::NoCompiler(none.clone())));
+    assert!(matches!(verdict("new", &spec()), Freshness::SourceChanged { .. }));
+    let elsewhere = CompileSpec { arch: "compute_90".to_owned(), ..spec() };
+    assert!(matches!(verdict("old", &elsewhere), Freshness::SourceChanged { .. }));
+    assert_eq!(check(".version 8.4\n", "k.cu", "old", &spec(), Err(&none)).unwrap(), Freshness::Unstamped);
 }
 
 #[test]
 fn only_the_same_build_is_compared() {
-    let text =
-        |build: &str, body: &str| format!("//\n// Cuda compilation tools, {build}\n{body}\n");
+    let text = |build: &str, body: &str| format!("//\n// Cuda compilation tools, {build}\n{body}\n");
     let verdict = |build: &str, body: &str| compare(&text("V12.4.127", "ret;"), &text(build, body));
     assert_eq!(verdict("V12.4.127", "ret;"), Freshness::Fresh);
-    assert_eq!(
-        verdict("V12.4.127", "exit;"),
-        Freshness::TextDiffers { line: 3 }
-    );
-    assert_eq!(
-        verdict("V12.4.99", "exit;"),
-        Freshness::SourceMatches(NotCompared::OtherBuild)
-    );
+    assert_eq!(verdict("V12.4.127", "exit;"), Freshness::TextDiffers { line: 3 });
+    assert_eq!(verdict("V12.4.99", "exit;"), Freshness::SourceMatches(NotCompared::OtherBuild));
 }
 
 #[test]
@@ -217,36 +125,23 @@ fn another_release_says_so() {
     let (major, minor) = nvrtc.version();
     let ptx = stamped(".version 8.4\n", &Stamp::new((1, 0), "source", &spec()));
     let verdict = check(&ptx, "k.cu", "source", &spec(), Ok(&nvrtc)).unwrap();
-    let expected =
-        format!("source unchanged; ptx not compared: made by nvrtc 1.0, found {major}.{minor}");
+    let expected = format!("source unchanged; ptx not compared: made by nvrtc 1.0, found {major}.{minor}");
     assert_eq!(verdict.to_string(), expected);
 }
 
 #[test]
 fn file_lines_lose_their_folders() {
-    let ptx =
-        "\t.file\t1 \"/home/someone/kernel.cu\"\n\t.file\t2 \"C:\\cuda\\cuda_fp16.hpp\"\nret;";
+    let ptx = "\t.file\t1 \"/home/someone/kernel.cu\"\n\t.file\t2 \"C:\\cuda\\cuda_fp16.hpp\"\nret;";
     let text = stamped(ptx, &Stamp::new((12, 4), "source", &spec()));
     let body = text.split_once('\n').unwrap().1;
-    assert_eq!(
-        body,
-        "\t.file\t1 \"kernel.cu\"\n\t.file\t2 \"cuda_fp16.hpp\"\nret;"
-    );
+    assert_eq!(body, "\t.file\t1 \"kernel.cu\"\n\t.file\t2 \"cuda_fp16.hpp\"\nret;");
 }
 
 #[test]
 fn a_rejected_source_carries_the_compilers_log() {
     let Ok(nvrtc) = Nvrtc::find() else { return };
-    let error = compile(
-        &nvrtc,
-        "broken.cu",
-        "__global__ void f() { nonsense; }",
-        &spec(),
-    )
-    .unwrap_err();
-    let CompileError::Rejected { name, log } = error else {
-        panic!("expected a rejection, found {error}")
-    };
+    let error = compile(&nvrtc, "broken.cu", "__global__ void f() { nonsense; }", &spec()).unwrap_err();
+    let CompileError::Rejected { name, log } = error else { panic!("expected a rejection, found {error}") };
     assert_eq!(name, "broken.cu");
     assert!(log.contains("broken.cu(1): error"), "{log}");
 }
@@ -259,13 +154,7 @@ fn any_release_compiles_the_kernel() {
     let (major, minor) = nvrtc.version();
     assert!(ptx.starts_with(&format!("// attnfuzz compile: NVRTC {major}.{minor}, ")));
     for entry in ["gqa_decode_f32", "gqa_decode_f16", "gqa_decode_bf16"] {
-        assert!(
-            ptx.contains(&format!(".visible .entry {entry}(")),
-            "no {entry}"
-        );
+        assert!(ptx.contains(&format!(".visible .entry {entry}(")), "no {entry}");
     }
-    assert!(
-        ptx.contains("\t.file\t1 \"kernel.cu\""),
-        "the source's folder is still named"
-    );
+    assert!(ptx.contains("\t.file\t1 \"kernel.cu\""), "the source's folder is still named");
 }

@@ -22,10 +22,6 @@ pub struct Checks {
 
 impl Default for Checks {
     fn default() -> Self {
-        Self {
-            alignment: true,
-            uninitialised: true,
-            read_only: true,
-        }
+        Self { alignment: true, uninitialised: true, read_only: true }
     }
 }
