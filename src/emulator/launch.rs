@@ -227,7 +227,7 @@ impl<'a> Grid<'a> {
             self.turn(chosen, &context, &mut barriers)?;
         }
         match barriers.stuck(&self.scratch.warps) {
-            Some((warp, fault)) => Err(self.stop(warp, fault, &context)),
+            Some((warp, fault)) => Err(self.stop(warp, *fault, &context)),
             None => Ok(()),
         }
     }
@@ -238,7 +238,7 @@ impl<'a> Grid<'a> {
         if left == 0 {
             let detail = format!("more than {} warp instructions: the kernel hangs", self.options.instruction_budget);
             let lane = self.scratch.warps[chosen].mask.trailing_zeros() as usize;
-            return Err(self.stop(chosen, fault(ViolationKind::BudgetExhausted, lane, detail), context));
+            return Err(self.stop(chosen, *fault(ViolationKind::BudgetExhausted, lane, detail), context));
         }
         let quantum = (256 + self.random.below(1792)).min(left);
         let warp = &mut self.scratch.warps[chosen];
@@ -261,12 +261,12 @@ impl<'a> Grid<'a> {
             Ok(Pause::Finished) => barriers.after_exit(self.program.code(), &mut self.scratch.warps),
             Err(fault) => Err(fault),
         };
-        after.map_err(|fault| self.stop(chosen, fault, context))
+        after.map_err(|fault| self.stop(chosen, *fault, context))
     }
 
     /// Adds where it happened to what a handler found.
     #[cold]
-    fn stop(&self, warp: usize, fault: Box<Fault>, context: &BlockContext) -> Stop {
+    fn stop(&self, warp: usize, fault: Fault, context: &BlockContext) -> Stop {
         let pc = self.scratch.warps[warp].pc;
         Stop::Violation(Box::new(Violation {
             kind: fault.kind,

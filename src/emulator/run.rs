@@ -200,23 +200,28 @@ fn regroup_apart(code: &[Inst], warp: &mut Warp) -> Result<bool, Box<Fault>> {
 }
 
 /// With every group waiting, finds one whose missing lanes have exited. Nobody to wait for is a fault.
-fn unblock(code: &[Inst], warp: &Warp) -> Result<Option<usize>, Box<Fault>> {
+fn unblock(code: &[Inst], warp: &mut Warp) -> Result<Option<usize>, Box<Fault>> {
     for (index, group) in warp.others.iter().enumerate() {
         if able(code, warp, group.pc, group.mask)? != 0 {
             return Ok(Some(index));
         }
     }
-    let Some(group) = warp.others.first() else { return Ok(None) };
-    let lane = group.mask.trailing_zeros() as usize;
+    let is_barrier = |g: &Group| matches!(code[g.pc as usize].op, Op::Barrier { .. });
+    let barrier = warp.others.iter().position(is_barrier);
+    let primary = barrier.unwrap_or(0);
+    let Some(group) = warp.others.get(primary).copied() else { return Ok(None) };
+    let others: Vec<Group> = warp.others.iter().copied().filter(|g| *g != group).collect();
     let elsewhere: Vec<String> =
-        warp.others.iter().skip(1).map(|g| format!("lanes {:#010x} at ptx {}", g.mask, code[g.pc as usize].line)).collect();
+        others.iter().map(|g| format!("lanes {:#010x} at ptx {}", g.mask, code[g.pc as usize].line)).collect();
     let elsewhere = elsewhere.join(", ");
-    let is_barrier = warp.others.iter().find(|g| matches!(code[g.pc as usize].op, Op::Barrier { .. }));
-    let kind = if is_barrier.is_some() { ViolationKind::DivergentBarrier } else { ViolationKind::AbsentLane };
-    let what = if is_barrier.is_some() { "the barrier" } else { "the warp operation" };
+    let (kind, what) = match barrier {
+        Some(_) => (ViolationKind::DivergentBarrier, "a barrier"),
+        None => (ViolationKind::AbsentLane, "a warp operation"),
+    };
     let detail = format!("lanes {:#010x} wait at {what} for lanes that never come: {elsewhere}", group.mask);
-    let mut fault = fault(kind, lane, detail);
-    fault.other = warp.others.get(1).map(|g| (g.pc, warp.index, g.mask.trailing_zeros()));
+    warp.pc = group.pc;
+    let mut fault = fault(kind, group.mask.trailing_zeros() as usize, detail);
+    fault.other = others.first().map(|g| (g.pc, warp.index, g.mask.trailing_zeros()));
     Err(fault)
 }
 

@@ -102,7 +102,7 @@ impl Spaces<'_> {
             let count = lanes.mask.count_ones() as usize;
             if is_consecutive(lanes, &request.addresses, size)
                 && let Some(place) = self.find(space, base, size * count as u64)
-                && (base % size == 0 || !self.checks.alignment)
+                && (base.is_multiple_of(size) || !self.checks.alignment)
             {
                 return Ok(Span::Consecutive { place, first, count });
             }
@@ -160,7 +160,7 @@ impl Spaces<'_> {
     }
 
     fn locate(&self, space: Space, address: u64, size: u64, lane: usize, verb: &str) -> Result<Place, Box<Fault>> {
-        if self.checks.alignment && address % size != 0 {
+        if self.checks.alignment && !address.is_multiple_of(size) {
             return Err(self.misaligned(space, address, size, lane, verb));
         }
         if space == Space::Local {
@@ -252,9 +252,9 @@ fn generic(address: u64) -> (Space, u64) {
 fn is_uniform(lanes: Lanes, addresses: &[u64; LANES]) -> bool {
     let base = addresses[lanes.first()];
     let mut differing = 0;
-    for lane in 0..LANES {
+    for (lane, address) in addresses.iter().enumerate() {
         let active = 0u64.wrapping_sub(u64::from(lanes.mask >> lane & 1));
-        differing |= (addresses[lane] ^ base) & active;
+        differing |= (address ^ base) & active;
     }
     differing == 0
 }
@@ -269,9 +269,9 @@ fn is_consecutive(lanes: Lanes, addresses: &[u64; LANES], size: u64) -> bool {
     }
     let base = addresses[first].wrapping_sub(first as u64 * size);
     let mut differing = 0;
-    for lane in 0..LANES {
+    for (lane, address) in addresses.iter().enumerate() {
         let active = 0u64.wrapping_sub(u64::from(lanes.mask >> lane & 1));
-        differing |= (addresses[lane] ^ base.wrapping_add(lane as u64 * size)) & active;
+        differing |= (address ^ base.wrapping_add(lane as u64 * size)) & active;
     }
     differing == 0
 }
