@@ -42,6 +42,7 @@ pub(super) fn run(
     quantum: u64,
 ) -> Result<Pause, Box<Fault>> {
     let mut limit = warp.next_ready();
+    spaces.party.warp = warp.index;
     let mut steps = 0;
     let mut lane_steps = 0;
     let pause = loop {
@@ -102,6 +103,9 @@ pub(super) fn run(
                 if let Op::Barrier { .. } = &inst.op {
                     break Pause::Barrier;
                 }
+                if matches!(inst.op, Op::WarpSync { .. }) {
+                    spaces.races.advance(warp.index as usize);
+                }
                 let lanes = Lanes { mask: arrived, all: arrived == warp.live };
                 execute(&inst.op, warp, lanes, spaces, counters)?;
                 warp.pc += 1;
@@ -110,6 +114,8 @@ pub(super) fn run(
             op => {
                 if exec != 0 {
                     let lanes = Lanes { mask: exec, all: exec == warp.live };
+                    spaces.party.pc = warp.pc;
+                    spaces.party.step = counters.warp_instructions + steps;
                     execute(op, warp, lanes, spaces, counters)?;
                 }
                 warp.pc += 1;
