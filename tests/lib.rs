@@ -3,11 +3,13 @@
 mod architecture;
 mod bound;
 mod cli;
+mod emulate;
 mod emulator;
 mod generate;
 mod manifest;
 mod origin;
 mod planted;
+mod print;
 mod properties;
 mod property;
 mod ptx;

@@ -13,6 +13,7 @@ mod lexer;
 mod lower;
 pub mod op;
 mod parser;
+mod print;
 mod program;
 mod types;
 

@@ -19,7 +19,7 @@ Arguments, in the order of the kernel's parameters (attnfuzz emulate FILE.ptx --
   TYPE:NUMBER               a number: u32:7  s64:-1  f32:0.5  f16:1  b32:0x3f800000
   [ro:|rw:]buf:TYPE:COUNT:FILL
                             the address of a new buffer; FILL is zero, iota (0, 1, 2, …),
-                            random[:SEED] (floats of -1 to 1), =NUMBER, or uninit (reading it is an error)
+                            random[:SEED] (floats of -1 to 1), =NUMBER, or uninit (not to be read)
   [ro:|rw:]file:PATH        the address of a buffer with a file's bytes;
                             where the parameter is an array of bytes: those bytes
   ptr:NAME[+BYTES]          an address in another argument's buffer
@@ -27,17 +27,18 @@ Arguments, in the order of the kernel's parameters (attnfuzz emulate FILE.ptx --
   hex:0011AAFF              the bytes of the parameter itself
   {ARG,ARG,…}               a struct of such arguments, laid out as C does
 Types are u8 to u64, s8 to s64, b8 to b64 (bits), f16, bf16, f32, f64.
-NAME= before any of them names it in reports, --print and --write; without it a buffer has the parameter's name.
-A kernel may write a buffer unless it is ro. The seed of random is the argument's number unless given.
+NAME= before any of them names it in reports, --print and --write [default: the parameter's name].
+A kernel may write a buffer unless it is ro. The seed of random is the argument's number by default.
 
 Examples:
   attnfuzz emulate saxpy.ptx --list
-  attnfuzz emulate saxpy.ptx --grid 4 --block 256 --arg u32:1000 --arg f32:2 --arg ro:buf:f32:1000:iota \\
-      --arg y=buf:f32:1000:=1.5 --print y:f32:8
-  attnfuzz emulate norm.ptx --entry rms_norm --grid 2,8 --block 128 --shared 4096 --arg out=buf:f16:2048:uninit \\
-      --arg in=ro:file:input.bin --arg '{u32:128,f32:1e-6}' --write out=output.bin
+  attnfuzz emulate saxpy.ptx --grid 4 --block 256 --arg u32:1000 --arg f32:2 \\
+      --arg ro:buf:f32:1000:iota --arg y=buf:f32:1000:=1.5 --print y:f32:8
+  attnfuzz emulate norm.ptx --entry rms_norm --grid 2,8 --block 128 --shared 4096 \\
+      --arg out=buf:f16:2048:uninit --arg in=ro:file:input.bin --arg '{u32:128,f32:1e-6}' \\
+      --write out=output.bin
 
-Exit codes: 0 the launch broke no rule, 2 usage, 4 the emulator can't run this kernel, 100 the kernel broke a rule.";
+Exit codes: 0 no rule broken, 2 usage, 4 the emulator can't run this kernel, 100 a rule broken.";
 
 #[derive(clap::Args)]
 #[command(after_help = GRAMMAR)]
