@@ -6,6 +6,7 @@ mod cli;
 mod emulate;
 mod emulator;
 mod generate;
+mod hostile;
 mod manifest;
 mod origin;
 mod planted;

@@ -2,7 +2,7 @@
 
 use super::form::Form;
 use super::names::{Scope, Symbol};
-use super::{Lowerer, MAX_CALL_DEPTH};
+use super::{Lowerer, MAX_CALL_DEPTH, MAX_TARGETS};
 use crate::ptx::ast::{Function, Operand};
 use crate::ptx::error::Error;
 use crate::ptx::op::{Op, Reg, Wide, Word};
@@ -43,6 +43,7 @@ fn indexed(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     let Symbol::Targets(names) = lw.symbol(list, "list of targets")? else {
         return Err(Error::syntax(lw.at, "a list of targets", format!("`{list}`")));
     };
+    lw.targets = lw.within(lw.targets, names.len(), MAX_TARGETS, "targets of indexed branches")?;
     let index = lw.word_source(index, Type::U32)?;
     let targets = names.iter().map(|n| lw.label(n)).collect::<Result<Box<[u32]>, _>>()?;
     lw.push(Op::BranchIndexed { index, targets });

@@ -23,6 +23,10 @@ use names::{Register, Scope, Slots, Symbol};
 
 /// Calls are inlined; past this many instructions the kernel is refused.
 const MAX_CODE: usize = 1 << 20;
+/// Statements lowered, those of inlined functions each time: calls of functions without instructions count too.
+const MAX_STATEMENTS: usize = 1 << 22;
+/// Targets of all indexed branches.
+const MAX_TARGETS: usize = 1 << 20;
 /// Calls inside calls; PTX recursion shows as passing this.
 const MAX_CALL_DEPTH: usize = 32;
 
@@ -54,6 +58,9 @@ struct Lowerer<'m> {
     /// Innermost function's first scope: names outside it are module-level only.
     function_base: usize,
     call_depth: usize,
+    /// Statements and indexed branch targets so far.
+    statements: usize,
+    targets: usize,
     /// Code index of each label, once placed.
     labels: Vec<Option<u32>>,
     /// Label at the end of the function being inlined; `None` in the kernel itself.
@@ -73,6 +80,8 @@ impl<'m> Lowerer<'m> {
             scopes: vec![Scope::default()],
             function_base: 1,
             call_depth: 0,
+            statements: 0,
+            targets: 0,
             labels: Vec::new(),
             return_label: None,
             layout: layout::Layout::default(),
@@ -88,6 +97,8 @@ impl<'m> Lowerer<'m> {
     }
 
     fn statements(&mut self, statements: &'m [Statement]) -> Result<(), Error> {
+        self.statements =
+            self.within(self.statements, statements.len(), MAX_STATEMENTS, "statements after inlining")?;
         self.scopes.push(Scope::default());
         self.declare_labels(statements)?;
         for statement in statements {
@@ -111,6 +122,15 @@ impl<'m> Lowerer<'m> {
         }
         self.scopes.pop();
         Ok(())
+    }
+
+    /// `count` and `more` together, if that is within `limit`.
+    fn within(&self, count: usize, more: usize, limit: usize, what: &'static str) -> Result<usize, Error> {
+        let found = count.saturating_add(more);
+        if found > limit {
+            return Err(Error::TooLarge { at: self.at, what, limit: limit as u64, found: found as u64 });
+        }
+        Ok(found)
     }
 
     fn declare_labels(&mut self, statements: &'m [Statement]) -> Result<(), Error> {
