@@ -13,6 +13,8 @@ use std::path::Path;
 const MAX_BUFFER_BYTES: u64 = 1 << 30;
 /// Bytes of a parameter block; devices take fewer.
 const MAX_PARAM_BYTES: usize = 1 << 16;
+/// Bytes of local memory of a thread, as devices have.
+const MAX_LOCAL_BYTES: usize = 512 << 10;
 /// What a byte holds that nothing has written.
 const POISON: u8 = 0xa5;
 
@@ -338,6 +340,17 @@ mod tests {
         assert_eq!(bytes(&["buf:f32:64:random", "buf:f32:64:random:1"]), [x.clone(), x.clone()]);
         let value = |c: &[u8]| f32::from_le_bytes([c[0], c[1], c[2], c[3]]);
         assert!(x.chunks(4).all(|c| (-1.0..=1.0).contains(&value(c))));
+    }
+
+    #[test]
+    fn a_kernel_no_device_would_take_is_refused() {
+        let module = |params: &str, body: &str| {
+            let text = format!(".version 8.4\n.target sm_80\n.visible .entry k({params}) {{ {body} ret; }}");
+            let program = crate::ptx::parse(&text).unwrap().lower("k").unwrap();
+            prepare(&program, &vec![parse("hex:00").unwrap(); program.params().len()]).err().unwrap()
+        };
+        assert!(module(".param .b8 p[60000000]", "").contains("expected at most 65536 bytes of parameters"));
+        assert!(module("", ".local .b8 l[60000000];").contains("expected at most 524288 bytes of local memory"));
     }
 
     proptest! {
