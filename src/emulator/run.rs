@@ -115,7 +115,7 @@ pub(super) fn run(
                 if exec != 0 {
                     let lanes = Lanes { mask: exec, all: exec == warp.live };
                     spaces.party.pc = warp.pc;
-                    spaces.party.step = counters.warp_instructions + steps;
+                    spaces.party.step = (counters.warp_instructions + steps) as u32;
                     execute(op, warp, lanes, spaces, counters)?;
                 }
                 warp.pc += 1;

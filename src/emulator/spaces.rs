@@ -202,8 +202,9 @@ impl Spaces<'_> {
         let party = Party { strong, ..self.party };
         match span {
             Span::Uniform(place) if place.is_shared() => self.races.read(place.offset, size, lanes.mask, party),
-            Span::Consecutive { place, first, count } if place.is_shared() => (0..*count)
-                .try_for_each(|i| self.races.read(place.offset + i * size, size, 1 << (first + i), party)),
+            Span::Consecutive { place, first, count } if place.is_shared() => {
+                self.races.read_span(place.offset, size, (*first, *count), party)
+            }
             Span::Scattered(places) => lanes
                 .iter()
                 .filter(|lane| places[*lane].is_shared())
@@ -219,7 +220,8 @@ impl Spaces<'_> {
             return Ok(());
         }
         let party = Party { strong, ..self.party };
-        let same = self.shared.bytes.get(place.offset..place.offset + value.len()) == Some(value);
+        let bytes = &self.shared.bytes;
+        let same = || bytes.get(place.offset..place.offset + value.len()) == Some(value);
         self.races.write(place.offset, value.len(), lane, party, same)
     }
 
