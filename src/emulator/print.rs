@@ -1,7 +1,7 @@
 //! `vprintf` and the texts of failed assertions.
 
 use super::ops::memory::read;
-use super::spaces::{Request, Span, Spaces};
+use super::spaces::{Request, Spaces, Span};
 use super::warp::{LANES, Lanes};
 use crate::ptx::op::AccessSpace;
 
@@ -35,7 +35,9 @@ pub(super) fn formatted(spaces: &Spaces<'_>, format: u64, arguments: u64, lane: 
         }
         let mut longs = 0;
         loop {
-            let Some(conversion) = chars.next() else { return out };
+            let Some(conversion) = chars.next() else {
+                return out;
+            };
             match conversion {
                 'l' | 'z' | 'j' | 't' => longs += 1,
                 '0'..='9' | '.' | '-' | '+' | ' ' | '#' | 'h' => {}
@@ -44,7 +46,15 @@ pub(super) fn formatted(spaces: &Spaces<'_>, format: u64, arguments: u64, lane: 
                     break;
                 }
                 _ => {
-                    let size = if longs > 0 || matches!(conversion, 'f' | 'e' | 'g' | 'a' | 's' | 'p' | 'F' | 'E' | 'G') { 8 } else { 4 };
+                    let size = if longs > 0
+                        || matches!(
+                            conversion,
+                            'f' | 'e' | 'g' | 'a' | 's' | 'p' | 'F' | 'E' | 'G'
+                        ) {
+                        8
+                    } else {
+                        4
+                    };
                     at = at.next_multiple_of(size);
                     let value = value_at(spaces, at, size as usize, lane).unwrap_or(0);
                     at = at.wrapping_add(size);
@@ -72,11 +82,23 @@ fn one(spaces: &Spaces<'_>, conversion: char, value: u64, size: u64, lane: usize
 }
 
 fn value_at(spaces: &Spaces<'_>, address: u64, size: usize, lane: usize) -> Option<u64> {
-    let lanes = Lanes { mask: 1 << lane, all: false };
-    let mut request = Request { space: AccessSpace::Generic, addresses: [address; LANES], size, verb: "read" };
+    let lanes = Lanes {
+        mask: 1 << lane,
+        all: false,
+    };
+    let mut request = Request {
+        space: AccessSpace::Generic,
+        addresses: [address; LANES],
+        size,
+        verb: "read",
+    };
     let place = match spaces.resolve(lanes, &mut request).ok()? {
         Span::Uniform(place) | Span::Consecutive { place, .. } => place,
         Span::Scattered(places) => places[lane],
     };
-    spaces.segment(place).bytes.get(place.offset..place.offset + size).map(read)
+    spaces
+        .segment(place)
+        .bytes
+        .get(place.offset..place.offset + size)
+        .map(read)
 }

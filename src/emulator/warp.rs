@@ -1,6 +1,7 @@
 //! A warp: registers as 32 lanes side by side, and its lanes in groups of equal program counter.
 
 use super::memory::Segment;
+use super::spaces::Place;
 use crate::ptx::op::{Condition, Pred, Special, Wide, Word};
 use crate::ptx::{Program, op::Reg};
 
@@ -81,7 +82,11 @@ impl Registers {
             *target = value;
         } else {
             for lane in 0..LANES {
-                target[lane] = if lanes.mask & 1 << lane != 0 { value[lane] } else { target[lane] };
+                target[lane] = if lanes.mask & 1 << lane != 0 {
+                    value[lane]
+                } else {
+                    target[lane]
+                };
             }
         }
     }
@@ -93,7 +98,11 @@ impl Registers {
             *target = value;
         } else {
             for lane in 0..LANES {
-                target[lane] = if lanes.mask & 1 << lane != 0 { value[lane] } else { target[lane] };
+                target[lane] = if lanes.mask & 1 << lane != 0 {
+                    value[lane]
+                } else {
+                    target[lane]
+                };
             }
         }
     }
@@ -139,6 +148,25 @@ pub(super) struct Warp {
     pub(super) apart: u32,
     /// Waiting at a block barrier, at this instruction.
     pub(super) at_barrier: Option<u32>,
+    pub(super) copies: Copies,
+}
+
+/// Asynchronous copies of a warp that haven't landed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Copies {
+    pub(super) pending: Vec<PendingCopy>,
+    /// For each lane, the number of its open group.
+    pub(super) open: [u32; LANES],
+}
+
+/// One lane's copy under way.
+#[derive(Clone, Debug)]
+pub(super) struct PendingCopy {
+    pub(super) lane: u8,
+    pub(super) group: u32,
+    pub(super) place: Place,
+    pub(super) bytes: [u8; 16],
+    pub(super) size: u8,
 }
 
 /// What a block's registers are filled with.
@@ -190,14 +218,23 @@ impl Warp {
 
     /// Sets the warp to the start of a block.
     pub(super) fn start(&mut self, program: &Program, context: &BlockContext, index: u32) {
-        let threads = context.threads().saturating_sub(index * LANES as u32).min(LANES as u32);
+        let threads = context
+            .threads()
+            .saturating_sub(index * LANES as u32)
+            .min(LANES as u32);
         self.index = index;
-        self.live = if threads == LANES as u32 { u32::MAX } else { (1 << threads) - 1 };
+        self.live = if threads == LANES as u32 {
+            u32::MAX
+        } else {
+            (1 << threads) - 1
+        };
         self.pc = 0;
         self.mask = self.live;
         self.others.clear();
         self.apart = 0;
         self.at_barrier = None;
+        self.copies.pending.clear();
+        self.copies.open = [0; LANES];
         if program.local_bytes() > 0 {
             self.local.initialised = super::BitMap::new(self.local.bytes.len(), false);
             self.local.written = super::BitMap::new(self.local.bytes.len(), false);
@@ -209,7 +246,12 @@ impl Warp {
 
     /// The lowest program counter among groups that can run, apart from the running one.
     pub(super) fn next_ready(&self) -> u32 {
-        self.others.iter().filter(|g| !g.waits).map(|g| g.pc).min().unwrap_or(u32::MAX)
+        self.others
+            .iter()
+            .filter(|g| !g.waits)
+            .map(|g| g.pc)
+            .min()
+            .unwrap_or(u32::MAX)
     }
 }
 

@@ -19,7 +19,10 @@ pub struct Module {
 impl Module {
     /// Names of the kernels, in the order of the text.
     pub fn entries(&self) -> impl Iterator<Item = &str> {
-        self.functions.iter().filter(|f| f.is_entry && f.body.is_some()).map(|f| f.name.as_str())
+        self.functions
+            .iter()
+            .filter(|f| f.is_entry && f.body.is_some())
+            .map(|f| f.name.as_str())
     }
 
     /// The `.target`, such as `sm_80`.
@@ -57,7 +60,11 @@ pub(super) enum Initial {
     Int(u64),
     F32(u32),
     F64(u64),
-    Symbol { name: String, offset: i64, generic: bool },
+    Symbol {
+        name: String,
+        offset: i64,
+        generic: bool,
+    },
 }
 
 /// An `.entry` or a `.func`.
@@ -79,9 +86,15 @@ pub(super) enum Statement {
     Variable(Variable),
     Instruction(Instruction),
     Block(Vec<Statement>),
-    Loc { file: u64, line: u64 },
+    Loc {
+        file: u64,
+        line: u64,
+    },
     /// `name: .branchtargets a, b;`
-    Targets { name: String, labels: Vec<String> },
+    Targets {
+        name: String,
+        labels: Vec<String>,
+    },
 }
 
 /// One instruction.
@@ -122,7 +135,10 @@ pub(super) enum Operand {
     Pair(Box<Operand>, Box<Operand>),
     Vector(Vec<Operand>),
     List(Vec<Operand>),
-    Address { base: Base, offset: i64 },
+    Address {
+        base: Base,
+        offset: i64,
+    },
 }
 
 /// What an address starts from.

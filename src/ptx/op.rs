@@ -77,7 +77,10 @@ pub struct MinMaxMode {
 
 /// One source, one 32-bit result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named after the PTX mnemonics; widths are in the names")]
+#[expect(
+    missing_docs,
+    reason = "named after the PTX mnemonics; widths are in the names"
+)]
 pub enum Unary32 {
     Not,
     Not16,
@@ -111,7 +114,10 @@ pub enum Unary32 {
 
 /// Two sources, one 32-bit result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named after the PTX mnemonics; widths are in the names")]
+#[expect(
+    missing_docs,
+    reason = "named after the PTX mnemonics; widths are in the names"
+)]
 pub enum Binary32 {
     Add,
     Sub,
@@ -152,8 +158,12 @@ pub enum Binary32 {
     SubF32(FloatMode),
     MulF32(FloatMode),
     DivF32(FloatMode),
-    DivApproxF32 { ftz: bool },
-    DivFullF32 { ftz: bool },
+    DivApproxF32 {
+        ftz: bool,
+    },
+    DivFullF32 {
+        ftz: bool,
+    },
     MinF32(MinMaxMode),
     MaxF32(MinMaxMode),
     CopysignF32,
@@ -163,9 +173,16 @@ pub enum Binary32 {
     MinHalf(HalfMode, MinMaxMode),
     MaxHalf(HalfMode, MinMaxMode),
     /// `set` on halves: each half all ones (or 1.0 in the given format) where the comparison holds.
-    SetHalf { mode: HalfMode, compare: Compare, one: u16 },
+    SetHalf {
+        mode: HalfMode,
+        compare: Compare,
+        one: u16,
+    },
     /// `a` in the upper half, `b` in the lower, both f32 (`cvt.rn.f16x2.f32`).
-    PackHalf { mode: HalfMode, rounding: Rounding },
+    PackHalf {
+        mode: HalfMode,
+        rounding: Rounding,
+    },
     /// `a` in the lower half, `b` in the upper (`mov.b32 d, {a, b}`).
     Pack16,
 }
@@ -453,7 +470,10 @@ pub enum BarrierReduction {
 pub enum BarrierKind {
     Sync,
     Arrive,
-    Reduce { reduction: BarrierReduction, source: Condition },
+    Reduce {
+        reduction: BarrierReduction,
+        source: Condition,
+    },
 }
 
 /// Values that are fixed while a block runs and live in slots of their own.
@@ -479,59 +499,321 @@ pub enum Special {
     TotalSharedBytes,
 }
 
+/// Element type of the factors of `mma`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the variants are the formats")]
+pub enum Factor {
+    F16,
+    Bf16,
+    Tf32,
+}
+
+/// `mma.sync.m16n8k*.row.col`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mma {
+    /// Inner dimension: 4, 8 or 16.
+    pub k: u8,
+    /// Format of `a` and `b`.
+    pub factor: Factor,
+    /// Sums are f16, two to a register; otherwise f32.
+    pub half_sums: bool,
+    /// Results.
+    pub d: [Word; 4],
+    /// Fragment of the 16 by k factor.
+    pub a: [Word; 4],
+    /// Fragment of the k by 8 factor.
+    pub b: [Word; 4],
+    /// What is added to.
+    pub c: [Word; 4],
+}
+
+/// `ldmatrix` or `stmatrix`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MatrixAccess {
+    /// `stmatrix`.
+    pub is_store: bool,
+    /// Matrices: 1, 2 or 4.
+    pub count: u8,
+    /// `.trans`.
+    pub transposed: bool,
+    /// State space.
+    pub space: AccessSpace,
+    /// Address of a row, in each lane.
+    pub address: Address,
+    /// One fragment a matrix.
+    pub registers: [Word; 4],
+}
+
+/// `cp.async` from global to shared memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyAsync {
+    /// Shared address.
+    pub to: Address,
+    /// Global address.
+    pub from: Address,
+    /// Bytes written: 4, 8 or 16.
+    pub bytes: u8,
+    /// Bytes read, the rest is zero.
+    pub source_bytes: Option<Word>,
+}
+
 /// One operation.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "operands carry their PTX names: d, a, b, c")]
 pub enum Op {
-    Unary32 { op: Unary32, d: Word, a: Word },
-    Binary32 { op: Binary32, d: Word, a: Word, b: Word },
-    Ternary32 { op: Ternary32, d: Word, a: Word, b: Word, c: Word },
-    Bfi32 { d: Word, a: Word, b: Word, position: Word, length: Word },
-    Unary64 { op: Unary64, d: Wide, a: Wide },
-    Binary64 { op: Binary64, d: Wide, a: Wide, b: Wide },
-    Ternary64 { op: Ternary64, d: Wide, a: Wide, b: Wide, c: Wide },
-    Shift64 { op: Shift64, d: Wide, a: Wide, b: Word },
-    Count64 { op: Count64, d: Word, a: Wide },
-    Bfe64 { signed: bool, d: Wide, a: Wide, position: Word, length: Word },
-    Bfi64 { d: Wide, a: Wide, b: Wide, position: Word, length: Word },
-    MulWide { signed: bool, d: Wide, a: Word, b: Word },
-    MadWide { signed: bool, d: Wide, a: Word, b: Word, c: Wide },
-    Convert { conversion: Conversion, d: Reg, a: Reg },
-    Compare32 { compare: Compare, d: Option<Pred>, q: Option<Pred>, a: Word, b: Word, combine: Option<(Logic, Condition)> },
-    Compare64 { compare: Compare, d: Option<Pred>, q: Option<Pred>, a: Wide, b: Wide, combine: Option<(Logic, Condition)> },
+    Unary32 {
+        op: Unary32,
+        d: Word,
+        a: Word,
+    },
+    Binary32 {
+        op: Binary32,
+        d: Word,
+        a: Word,
+        b: Word,
+    },
+    Ternary32 {
+        op: Ternary32,
+        d: Word,
+        a: Word,
+        b: Word,
+        c: Word,
+    },
+    Bfi32 {
+        d: Word,
+        a: Word,
+        b: Word,
+        position: Word,
+        length: Word,
+    },
+    Unary64 {
+        op: Unary64,
+        d: Wide,
+        a: Wide,
+    },
+    Binary64 {
+        op: Binary64,
+        d: Wide,
+        a: Wide,
+        b: Wide,
+    },
+    Ternary64 {
+        op: Ternary64,
+        d: Wide,
+        a: Wide,
+        b: Wide,
+        c: Wide,
+    },
+    Shift64 {
+        op: Shift64,
+        d: Wide,
+        a: Wide,
+        b: Word,
+    },
+    Count64 {
+        op: Count64,
+        d: Word,
+        a: Wide,
+    },
+    Bfe64 {
+        signed: bool,
+        d: Wide,
+        a: Wide,
+        position: Word,
+        length: Word,
+    },
+    Bfi64 {
+        d: Wide,
+        a: Wide,
+        b: Wide,
+        position: Word,
+        length: Word,
+    },
+    MulWide {
+        signed: bool,
+        d: Wide,
+        a: Word,
+        b: Word,
+    },
+    MadWide {
+        signed: bool,
+        d: Wide,
+        a: Word,
+        b: Word,
+        c: Wide,
+    },
+    Convert {
+        conversion: Conversion,
+        d: Reg,
+        a: Reg,
+    },
+    Compare32 {
+        compare: Compare,
+        d: Option<Pred>,
+        q: Option<Pred>,
+        a: Word,
+        b: Word,
+        combine: Option<(Logic, Condition)>,
+    },
+    Compare64 {
+        compare: Compare,
+        d: Option<Pred>,
+        q: Option<Pred>,
+        a: Wide,
+        b: Wide,
+        combine: Option<(Logic, Condition)>,
+    },
     /// `setp.f16x2`: `d` for the lower halves, `q` for the upper.
-    CompareHalves { compare: Compare, bf16: bool, d: Option<Pred>, q: Option<Pred>, a: Word, b: Word, combine: Option<(Logic, Condition)> },
-    Select32 { d: Word, a: Word, b: Word, p: Condition },
-    Select64 { d: Wide, a: Wide, b: Wide, p: Condition },
-    PredLogic { op: Logic, d: Pred, a: Condition, b: Condition },
-    PredMov { d: Pred, a: Condition },
-    Mov32 { d: Word, a: Word },
-    Mov64 { d: Wide, a: Wide },
+    CompareHalves {
+        compare: Compare,
+        bf16: bool,
+        d: Option<Pred>,
+        q: Option<Pred>,
+        a: Word,
+        b: Word,
+        combine: Option<(Logic, Condition)>,
+    },
+    Select32 {
+        d: Word,
+        a: Word,
+        b: Word,
+        p: Condition,
+    },
+    Select64 {
+        d: Wide,
+        a: Wide,
+        b: Wide,
+        p: Condition,
+    },
+    PredLogic {
+        op: Logic,
+        d: Pred,
+        a: Condition,
+        b: Condition,
+    },
+    PredMov {
+        d: Pred,
+        a: Condition,
+    },
+    Mov32 {
+        d: Word,
+        a: Word,
+    },
+    Mov64 {
+        d: Wide,
+        a: Wide,
+    },
     /// Bits `shift..shift+16` of a word.
-    Extract16 { d: Word, a: Word, shift: u8 },
+    Extract16 {
+        d: Word,
+        a: Word,
+        shift: u8,
+    },
     /// 32 bits of a wide.
-    ExtractWord { d: Word, a: Wide, upper: bool },
+    ExtractWord {
+        d: Word,
+        a: Wide,
+        upper: bool,
+    },
     /// Two words side by side.
-    PackWords { d: Wide, low: Word, high: Word },
-    Load { access: Access, d: [Option<Reg>; 4], address: Address },
-    Store { access: Access, a: [Reg; 4], address: Address },
-    Atomic { op: AtomicOp, ty: Type, space: AccessSpace, d: Option<Reg>, address: Address, b: Reg, c: Option<Reg> },
+    PackWords {
+        d: Wide,
+        low: Word,
+        high: Word,
+    },
+    Load {
+        access: Access,
+        d: [Option<Reg>; 4],
+        address: Address,
+    },
+    Store {
+        access: Access,
+        a: [Reg; 4],
+        address: Address,
+    },
+    Atomic {
+        op: AtomicOp,
+        ty: Type,
+        space: AccessSpace,
+        d: Option<Reg>,
+        address: Address,
+        b: Reg,
+        c: Option<Reg>,
+    },
+    Matrix(Box<MatrixAccess>),
+    Mma(Box<Mma>),
+    CopyAsync(Box<CopyAsync>),
+    CopyCommit,
+    /// All but the latest `pending` groups, or everything.
+    CopyWait {
+        pending: Option<u32>,
+    },
     Prefetch,
-    Branch { target: u32 },
-    BranchIndexed { index: Word, targets: Box<[u32]> },
+    Branch {
+        target: u32,
+    },
+    BranchIndexed {
+        index: Word,
+        targets: Box<[u32]>,
+    },
     Exit,
     Trap,
-    Barrier { kind: BarrierKind, id: Word, count: Option<Word>, aligned: bool },
-    WarpSync { mask: Word },
+    Barrier {
+        kind: BarrierKind,
+        id: Word,
+        count: Option<Word>,
+        aligned: bool,
+    },
+    WarpSync {
+        mask: Word,
+    },
     Fence,
-    Shuffle { mode: ShuffleMode, d: Word, p: Option<Pred>, a: Word, b: Word, c: Word, mask: Word },
-    Vote { mode: VoteMode, d: Word, p: Option<Pred>, a: Condition, mask: Word },
-    Match { all: bool, d: Word, p: Option<Pred>, a: Reg, mask: Word },
-    Redux { op: ReduxOp, d: Word, a: Word, mask: Word },
-    ActiveMask { d: Word },
+    Shuffle {
+        mode: ShuffleMode,
+        d: Word,
+        p: Option<Pred>,
+        a: Word,
+        b: Word,
+        c: Word,
+        mask: Word,
+    },
+    Vote {
+        mode: VoteMode,
+        d: Word,
+        p: Option<Pred>,
+        a: Condition,
+        mask: Word,
+    },
+    Match {
+        all: bool,
+        d: Word,
+        p: Option<Pred>,
+        a: Reg,
+        mask: Word,
+    },
+    Redux {
+        op: ReduxOp,
+        d: Word,
+        a: Word,
+        mask: Word,
+    },
+    ActiveMask {
+        d: Word,
+    },
     /// Warp instructions executed so far, standing in for time.
-    Clock { d: Reg },
-    Print { d: Option<Word>, format: Wide, arguments: Wide },
-    AssertFail { message: Wide, file: Wide, line: Word, function: Wide },
+    Clock {
+        d: Reg,
+    },
+    Print {
+        d: Option<Word>,
+        format: Wide,
+        arguments: Wide,
+    },
+    AssertFail {
+        message: Wide,
+        file: Wide,
+        line: Word,
+        function: Wide,
+    },
     Nop,
 }

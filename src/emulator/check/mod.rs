@@ -7,8 +7,8 @@ pub(super) mod access;
 pub(super) mod race;
 mod violation;
 
-pub use violation::{Site, Violation, ViolationKind};
 pub(super) use violation::{Fault, fault};
+pub use violation::{Site, Violation, ViolationKind};
 
 /// Which checks are on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,11 @@ pub struct Checks {
 
 impl Default for Checks {
     fn default() -> Self {
-        Self { alignment: true, uninitialised: true, read_only: true, shared_races: true }
+        Self {
+            alignment: true,
+            uninitialised: true,
+            read_only: true,
+            shared_races: true,
+        }
     }
 }
