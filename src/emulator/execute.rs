@@ -3,7 +3,7 @@
 use super::check::{Fault, ViolationKind, fault};
 use super::ops::atomic::{Atomic, atomic};
 use super::ops::warp::{Shuffle, matching, redux, shuffle, vote};
-use super::ops::{compare, convert, integer, memory, wide};
+use super::ops::{compare, convert, copy, integer, matrix, memory, wide};
 use super::print;
 use super::run::Counters;
 use super::spaces::Spaces;
@@ -154,6 +154,11 @@ pub(super) fn execute(
         Op::Redux { op, d, a, mask } => redux(r, lanes, *op, *d, *a, *mask),
         Op::ActiveMask { d } => r.set_word(*d, lanes, [lanes.mask; LANES]),
         Op::Clock { d } => r.set_values(*d, lanes, [counters.warp_instructions; LANES]),
+        Op::Matrix(access) => matrix::access(spaces, r, lanes, access)?,
+        Op::Mma(operands) => matrix::mma(r, lanes, operands, spaces.tensor_core),
+        Op::CopyAsync(operands) => copy::issue(spaces, r, &mut warp.copies, lanes, operands)?,
+        Op::CopyCommit => copy::commit(&mut warp.copies, lanes),
+        Op::CopyWait { pending } => copy::wait(spaces, &mut warp.copies, lanes, *pending)?,
         Op::Trap => {
             return Err(fault(ViolationKind::Trap, lanes.first(), "the kernel executed trap"));
         }

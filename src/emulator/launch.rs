@@ -4,7 +4,9 @@ use super::BitMap;
 use super::barrier::Barriers;
 use super::check::race::{Party, cell_bytes};
 use super::check::{Checks, Fault, Site, Violation, ViolationKind, fault};
+use super::coverage::Coverage;
 use super::memory::{Memory, Segment};
+use super::ops::matrix::TensorCore;
 use super::run::{Counters, Pause, run};
 use super::scratch::Scratch;
 use super::spaces::{Pending, Spaces};
@@ -34,6 +36,10 @@ pub struct Options {
     pub instruction_budget: u64,
     /// Which checks are on.
     pub checks: Checks,
+    /// How tensor cores add.
+    pub tensor_core: TensorCore,
+    /// Whether to record [`Coverage`].
+    pub coverage: bool,
     /// Shared memory a block may have, static and dynamic together, in bytes.
     pub shared_limit_bytes: usize,
 }
@@ -44,6 +50,8 @@ impl Default for Options {
             schedule_seed: 0,
             instruction_budget: 1 << 32,
             checks: Checks::default(),
+            tensor_core: TensorCore::AMPERE,
+            coverage: false,
             // What sm_90 grants; smaller devices grant less.
             shared_limit_bytes: 227 * 1024,
         }
@@ -59,6 +67,8 @@ pub struct Stats {
     pub lane_instructions: u64,
     /// What the kernel printed, the first lines of it.
     pub printed: Vec<String>,
+    /// What was reached, if [`Options::coverage`] asked for it; empty otherwise.
+    pub coverage: Coverage,
 }
 
 /// Why a launch didn't finish.
@@ -173,7 +183,10 @@ impl<'a> Grid<'a> {
             constant: segments(Space::Const),
             params: full_segment("kernel parameters", 0, launch.params.to_vec(), false),
             scratch,
-            counters: Counters::default(),
+            counters: Counters {
+                coverage: Coverage::new(if options.coverage { program.code().len() } else { 0 }),
+                ..Counters::default()
+            },
             random: Random(options.schedule_seed),
             cell_bytes: cell_bytes(program),
             pending: None,
@@ -192,6 +205,7 @@ impl<'a> Grid<'a> {
             warp_instructions: self.counters.warp_instructions,
             lane_instructions: self.counters.lane_instructions,
             printed: self.counters.printed,
+            coverage: self.counters.coverage,
         })
     }
 
@@ -260,10 +274,12 @@ impl<'a> Grid<'a> {
             local_bytes: self.program.local_bytes() as u64,
             params: &mut self.params,
             checks: self.options.checks,
+            tensor_core: self.options.tensor_core,
             races: &mut self.scratch.races,
             party: Party::default(),
             pending: &mut self.pending,
         };
+        let run = if self.options.coverage { run::<true> } else { run::<false> };
         let outcome = run(self.program.code(), warp, &mut spaces, &mut self.counters, quantum);
         warp.local = local;
         let after = match outcome {

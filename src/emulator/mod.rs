@@ -11,6 +11,7 @@
 mod barrier;
 mod bitmap;
 mod check;
+mod coverage;
 mod execute;
 mod launch;
 mod memory;
@@ -23,5 +24,7 @@ mod warp;
 
 pub use bitmap::BitMap;
 pub use check::{Checks, Site, Violation, ViolationKind};
+pub use coverage::Coverage;
 pub use launch::{Launch, Options, Stats, Stop, launch};
 pub use memory::{GAP_BYTES, Initialised, Memory, Region, RegionId};
+pub use ops::matrix::TensorCore;

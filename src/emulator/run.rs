@@ -5,6 +5,7 @@
 //! lanes waits for them; only when nobody can move is that a fault.
 
 use super::check::{Fault, ViolationKind, fault};
+use super::coverage::Coverage;
 use super::execute::execute;
 use super::spaces::Spaces;
 use super::warp::{Group, Lanes, Warp};
@@ -28,13 +29,14 @@ pub(super) struct Counters {
     pub(super) warp_instructions: u64,
     pub(super) lane_instructions: u64,
     pub(super) printed: Vec<String>,
+    pub(super) coverage: Coverage,
 }
 
 /// Instructions after which lanes that run apart take turns instead of the lowest program counter going first.
 const TURN: u32 = 1 << 14;
 
 /// Runs up to `quantum` instructions.
-pub(super) fn run(
+pub(super) fn run<const COVERAGE: bool>(
     code: &[Inst],
     warp: &mut Warp,
     spaces: &mut Spaces<'_>,
@@ -57,6 +59,9 @@ pub(super) fn run(
             Guard::Unless(p) => warp.mask & !warp.registers.pred(p),
         };
         lane_steps += u64::from(exec.count_ones());
+        if COVERAGE && inst.guard != Guard::Always {
+            counters.coverage.guard(warp.pc, exec, warp.mask);
+        }
         match &inst.op {
             Op::Branch { target } => {
                 branch(warp, exec, *target);
@@ -90,6 +95,8 @@ pub(super) fn run(
             | Op::Vote { .. }
             | Op::Match { .. }
             | Op::Redux { .. }
+            | Op::Matrix(_)
+            | Op::Mma(_)
                 if exec != 0 =>
             {
                 let arrived = converge(code, warp, exec)?;
@@ -107,6 +114,8 @@ pub(super) fn run(
                     spaces.races.advance(warp.index as usize);
                 }
                 let lanes = Lanes { mask: arrived, all: arrived == warp.live };
+                spaces.party.pc = warp.pc;
+                spaces.party.step = (counters.warp_instructions + steps) as u32;
                 execute(&inst.op, warp, lanes, spaces, counters)?;
                 warp.pc += 1;
                 limit = warp.next_ready();
@@ -115,8 +124,11 @@ pub(super) fn run(
                 if exec != 0 {
                     let lanes = Lanes { mask: exec, all: exec == warp.live };
                     spaces.party.pc = warp.pc;
-                    spaces.party.step = counters.warp_instructions + steps;
+                    spaces.party.step = (counters.warp_instructions + steps) as u32;
                     execute(op, warp, lanes, spaces, counters)?;
+                    if COVERAGE && let Op::Compare32 { d: Some(d), .. } | Op::Compare64 { d: Some(d), .. } = op {
+                        counters.coverage.comparison(warp.pc, warp.registers.pred(*d), exec);
+                    }
                 }
                 warp.pc += 1;
             }
@@ -215,7 +227,9 @@ fn unblock(code: &[Inst], warp: &mut Warp) -> Result<Option<usize>, Box<Fault>> 
     let is_barrier = |g: &Group| matches!(code[g.pc as usize].op, Op::Barrier { .. });
     let barrier = warp.others.iter().position(is_barrier);
     let primary = barrier.unwrap_or(0);
-    let Some(group) = warp.others.get(primary).copied() else { return Ok(None) };
+    let Some(group) = warp.others.get(primary).copied() else {
+        return Ok(None);
+    };
     let others: Vec<Group> = warp.others.iter().copied().filter(|g| *g != group).collect();
     let elsewhere: Vec<String> =
         others.iter().map(|g| format!("lanes {:#010x} at ptx {}", g.mask, code[g.pc as usize].line)).collect();
@@ -262,7 +276,9 @@ fn converge(code: &[Inst], warp: &mut Warp, exec: u32) -> Result<u32, Box<Fault>
 #[inline]
 fn able(code: &[Inst], warp: &Warp, pc: u32, here: u32) -> Result<u32, Box<Fault>> {
     let mask = match &code[pc as usize].op {
-        Op::Barrier { .. } => return Ok(if here == warp.live { here } else { 0 }),
+        Op::Barrier { .. } | Op::Matrix(_) | Op::Mma(_) => {
+            return Ok(if here == warp.live { here } else { 0 });
+        }
         Op::WarpSync { mask }
         | Op::Shuffle { mask, .. }
         | Op::Vote { mask, .. }

@@ -3,6 +3,7 @@
 use super::check::race::{Party, SharedRaces};
 use super::check::{Checks, Fault, ViolationKind, access as check, fault};
 use super::memory::{FIRST_ADDRESS, Segment, segment_before};
+use super::ops::matrix::TensorCore;
 use super::warp::{LANES, Lanes};
 use crate::ptx::op::AccessSpace;
 use crate::ptx::{CONST_WINDOW, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, Space, WINDOW_BYTES};
@@ -17,6 +18,7 @@ pub(super) struct Spaces<'a> {
     pub(super) local_bytes: u64,
     pub(super) params: &'a mut Segment,
     pub(super) checks: Checks,
+    pub(super) tensor_core: TensorCore,
     pub(super) races: &'a mut SharedRaces,
     /// The instruction being executed, for the race check.
     pub(super) party: Party,
@@ -162,7 +164,9 @@ impl Spaces<'_> {
     #[inline]
     fn check_bytes(&mut self, place: Place, count: usize, lane: usize, each: usize) -> Result<(), Box<Fault>> {
         let segment = self.segment(place);
-        let Some(byte) = segment.initialised.first_clear(place.offset, count) else { return Ok(()) };
+        let Some(byte) = segment.initialised.first_clear(place.offset, count) else {
+            return Ok(());
+        };
         let fault = check::uninitialised(segment, byte, lane + (byte - place.offset) / each);
         if !place.is_shared() || !self.checks.shared_races {
             return Err(fault);
@@ -181,6 +185,16 @@ impl Spaces<'_> {
             Span::Consecutive { place, first, count } => self.mark(*place, size * count, *first),
             Span::Scattered(places) => lanes.iter().try_for_each(|lane| self.mark(places[lane], size, lane)),
         }
+    }
+
+    /// Objects to reading bytes of one segment that aren't all there, or that nobody wrote.
+    pub(super) fn check_readable(&mut self, place: Place, count: usize, lane: usize) -> Result<(), Box<Fault>> {
+        let segment = self.segment(place);
+        let address = segment.base + place.offset as u64;
+        if segment.offset(address, count as u64).is_none() {
+            return Err(self.outside(Space::Global, address, count as u64, lane, "read"));
+        }
+        if self.checks.uninitialised { self.check_bytes(place, count, lane, count) } else { Ok(()) }
     }
 
     /// Whether a store must go lane by lane for the race check.
@@ -209,7 +223,7 @@ impl Spaces<'_> {
         match span {
             Span::Uniform(place) if place.is_shared() => self.races.read(place.offset, size, lanes.mask, party),
             Span::Consecutive { place, first, count } if place.is_shared() => {
-                (0..*count).try_for_each(|i| self.races.read(place.offset + i * size, size, 1 << (first + i), party))
+                self.races.read_span(place.offset, size, (*first, *count), party)
             }
             Span::Scattered(places) => lanes
                 .iter()
@@ -232,7 +246,8 @@ impl Spaces<'_> {
             return Ok(());
         }
         let party = Party { strong, ..self.party };
-        let same = self.shared.bytes.get(place.offset..place.offset + value.len()) == Some(value);
+        let bytes = &self.shared.bytes;
+        let same = || bytes.get(place.offset..place.offset + value.len()) == Some(value);
         self.races.write(place.offset, value.len(), lane, party, same)
     }
 

@@ -1,6 +1,7 @@
 //! A warp: registers as 32 lanes side by side, and its lanes in groups of equal program counter.
 
 use super::memory::Segment;
+use super::spaces::Place;
 use crate::ptx::op::{Condition, Pred, Special, Wide, Word};
 use crate::ptx::{Program, op::Reg};
 
@@ -139,6 +140,25 @@ pub(super) struct Warp {
     pub(super) apart: u32,
     /// Waiting at a block barrier, at this instruction.
     pub(super) at_barrier: Option<u32>,
+    pub(super) copies: Copies,
+}
+
+/// Asynchronous copies of a warp that haven't landed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Copies {
+    pub(super) pending: Vec<PendingCopy>,
+    /// For each lane, the number of its open group.
+    pub(super) open: [u32; LANES],
+}
+
+/// One lane's copy under way.
+#[derive(Clone, Debug)]
+pub(super) struct PendingCopy {
+    pub(super) lane: u8,
+    pub(super) group: u32,
+    pub(super) place: Place,
+    pub(super) bytes: [u8; 16],
+    pub(super) size: u8,
 }
 
 /// What a block's registers are filled with.
@@ -198,6 +218,8 @@ impl Warp {
         self.others.clear();
         self.apart = 0;
         self.at_barrier = None;
+        self.copies.pending.clear();
+        self.copies.open = [0; LANES];
         if program.local_bytes() > 0 {
             self.local.initialised = super::BitMap::new(self.local.bytes.len(), false);
             self.local.written = super::BitMap::new(self.local.bytes.len(), false);

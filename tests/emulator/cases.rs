@@ -90,7 +90,9 @@ impl Case {
             if let Some((_, kind)) = line.split_once("//~ VIOLATION ") {
                 case.violations.push((number, kind.trim().to_owned()));
             }
-            let Some((key, rest)) = line.strip_prefix("// ").and_then(|l| l.split_once(": ")) else { continue };
+            let Some((key, rest)) = line.strip_prefix("// ").and_then(|l| l.split_once(": ")) else {
+                continue;
+            };
             let words: Vec<&str> = rest.split_whitespace().collect();
             let bytes = |ty: &str, words: &[&str]| {
                 values(words, ty).iter().flat_map(|v| v.to_le_bytes().into_iter().take(size(ty))).collect()

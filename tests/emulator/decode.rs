@@ -1,6 +1,6 @@
 //! A decode-attention kernel as NVRTC compiled it, against attention in f64.
 
-use attnfuzz::emulator::{Initialised, Launch, Memory, Options, Region, RegionId, Stats, launch};
+use attnfuzz::emulator::{Initialised, Launch, Memory, Options, Region, RegionId, Stats, Stop, launch};
 use attnfuzz::float::Dtype;
 use attnfuzz::ptx;
 
@@ -33,6 +33,42 @@ fn attention_of_a_real_kernel_is_right() {
     }
 }
 
+#[test]
+fn coverage_tells_cases_apart() {
+    let program = ptx::parse(SM80).unwrap().lower("dec_f32_64").unwrap();
+    let reach = |lens: &[usize]| {
+        let case = Case { lens: lens.to_vec(), heads: 2, kv_heads: 1, dim: 64, dtype: Dtype::F32 };
+        let mut setup = case.set_up(1);
+        setup.options.coverage = true;
+        setup.launch(&program, 1).coverage
+    };
+    let mut all = reach(&[5]);
+    assert!(all.count() > 10);
+    assert_eq!(all.merge(&reach(&[5])), 0);
+    // An empty request takes ways that no other does.
+    assert!(all.merge(&reach(&[0])) > 0);
+    assert_eq!(all.points().count(), all.count());
+}
+
+#[test]
+fn launches_the_device_would_refuse_are_refused() {
+    let program = ptx::parse(SM80).unwrap().lower("dec_f32_64").unwrap();
+    let params = vec![0; program.param_bytes()];
+    let good = Launch { grid: [1, 1, 1], block: [32, 1, 1], dynamic_shared_bytes: 0, params: &params };
+    let bad = [
+        Launch { grid: [0, 1, 1], ..good },
+        Launch { grid: [1, 65536, 1], ..good },
+        Launch { block: [1025, 1, 1], ..good },
+        Launch { block: [1, 1, 65], ..good },
+        Launch { dynamic_shared_bytes: 1 << 20, ..good },
+        Launch { params: &params[1..], ..good },
+    ];
+    for shape in bad {
+        let stop = launch(&program, &mut Memory::new(), &shape, &Options::default());
+        assert!(matches!(stop, Err(Stop::BadLaunch(_))), "{stop:?}");
+    }
+}
+
 /// A decoding step of the kernel in `subject/decode.cu`.
 pub(super) struct Case {
     pub(super) lens: Vec<usize>,
@@ -45,6 +81,7 @@ pub(super) struct Case {
 /// A case's tensors, in memory and as numbers.
 pub(super) struct Setup {
     memory: Memory,
+    pub(super) options: Options,
     out: RegionId,
     params: Vec<u8>,
     grid: [u32; 3],
@@ -58,7 +95,7 @@ pub(super) struct Setup {
 impl Setup {
     pub(super) fn launch(&mut self, program: &ptx::Program, seed: u64) -> Stats {
         let shape = Launch { grid: self.grid, block: [128, 1, 1], dynamic_shared_bytes: 0, params: &self.params };
-        let options = Options { schedule_seed: seed, ..Options::default() };
+        let options = Options { schedule_seed: seed, ..self.options };
         launch(program, &mut self.memory, &shape, &options).unwrap_or_else(|stop| panic!("{stop}"))
     }
 }
@@ -104,7 +141,18 @@ impl Case {
             params.extend((n as i32).to_le_bytes());
         }
         params.extend(scale.to_le_bytes());
-        Setup { memory, out, params, grid: [self.heads as u32, batch as u32, 1], q, k, v, capacity, scale }
+        Setup {
+            memory,
+            options: Options::default(),
+            out,
+            params,
+            grid: [self.heads as u32, batch as u32, 1],
+            q,
+            k,
+            v,
+            capacity,
+            scale,
+        }
     }
 
     fn worst_error(&self, program: &ptx::Program, seed: u64) -> (f64, Stats) {

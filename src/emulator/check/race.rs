@@ -29,7 +29,7 @@ pub(in crate::emulator) struct Party {
     pub(in crate::emulator) warp: u32,
     pub(in crate::emulator) pc: u32,
     /// Number of the warp instruction in the launch: lanes of one instruction share it.
-    pub(in crate::emulator) step: u64,
+    pub(in crate::emulator) step: u32,
     /// Atomic or volatile.
     pub(in crate::emulator) strong: bool,
 }
@@ -38,7 +38,8 @@ pub(in crate::emulator) struct Party {
 #[derive(Clone, Debug, Default)]
 pub(in crate::emulator) struct SharedRaces {
     cells: Vec<Cell>,
-    cell_bytes: usize,
+    /// Logarithm of a cell's size.
+    cell_shift: u32,
     clocks: Horizon,
     horizons: Vec<Horizon>,
     /// What strong accesses to a cell have released.
@@ -50,6 +51,8 @@ pub(in crate::emulator) struct SharedRaces {
 #[derive(Clone, Copy, Debug, Default)]
 struct Cell {
     write: Access,
+    /// Instruction of the write.
+    step: u32,
     reads: [Access; 2],
 }
 
@@ -57,25 +60,25 @@ struct Cell {
 struct Access {
     /// 0 for none.
     clock: u32,
-    warp: u32,
     lanes: u32,
     pc: u32,
-    step: u64,
+    warp: u16,
     strong: bool,
 }
 
 impl SharedRaces {
     /// Starts a block. Cells keep their contents: earlier blocks' clocks lie below the new floor.
     pub(in crate::emulator) fn start_block(&mut self, shared_bytes: usize, cell_bytes: usize, warps: usize) {
-        let count = shared_bytes.div_ceil(cell_bytes);
+        let cell_shift = cell_bytes.trailing_zeros();
+        let count = (shared_bytes >> cell_shift) + 1;
         let highest = self.clocks.iter().copied().max().unwrap_or(0).max(self.floor);
-        if self.cell_bytes != cell_bytes || highest > u32::MAX / 2 {
+        if self.cell_shift != cell_shift || highest > u32::MAX / 2 {
             self.cells.clear();
             self.floor = 0;
         } else {
             self.floor = highest;
         }
-        self.cell_bytes = cell_bytes;
+        self.cell_shift = cell_shift;
         self.cells.resize(count.max(self.cells.len()), Cell::default());
         self.clocks = [self.floor + 1; WARPS];
         self.horizons.clear();
@@ -112,25 +115,51 @@ impl SharedRaces {
         party: Party,
     ) -> Result<(), Box<Fault>> {
         let warp = party.warp as usize;
-        let (first, last) = (offset / self.cell_bytes, (offset + bytes - 1) / self.cell_bytes);
+        let (first, last) = (offset >> self.cell_shift, (offset + bytes - 1) >> self.cell_shift);
+        let clock = self.clocks[warp];
         for cell in first..=last {
             if party.strong {
                 self.acquire_cell(cell, warp);
             }
             let horizon = &self.horizons[warp];
-            let Cell { write, reads } = &mut self.cells[cell];
+            let Cell { write, reads, .. } = &mut self.cells[cell];
             if conflicts(write, lanes, party, horizon) {
                 return Err(race(offset, ("read", lanes, party), ("written", *write)));
             }
-            let access = Access {
-                clock: self.clocks[warp],
-                warp: party.warp,
-                lanes,
-                pc: party.pc,
-                step: party.step,
-                strong: party.strong,
-            };
+            let access = Access { clock, warp: party.warp as u16, lanes, pc: party.pc, strong: party.strong };
             note_read(reads, access, horizon);
+        }
+        Ok(())
+    }
+
+    /// `count` lanes from `first` on read `bytes` bytes each, side by side from `offset`.
+    pub(in crate::emulator) fn read_span(
+        &mut self,
+        offset: usize,
+        bytes: usize,
+        (first, count): (usize, usize),
+        party: Party,
+    ) -> Result<(), Box<Fault>> {
+        if party.strong || bytes != 1 << self.cell_shift {
+            return (0..count).try_for_each(|i| self.read(offset + i * bytes, bytes, 1 << (first + i), party));
+        }
+        let start = offset >> self.cell_shift;
+        let warp = party.warp as usize;
+        let (horizon, clock) = (&self.horizons[warp], self.clocks[warp]);
+        // Nothing up to here can conflict with this warp, whoever did it.
+        let settled = horizon.iter().take(self.horizons.len()).copied().min().unwrap_or(0);
+        for (i, cell) in self.cells[start..start + count].iter_mut().enumerate() {
+            let lanes = 1 << (first + i);
+            if cell.write.clock > settled && conflicts(&cell.write, lanes, party, horizon) {
+                return Err(race(offset + i * bytes, ("read", lanes, party), ("written", cell.write)));
+            }
+            let [one, other] = &cell.reads;
+            let has =
+                |r: &Access| u32::from(r.warp) == party.warp && r.clock == clock && r.lanes & lanes != 0 && !r.strong;
+            if !has(one) && !has(other) {
+                let access = Access { clock, warp: party.warp as u16, lanes, pc: party.pc, strong: false };
+                note_read(&mut cell.reads, access, horizon);
+            }
         }
         Ok(())
     }
@@ -144,11 +173,11 @@ impl SharedRaces {
         bytes: usize,
         lane: usize,
         party: Party,
-        same: bool,
+        same: impl Fn() -> bool,
     ) -> Result<(), Box<Fault>> {
         let warp = party.warp as usize;
         let lanes = 1u32 << lane;
-        let (first, last) = (offset / self.cell_bytes, (offset + bytes - 1) / self.cell_bytes);
+        let (first, last) = (offset >> self.cell_shift, (offset + bytes - 1) >> self.cell_shift);
         for cell in first..=last {
             if party.strong {
                 self.acquire_cell(cell, warp);
@@ -157,22 +186,17 @@ impl SharedRaces {
                 join(self.released.entry(cell).or_insert([0; WARPS]), &horizon);
             }
             let horizon = &self.horizons[warp];
-            let Cell { write, reads } = &mut self.cells[cell];
-            let one_instruction = write.warp == party.warp && write.step == party.step;
-            if conflicts(write, lanes, party, horizon) && !(one_instruction && same) {
+            let Cell { write, step, reads } = &mut self.cells[cell];
+            let one_instruction = u32::from(write.warp) == party.warp && *step == party.step;
+            if conflicts(write, lanes, party, horizon) && !(one_instruction && same()) {
                 return Err(race(offset, ("written", lanes, party), ("written", *write)));
             }
             if let Some(read) = reads.iter().find(|read| conflicts(read, lanes, party, horizon)) {
                 return Err(race(offset, ("written", lanes, party), ("read", *read)));
             }
-            *write = Access {
-                clock: self.clocks[warp],
-                warp: party.warp,
-                lanes,
-                pc: party.pc,
-                step: party.step,
-                strong: party.strong,
-            };
+            *step = party.step;
+            *write =
+                Access { clock: self.clocks[warp], warp: party.warp as u16, lanes, pc: party.pc, strong: party.strong };
         }
         Ok(())
     }
@@ -212,7 +236,8 @@ pub(in crate::emulator) fn join(into: &mut Horizon, from: &Horizon) {
 #[inline(always)]
 fn conflicts(earlier: &Access, lanes: u32, party: Party, horizon: &Horizon) -> bool {
     let unordered = earlier.clock > horizon[(earlier.warp as usize) % WARPS];
-    let other_lane = earlier.warp != party.warp || earlier.lanes & !lanes != 0 || lanes & !earlier.lanes != 0;
+    let other_lane =
+        u32::from(earlier.warp) != party.warp || earlier.lanes & !lanes != 0 || lanes & !earlier.lanes != 0;
     unordered && other_lane && !(earlier.strong && party.strong)
 }
 
@@ -238,10 +263,10 @@ fn race(offset: usize, now: (&str, u32, Party), before: (&str, Access)) -> Box<F
     let (earlier_verb, earlier) = before;
     // Name two different lanes.
     let lane = lanes.trailing_zeros().min(LANES as u32 - 1);
-    let own = if earlier.warp == party.warp { 1 << lane } else { 0 };
+    let own = if u32::from(earlier.warp) == party.warp { 1 << lane } else { 0 };
     let rest = if earlier.lanes & !own != 0 { earlier.lanes & !own } else { earlier.lanes };
     let earlier_lane = rest.trailing_zeros().min(LANES as u32 - 1);
-    let lane = if earlier.warp == party.warp && earlier_lane == lane {
+    let lane = if u32::from(earlier.warp) == party.warp && earlier_lane == lane {
         (lanes & !(1 << lane)).trailing_zeros().min(LANES as u32 - 1)
     } else {
         lane
@@ -251,6 +276,6 @@ fn race(offset: usize, now: (&str, u32, Party), before: (&str, Access)) -> Box<F
         party.warp, earlier.warp
     );
     let mut fault = fault(ViolationKind::SharedRace, lane as usize, detail);
-    fault.other = Some((earlier.pc, earlier.warp, earlier_lane));
+    fault.other = Some((earlier.pc, earlier.warp.into(), earlier_lane));
     fault
 }

@@ -27,7 +27,11 @@ pub(in crate::emulator) fn load(
             let bytes = &spaces.segment(*place).bytes[place.offset..place.offset + size];
             for (d, bytes) in d.iter().zip(bytes.chunks_exact(width)) {
                 if let Some(d) = d {
-                    registers.set_values(*d, lanes, [extend(access, read(bytes)); LANES]);
+                    let value = extend(access, read(bytes));
+                    match d {
+                        Reg::Word(d) => registers.set_word(*d, lanes, [value as u32; LANES]),
+                        Reg::Wide(d) => registers.set_wide(*d, lanes, [value; LANES]),
+                    }
                 }
             }
         }

@@ -3,9 +3,11 @@
 pub(super) mod atomic;
 pub(super) mod compare;
 pub(super) mod convert;
+pub(super) mod copy;
 pub(super) mod float;
 pub(super) mod half;
 pub(super) mod integer;
+pub(super) mod matrix;
 pub(super) mod memory;
 pub(super) mod warp;
 pub(super) mod wide;

@@ -123,7 +123,7 @@ fn parameter_move(
 }
 
 /// The address of an operand and the space it is in.
-fn resolve(
+pub(super) fn resolve(
     lw: &mut Lowerer<'_>,
     base: &Base,
     offset: i64,

@@ -10,6 +10,7 @@ mod convert;
 mod form;
 mod layout;
 mod logic;
+mod matrix;
 mod memory;
 mod names;
 mod warp;
@@ -253,6 +254,9 @@ fn dispatch(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
         }
         "bar" | "barrier" | "membar" | "fence" => warp::barrier(lw, form),
         "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => warp::lower(lw, form),
+        "ldmatrix" | "stmatrix" => matrix::access(lw, form),
+        "mma" => matrix::mma(lw, form),
+        "cp" => matrix::copy(lw, form),
         _ => Err(form.unsupported("unknown instruction")),
     }
 }
