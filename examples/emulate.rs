@@ -3,6 +3,8 @@
 //! The kernel reverses a block's numbers through shared memory. With its barrier it is right; without, the emulator
 //! names both sides of the race, whatever the schedule did.
 
+#![expect(clippy::print_stdout, reason = "an example is read at the terminal")]
+
 use attnfuzz::emulator::{Initialised, Launch, Memory, Options, Region, Stop, launch};
 use attnfuzz::ptx::parse;
 

@@ -46,6 +46,18 @@ fn saxpy_computes_and_counts() {
 }
 
 #[test]
+fn coverage_tells_the_outcomes_of_guards_and_comparisons() {
+    let arguments = ["u32:40", "f32:2", "buf:f32:40:zero", "buf:f32:40:zero"];
+    let text = ends(0, &format!("{SAXPY} --grid 2 --block 32 --coverage"), &arguments);
+    let expected = "\
+coverage  2 of 2 guards and comparisons reached; lanes they held for:
+  ptx 19: result none, some: setp.ge.u32 %p1, %r5, %r1;
+  ptx 20: guard none, some: @%p1 bra DONE;
+";
+    assert!(text.ends_with(expected), "{text}");
+}
+
+#[test]
 fn any_schedule_gives_the_same_sums() {
     for seed in 0..4 {
         let words = format!("{REDUCE} --entry reduce --grid 3 --block 64 --seed {seed} --print out");

@@ -6,7 +6,7 @@ mod prepare;
 mod render;
 
 use super::{Exit, Failure};
-use crate::emulator::{Launch, Options, Stop, launch};
+use crate::emulator::{Launch, Options, Stop, TensorCore, launch};
 use crate::ptx::{self, Module, Program, Type};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -79,6 +79,30 @@ pub(super) struct EmulateArgs {
     /// Say how large the program is, how full its warps were and how much of each buffer was written
     #[arg(long)]
     trace_stats: bool,
+    /// After a launch that broke no rule, say which outcomes each guard and comparison had
+    #[arg(long)]
+    coverage: bool,
+    /// How tensor cores add [default: as those of the text's .target]
+    #[arg(long, value_enum, value_name = "GENERATION")]
+    tensor_core: Option<Generation>,
+}
+
+/// A generation of tensor cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Generation {
+    /// sm_80 to sm_89
+    Ampere,
+    /// sm_90 and later
+    Hopper,
+}
+
+impl Generation {
+    /// That of a target such as `sm_90a`.
+    fn of_target(target: &str) -> Self {
+        let digits = target.trim_start_matches("sm_");
+        let digits = &digits[..digits.bytes().take_while(u8::is_ascii_digit).count()];
+        if digits.parse::<u32>().is_ok_and(|n| n >= 90) { Self::Hopper } else { Self::Ampere }
+    }
 }
 
 pub(super) fn run(args: &EmulateArgs) -> Result<Exit, Failure> {
@@ -93,10 +117,10 @@ pub(super) fn run(args: &EmulateArgs) -> Result<Exit, Failure> {
     }
     let entry = entry(&module, args).map_err(|why| Failure::usage(format!("{file}: {why}")))?;
     let program = module.lower(entry).map_err(|e| unreadable(&args.file, &e))?;
-    launch_and_tell(args, &program)
+    launch_and_tell(args, &program, args.tensor_core.unwrap_or(Generation::of_target(module.target())))
 }
 
-fn launch_and_tell(args: &EmulateArgs, program: &Program) -> Result<Exit, Failure> {
+fn launch_and_tell(args: &EmulateArgs, program: &Program, generation: Generation) -> Result<Exit, Failure> {
     let arguments = args.arguments.iter().zip(1..).map(|(text, number)| {
         let wrong = |why| format!("--arg {number} ({text}): {why}\n{}", prepare::parameter_list(program));
         argument::parse(text).map_err(wrong)
@@ -116,7 +140,16 @@ fn launch_and_tell(args: &EmulateArgs, program: &Program) -> Result<Exit, Failur
         dynamic_shared_bytes: args.shared as usize,
         params: &prepared.params,
     };
-    let options = Options { schedule_seed: args.seed, instruction_budget: args.budget, ..Options::default() };
+    let options = Options {
+        schedule_seed: args.seed,
+        instruction_budget: args.budget,
+        coverage: args.coverage,
+        tensor_core: match generation {
+            Generation::Ampere => TensorCore::AMPERE,
+            Generation::Hopper => TensorCore::HOPPER,
+        },
+        ..Options::default()
+    };
     let start = Instant::now();
     let (stats, exit) = match launch(program, &mut prepared.memory, &shape, &options) {
         Ok(stats) => {
@@ -139,6 +172,9 @@ fn launch_and_tell(args: &EmulateArgs, program: &Program) -> Result<Exit, Failur
     let memory = &prepared.memory;
     if args.trace_stats {
         print!("{}", render::trace(stats.as_ref(), program, memory, buffers, seconds));
+    }
+    if let Some(stats) = stats.filter(|_| args.coverage) {
+        print!("{}", render::coverage(program, &stats.coverage));
     }
     for print in prints {
         println!("{}", render::contents(print.buffer, memory, print.ty, print.count));
@@ -213,4 +249,15 @@ fn write_target<'b>(text: &str, buffers: &'b [prepare::Buffer]) -> Result<(&'b p
         return Err(wrong(format!("expected NAME=PATH, found {text:?}")));
     };
     Ok((prepare::find(buffers, name).map_err(wrong)?, path.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_choose_their_tensor_cores() {
+        let found = ["sm_75", "sm_89", "sm_90a", "sm_100", "", "sm_"].map(Generation::of_target);
+        assert_eq!(found.map(|g| g == Generation::Hopper), [false, false, true, true, false, false]);
+    }
 }

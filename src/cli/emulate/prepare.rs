@@ -46,6 +46,10 @@ pub(super) fn prepare(program: &Program, arguments: &[Argument]) -> Result<Prepa
     if program.param_bytes() > MAX_PARAM_BYTES {
         return Err(format!("expected at most {MAX_PARAM_BYTES} bytes of parameters, found {}", program.param_bytes()));
     }
+    if program.local_bytes() > MAX_LOCAL_BYTES {
+        let found = program.local_bytes();
+        return Err(format!("expected at most {MAX_LOCAL_BYTES} bytes of local memory a thread, found {found}"));
+    }
     let mut builder =
         Builder { memory: Memory::new(), buffers: Vec::new(), pointers: Vec::new(), left: MAX_BUFFER_BYTES };
     let mut block = vec![0; program.param_bytes()];

@@ -2,8 +2,10 @@
 
 use super::element;
 use super::prepare::{Buffer, parameter_list};
-use crate::emulator::{Memory, Stats, Violation};
-use crate::ptx::{Module, Program, Type};
+use crate::emulator::{Coverage, Memory, Stats, Violation};
+use crate::ptx::op::Op;
+use crate::ptx::{Guard, Module, Program, Type};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 /// Elements of a line of a buffer.
@@ -92,6 +94,27 @@ pub(super) fn trace(
         let _ = writeln!(text, "buffer    {}: {written} of {size} bytes written", buffer.name);
     }
     text
+}
+
+/// Each guard and comparison of the program, and whether it held for none, some or all of a warp's active lanes.
+pub(super) fn coverage(program: &Program, coverage: &Coverage) -> String {
+    let points: BTreeSet<u32> = coverage.points().collect();
+    let (mut text, mut reached, mut all) = (String::new(), 0, 0);
+    for (inst, index) in program.code().iter().zip(0u32..) {
+        let is_comparison = matches!(inst.op, Op::Compare32 { d: Some(_), .. } | Op::Compare64 { d: Some(_), .. });
+        for (what, first, is_there) in [("guard", 0, inst.guard != Guard::Always), ("result", 3, is_comparison)] {
+            if !is_there {
+                continue;
+            }
+            let held = |(name, bit): (&'static str, u32)| points.contains(&(index * 8 + first + bit)).then_some(name);
+            let outcomes: Vec<&str> = [("none", 0), ("some", 1), ("all", 2)].into_iter().filter_map(held).collect();
+            all += 1;
+            reached += usize::from(!outcomes.is_empty());
+            let outcomes = if outcomes.is_empty() { "never reached".into() } else { outcomes.join(", ") };
+            let _ = writeln!(text, "  ptx {}: {what} {outcomes}: {}", inst.line, program.line(inst.line));
+        }
+    }
+    format!("coverage  {reached} of {all} guards and comparisons reached; lanes they held for:\n{text}")
 }
 
 /// The first `count` elements of a buffer; those that nothing wrote are `?`.
