@@ -21,6 +21,17 @@ pub(in crate::emulator) struct Shuffle {
 pub(in crate::emulator) fn shuffle(registers: &mut Registers, lanes: Lanes, s: Shuffle) -> Result<(), Box<Fault>> {
     let (a, b, c) = (registers.word(s.a), registers.word(s.b), registers.word(s.c));
     let masks = registers.word(s.mask);
+    let is = |values: &[u32; LANES], value: u32| values.iter().fold(0, |bits, v| bits | (v ^ value)) == 0;
+    // The usual butterfly: all lanes, one distance, no segments.
+    if s.mode == ShuffleMode::Bfly && lanes.mask == u32::MAX && is(b, b[0]) && is(c, 31) && is(masks, u32::MAX) {
+        let by = (b[0] & 31) as usize;
+        let out = std::array::from_fn(|lane| a[lane ^ by]);
+        registers.set_word(s.d, lanes, out);
+        if let Some(p) = s.p {
+            registers.set_pred(p, lanes, u32::MAX);
+        }
+        return Ok(());
+    }
     let mut out = [0; LANES];
     let mut preds = 0u32;
     let mut absent = 0u32;
