@@ -195,7 +195,13 @@ impl Spaces<'_> {
 
     /// Objects to reading shared memory that another thread writes.
     #[inline]
-    pub(super) fn check_read_races(&mut self, lanes: Lanes, span: &Span, size: usize, strong: bool) -> Result<(), Box<Fault>> {
+    pub(super) fn check_read_races(
+        &mut self,
+        lanes: Lanes,
+        span: &Span,
+        size: usize,
+        strong: bool,
+    ) -> Result<(), Box<Fault>> {
         if !self.checks.shared_races {
             return Ok(());
         }
@@ -215,7 +221,13 @@ impl Spaces<'_> {
 
     /// Objects to one lane's writing shared memory that another thread accesses. To be asked before the write.
     #[inline]
-    pub(super) fn check_write_race(&mut self, place: Place, lane: usize, value: &[u8], strong: bool) -> Result<(), Box<Fault>> {
+    pub(super) fn check_write_race(
+        &mut self,
+        place: Place,
+        lane: usize,
+        value: &[u8],
+        strong: bool,
+    ) -> Result<(), Box<Fault>> {
         if !place.is_shared() || !self.checks.shared_races {
             return Ok(());
         }

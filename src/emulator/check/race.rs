@@ -154,7 +154,8 @@ impl SharedRaces {
                 return Err(race(offset + i * bytes, ("read", lanes, party), ("written", cell.write)));
             }
             let [one, other] = &cell.reads;
-            let has = |r: &Access| u32::from(r.warp) == party.warp && r.clock == clock && r.lanes & lanes != 0 && !r.strong;
+            let has =
+                |r: &Access| u32::from(r.warp) == party.warp && r.clock == clock && r.lanes & lanes != 0 && !r.strong;
             if !has(one) && !has(other) {
                 let access = Access { clock, warp: party.warp as u16, lanes, pc: party.pc, strong: false };
                 note_read(&mut cell.reads, access, horizon);
@@ -194,13 +195,8 @@ impl SharedRaces {
                 return Err(race(offset, ("written", lanes, party), ("read", *read)));
             }
             *step = party.step;
-            *write = Access {
-                clock: self.clocks[warp],
-                warp: party.warp as u16,
-                lanes,
-                pc: party.pc,
-                strong: party.strong,
-            };
+            *write =
+                Access { clock: self.clocks[warp], warp: party.warp as u16, lanes, pc: party.pc, strong: party.strong };
         }
         Ok(())
     }
@@ -221,7 +217,9 @@ pub(in crate::emulator) fn cell_bytes(program: &crate::ptx::Program) -> usize {
     use crate::ptx::op::{AccessSpace, Op};
     let shared = |space: AccessSpace| matches!(space, AccessSpace::Generic | AccessSpace::Is(Space::Shared));
     let widths = program.code().iter().filter_map(|inst| match &inst.op {
-        Op::Load { access, .. } | Op::Store { access, .. } if shared(access.space) => Some(usize::from(access.element_bytes)),
+        Op::Load { access, .. } | Op::Store { access, .. } if shared(access.space) => {
+            Some(usize::from(access.element_bytes))
+        }
         Op::Atomic { ty, space, .. } if shared(*space) => Some(ty.size_bytes()),
         _ => None,
     });
@@ -238,7 +236,8 @@ pub(in crate::emulator) fn join(into: &mut Horizon, from: &Horizon) {
 #[inline(always)]
 fn conflicts(earlier: &Access, lanes: u32, party: Party, horizon: &Horizon) -> bool {
     let unordered = earlier.clock > horizon[(earlier.warp as usize) % WARPS];
-    let other_lane = u32::from(earlier.warp) != party.warp || earlier.lanes & !lanes != 0 || lanes & !earlier.lanes != 0;
+    let other_lane =
+        u32::from(earlier.warp) != party.warp || earlier.lanes & !lanes != 0 || lanes & !earlier.lanes != 0;
     unordered && other_lane && !(earlier.strong && party.strong)
 }
 
