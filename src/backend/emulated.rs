@@ -12,8 +12,8 @@ use crate::ptx::Program;
 pub struct Emulator;
 
 /// Warp instructions a launch may take: this, and [`BUDGET_PER_ELEMENT`] for each query element times key.
-const BUDGET_BASE: u64 = 4_000_000;
-const BUDGET_PER_ELEMENT: u64 = 100;
+const BUDGET_BASE: u64 = 50_000_000;
+const BUDGET_PER_ELEMENT: u64 = 2000;
 
 impl Backend for Emulator {
     fn kind(&self) -> BackendKind {
