@@ -263,9 +263,10 @@ fn unblock(code: &[Inst], warp: &mut Warp) -> Result<Option<usize>, Box<Fault>> 
             return Ok(Some(index));
         }
     }
+    // A warp operation names the lanes it misses, so it says more than a barrier that others wait at.
     let is_barrier = |g: &Group| matches!(code[g.pc as usize].op, Op::Barrier { .. });
-    let barrier = warp.others.iter().position(is_barrier);
-    let primary = barrier.unwrap_or(0);
+    let operation = warp.others.iter().position(|g| !is_barrier(g));
+    let primary = operation.unwrap_or(0);
     let Some(group) = warp.others.get(primary).copied() else {
         return Ok(None);
     };
@@ -280,9 +281,9 @@ fn unblock(code: &[Inst], warp: &mut Warp) -> Result<Option<usize>, Box<Fault>> 
         .map(|g| format!("lanes {:#010x} at ptx {}", g.mask, code[g.pc as usize].line))
         .collect();
     let elsewhere = elsewhere.join(", ");
-    let (kind, what) = match barrier {
-        Some(_) => (ViolationKind::DivergentBarrier, "a barrier"),
-        None => (ViolationKind::AbsentLane, "a warp operation"),
+    let (kind, what) = match operation {
+        Some(_) => (ViolationKind::AbsentLane, "a warp operation"),
+        None => (ViolationKind::DivergentBarrier, "a barrier"),
     };
     let detail = format!(
         "lanes {:#010x} wait at {what} for lanes that never come: {elsewhere}",
