@@ -9,6 +9,8 @@ use attnfuzz::ptx;
 pub(super) const SM75: &str = include_str!("subject/decode_sm75.ptx");
 pub(super) const SM80: &str = include_str!("subject/decode_sm80.ptx");
 
+const CUDA13: &str = include_str!("subject/decode_cuda13.ptx");
+
 #[test]
 fn attention_of_a_real_kernel_is_right() {
     for (text, entry, dtype, dim) in [
@@ -19,6 +21,9 @@ fn attention_of_a_real_kernel_is_right() {
         (SM80, "dec_f32_128", Dtype::F32, 128),
         (SM80, "dec_f16_128", Dtype::F16, 128),
         (SM80, "dec_bf16_128", Dtype::Bf16, 128),
+        (CUDA13, "dec_f32_128", Dtype::F32, 128),
+        (CUDA13, "dec_f16_128", Dtype::F16, 128),
+        (CUDA13, "dec_bf16_128", Dtype::Bf16, 128),
     ] {
         let program = ptx::parse(text).unwrap().lower(entry).unwrap();
         for (lens, heads, kv_heads, seed) in [(vec![0, 1, 33], 6, 2, 1), (vec![70], 28, 4, 2)] {
