@@ -150,8 +150,20 @@ fn validate(program: &Program, launch: &Launch<'_>, options: &Options) -> Result
             options.shared_limit_bytes
         ));
     }
+    let (words, wides, preds) = program.slots();
+    let per_warp = (words * 4 + wides * 8) * LANES + preds * 4 + program.local_bytes() * LANES;
+    let state_bytes = per_warp as u64 * threads.div_ceil(LANES as u64);
+    if state_bytes > MAX_STATE_BYTES {
+        let detail = format!(
+            "registers and local memory of a block take {state_bytes} bytes, at most {MAX_STATE_BYTES} are supported"
+        );
+        return Err(Stop::Unsupported { detail });
+    }
     Ok(())
 }
+
+/// Registers and local memory of one block; more is refused rather than allocated.
+const MAX_STATE_BYTES: u64 = 1 << 30;
 
 /// State of a running launch.
 struct Grid<'a> {

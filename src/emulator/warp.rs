@@ -193,23 +193,13 @@ impl BlockContext {
 }
 
 impl Warp {
-    /// Makes room for a program and writes its constants; once a launch.
+    /// Makes room for a program; once a launch.
     pub(super) fn prepare(&mut self, program: &Program) {
         let (words, wides, preds) = program.slots();
         let registers = &mut self.registers;
         registers.words.resize(words, [0; LANES]);
         registers.wides.resize(wides, [0; LANES]);
         registers.preds.resize(preds, 0);
-        let constants = program.constants();
-        for (slot, value) in &constants.words {
-            registers.words[slot.0 as usize] = [*value; LANES];
-        }
-        for (slot, value) in &constants.wides {
-            registers.wides[slot.0 as usize] = [*value; LANES];
-        }
-        for (slot, value) in &constants.preds {
-            registers.preds[slot.0 as usize] = if *value { u32::MAX } else { 0 };
-        }
         self.local.name.clear();
         self.local.name.push_str("local frame");
         self.local.bytes.resize(program.local_bytes() * LANES, 0);
@@ -236,11 +226,31 @@ impl Warp {
         self.copies.pending.clear();
         self.copies.open = [0; LANES];
         if program.local_bytes() > 0 {
+            self.local.bytes.fill(0);
             self.local.initialised = super::BitMap::new(self.local.bytes.len(), false);
             self.local.written = super::BitMap::new(self.local.bytes.len(), false);
         }
+        self.reset_registers(program);
         for (slot, special) in program.specials() {
             self.registers.words[slot.0 as usize] = special_value(*special, context, index);
+        }
+    }
+
+    /// Zeros and constants: a kernel that reads a register before writing it must do the same every time.
+    fn reset_registers(&mut self, program: &Program) {
+        let registers = &mut self.registers;
+        registers.words.fill([0; LANES]);
+        registers.wides.fill([0; LANES]);
+        registers.preds.fill(0);
+        let constants = program.constants();
+        for (slot, value) in &constants.words {
+            registers.words[slot.0 as usize] = [*value; LANES];
+        }
+        for (slot, value) in &constants.wides {
+            registers.wides[slot.0 as usize] = [*value; LANES];
+        }
+        for (slot, value) in &constants.preds {
+            registers.preds[slot.0 as usize] = if *value { u32::MAX } else { 0 };
         }
     }
 

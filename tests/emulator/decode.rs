@@ -70,6 +70,26 @@ fn coverage_tells_cases_apart() {
 }
 
 #[test]
+fn the_same_seed_gives_the_same_run_whatever_ran_before() {
+    let module = ptx::parse(SM80).unwrap();
+    let program = module.lower("dec_f16_128").unwrap();
+    let case = Case {
+        lens: vec![7, 40],
+        heads: 4,
+        kv_heads: 2,
+        dim: 128,
+        dtype: Dtype::F16,
+    };
+    let mut fresh = case.set_up(3);
+    let first = fresh.launch(&program, 5);
+    let mut used = case.set_up(3);
+    used.launch(&program, 9);
+    used.launch(&module.lower("dec_bf16_128").unwrap(), 1);
+    assert_eq!(used.launch(&program, 5), first);
+    assert_eq!(used.memory.bytes(used.out), fresh.memory.bytes(fresh.out));
+}
+
+#[test]
 fn launches_the_device_would_refuse_are_refused() {
     let program = ptx::parse(SM80).unwrap().lower("dec_f32_64").unwrap();
     let params = vec![0; program.param_bytes()];
