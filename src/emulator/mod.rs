@@ -6,11 +6,16 @@
 //! Deliberately absent: timing, caches, and any knowledge of what the kernel is for. The module's own `.global`
 //! variables start anew at each launch. Blocks run one after the other, so a block that spins on another is a hang.
 //!
+//! Not supported, and refused by name when lowering: `wmma`, `wgmma`, integer `mma`, `mbarrier`, clusters, bulk and
+//! tensor-map copies, carry chains, f64 rounding other than to nearest, textures, indirect calls and recursion. Races in
+//! global memory aren't looked for.
+//!
 //! Source: the PTX ISA manual; the CUDA programming guide on independent thread scheduling.
 
 mod barrier;
 mod bitmap;
 mod check;
+mod coverage;
 mod execute;
 mod launch;
 mod memory;
@@ -23,5 +28,7 @@ mod warp;
 
 pub use bitmap::BitMap;
 pub use check::{Checks, Site, Violation, ViolationKind};
+pub use coverage::Coverage;
 pub use launch::{Launch, Options, Stats, Stop, launch};
 pub use memory::{GAP_BYTES, Initialised, Memory, Region, RegionId};
+pub use ops::matrix::TensorCore;

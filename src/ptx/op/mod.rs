@@ -4,6 +4,15 @@
 //! (which also hold 8- and 16-bit registers, zero-extended) and 64-bit wides. Constants have slots of their own, so that
 //! no operation has an immediate form.
 
+mod arithmetic;
+mod matrix;
+
+pub use arithmetic::{
+    Binary32, Binary64, Compare, Count64, FloatMode, HalfMode, Logic, MinMaxMode, Relation,
+    Rounding, Shift64, Ternary32, Ternary64, Unary32, Unary64,
+};
+pub use matrix::{CopyAsync, Factor, MatrixAccess, Mma};
+
 use super::types::{Space, Type};
 
 /// Slot in the 32-bit file.
@@ -24,303 +33,6 @@ pub struct Pred(pub u32);
 pub enum Reg {
     Word(Word),
     Wide(Wide),
-}
-
-/// Rounding of a floating-point result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "IEEE 754 rounding directions")]
-pub enum Rounding {
-    Nearest,
-    /// To nearest, ties away from zero (`.rna`).
-    NearestAway,
-    Zero,
-    Down,
-    Up,
-}
-
-/// Modifiers of an f32 or f64 operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FloatMode {
-    /// `.rn`, `.rz`, `.rm`, `.rp`.
-    pub rounding: Rounding,
-    /// `.ftz`: subnormal inputs and results become zero of the same sign.
-    pub ftz: bool,
-    /// `.sat`: the result is clamped to 0..=1, NaN becomes +0.
-    pub sat: bool,
-}
-
-/// Modifiers of an f16 or bf16 operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct HalfMode {
-    /// bf16 rather than f16.
-    pub bf16: bool,
-    /// Two values in a word.
-    pub packed: bool,
-    /// `.ftz`.
-    pub ftz: bool,
-    /// `.sat`.
-    pub sat: bool,
-    /// `.relu`: negative results become +0, NaN the canonical NaN.
-    pub relu: bool,
-}
-
-/// min and max treat NaN in two ways.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct MinMaxMode {
-    /// `.NaN`: a NaN operand makes the result the canonical NaN; otherwise the other operand wins.
-    pub nan: bool,
-    /// `.ftz`.
-    pub ftz: bool,
-    /// `.xorsign.abs`.
-    pub xorsign_abs: bool,
-}
-
-/// One source, one 32-bit result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named after the PTX mnemonics; widths are in the names")]
-pub enum Unary32 {
-    Not,
-    Not16,
-    Neg,
-    Neg16,
-    Abs,
-    Abs16,
-    Cnot,
-    Popc,
-    Clz,
-    Brev,
-    BfindU { shiftamt: bool },
-    BfindS { shiftamt: bool },
-    NegF32 { ftz: bool },
-    AbsF32 { ftz: bool },
-    RcpF32(FloatMode),
-    SqrtF32(FloatMode),
-    Ex2Approx { ftz: bool },
-    Lg2Approx { ftz: bool },
-    RcpApprox { ftz: bool },
-    SqrtApprox { ftz: bool },
-    RsqrtApprox { ftz: bool },
-    SinApprox { ftz: bool },
-    CosApprox { ftz: bool },
-    TanhApprox,
-    NegHalf(HalfMode),
-    AbsHalf(HalfMode),
-    Ex2Half(HalfMode),
-    TanhHalf(HalfMode),
-}
-
-/// Two sources, one 32-bit result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named after the PTX mnemonics; widths are in the names")]
-pub enum Binary32 {
-    Add,
-    Sub,
-    MulLo,
-    MulHiU,
-    MulHiS,
-    Mul24LoU,
-    Mul24LoS,
-    DivU,
-    DivS,
-    RemU,
-    RemS,
-    MinU,
-    MinS,
-    MaxU,
-    MaxS,
-    And,
-    Or,
-    Xor,
-    Shl,
-    ShrU,
-    ShrS,
-    AddSatS,
-    SubSatS,
-    Add16,
-    Sub16,
-    MulLo16,
-    MulHiU16,
-    MulHiS16,
-    MulWideS16,
-    DivS16,
-    RemS16,
-    MinS16,
-    MaxS16,
-    Shl16,
-    ShrS16,
-    AddF32(FloatMode),
-    SubF32(FloatMode),
-    MulF32(FloatMode),
-    DivF32(FloatMode),
-    DivApproxF32 {
-        ftz: bool,
-    },
-    DivFullF32 {
-        ftz: bool,
-    },
-    MinF32(MinMaxMode),
-    MaxF32(MinMaxMode),
-    CopysignF32,
-    AddHalf(HalfMode),
-    SubHalf(HalfMode),
-    MulHalf(HalfMode),
-    MinHalf(HalfMode, MinMaxMode),
-    MaxHalf(HalfMode, MinMaxMode),
-    /// `set` on halves: each half all ones (or 1.0 in the given format) where the comparison holds.
-    SetHalf {
-        mode: HalfMode,
-        compare: Compare,
-        one: u16,
-    },
-    /// `a` in the upper half, `b` in the lower, both f32 (`cvt.rn.f16x2.f32`).
-    PackHalf {
-        mode: HalfMode,
-        rounding: Rounding,
-    },
-    /// `a` in the lower half, `b` in the upper (`mov.b32 d, {a, b}`).
-    Pack16,
-}
-
-/// Three sources, one 32-bit result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named after the PTX mnemonics")]
-pub enum Ternary32 {
-    MadLo,
-    MadHiU,
-    MadHiS,
-    MadLo16,
-    SadU,
-    SadS,
-    FmaF32(FloatMode),
-    FmaHalf(HalfMode),
-    BfeU,
-    BfeS,
-    Lop3(u8),
-    Prmt,
-    PrmtF4e,
-    PrmtB4e,
-    PrmtRc8,
-    PrmtEcl,
-    PrmtEcr,
-    PrmtRc16,
-    ShfL { wrap: bool },
-    ShfR { wrap: bool },
-    Dp4a { a_signed: bool, b_signed: bool },
-}
-
-/// One 64-bit source and result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named after the PTX mnemonics")]
-pub enum Unary64 {
-    Not,
-    Neg,
-    Abs,
-    Cnot,
-    Brev,
-    NegF64,
-    AbsF64,
-    RcpF64,
-    SqrtF64,
-    RcpApproxF64,
-    RsqrtApproxF64,
-}
-
-/// Two 64-bit sources, one 64-bit result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named after the PTX mnemonics")]
-pub enum Binary64 {
-    Add,
-    Sub,
-    MulLo,
-    MulHiU,
-    MulHiS,
-    DivU,
-    DivS,
-    RemU,
-    RemS,
-    MinU,
-    MinS,
-    MaxU,
-    MaxS,
-    And,
-    Or,
-    Xor,
-    AddF64,
-    SubF64,
-    MulF64,
-    DivF64,
-    MinF64,
-    MaxF64,
-    CopysignF64,
-}
-
-/// Three 64-bit sources, one 64-bit result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named after the PTX mnemonics")]
-pub enum Ternary64 {
-    MadLo,
-    MadHiU,
-    MadHiS,
-    FmaF64,
-}
-
-/// Shifts of a 64-bit value by a 32-bit amount.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named after the PTX mnemonics")]
-pub enum Shift64 {
-    Shl,
-    ShrU,
-    ShrS,
-}
-
-/// A 64-bit source, a 32-bit count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named after the PTX mnemonics")]
-pub enum Count64 {
-    Popc,
-    Clz,
-    BfindU { shiftamt: bool },
-    BfindS { shiftamt: bool },
-}
-
-/// What a comparison tests; the unordered forms hold for NaN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named after the PTX comparison operators")]
-pub enum Relation {
-    Eq,
-    Ne,
-    Lt,
-    Le,
-    Gt,
-    Ge,
-    Equ,
-    Neu,
-    Ltu,
-    Leu,
-    Gtu,
-    Geu,
-    Num,
-    Nan,
-}
-
-/// A comparison of two values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Compare {
-    /// The test.
-    pub relation: Relation,
-    /// What the bits mean.
-    pub ty: Type,
-    /// `.ftz`.
-    pub ftz: bool,
-}
-
-/// Boolean operations on predicates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named after the PTX mnemonics")]
-pub enum Logic {
-    And,
-    Or,
-    Xor,
 }
 
 /// A predicate as a source, possibly negated.
@@ -464,7 +176,10 @@ pub enum BarrierReduction {
 pub enum BarrierKind {
     Sync,
     Arrive,
-    Reduce { reduction: BarrierReduction, source: Condition },
+    Reduce {
+        reduction: BarrierReduction,
+        source: Condition,
+    },
 }
 
 /// Values that are fixed while a block runs and live in slots of their own.
@@ -672,6 +387,14 @@ pub enum Op {
         address: Address,
         b: Reg,
         c: Option<Reg>,
+    },
+    Matrix(Box<MatrixAccess>),
+    Mma(Box<Mma>),
+    CopyAsync(Box<CopyAsync>),
+    CopyCommit,
+    /// All but the latest `pending` groups, or everything.
+    CopyWait {
+        pending: Option<u32>,
     },
     Prefetch,
     Branch {

@@ -1,0 +1,90 @@
+//! What a launch has reached: outcomes of guards and comparisons, by how many of the active lanes they held for.
+//!
+//! Straight-line GPU code decides by predicates and selections more than by branches, so edges alone say little. For each
+//! instruction there are six marks: its guard held for none, some, all of the active lanes; the comparison it made held
+//! for none, some, all of them. A conditional branch is a guarded instruction, so its two edges and its divergence are
+//! three of these marks.
+
+/// Marks a program's launches have set. Mergeable across launches of one program.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    marks: Vec<u8>,
+}
+
+impl Coverage {
+    /// No marks, for a program of `instructions` instructions.
+    pub fn new(instructions: usize) -> Self {
+        Self {
+            marks: vec![0; instructions],
+        }
+    }
+
+    /// Adds the marks of another launch. Returns how many were new.
+    pub fn merge(&mut self, other: &Self) -> usize {
+        self.marks
+            .resize(self.marks.len().max(other.marks.len()), 0);
+        let mut new = 0;
+        for (own, others) in self.marks.iter_mut().zip(&other.marks) {
+            new += (others & !*own).count_ones() as usize;
+            *own |= others;
+        }
+        new
+    }
+
+    /// Marks set, as numbers that stay the same for one program.
+    pub fn points(&self) -> impl Iterator<Item = u32> {
+        self.marks.iter().zip(0u32..).flat_map(|(marks, i)| {
+            (0..8)
+                .filter(move |bit| marks >> bit & 1 == 1)
+                .map(move |bit| i * 8 + bit)
+        })
+    }
+
+    /// Number of marks set.
+    pub fn count(&self) -> usize {
+        self.marks.iter().map(|m| m.count_ones() as usize).sum()
+    }
+
+    /// A guard held for `held` of the lanes `active`.
+    #[inline(always)]
+    pub(super) fn guard(&mut self, pc: u32, held: u32, active: u32) {
+        self.mark(pc, class(held, active));
+    }
+
+    /// A comparison held for `held` of the lanes `active`.
+    #[inline(always)]
+    pub(super) fn comparison(&mut self, pc: u32, held: u32, active: u32) {
+        self.mark(pc, class(held & active, active) << 3);
+    }
+
+    fn mark(&mut self, pc: u32, bits: u8) {
+        if let Some(marks) = self.marks.get_mut(pc as usize) {
+            *marks |= bits;
+        }
+    }
+}
+
+fn class(held: u32, active: u32) -> u8 {
+    match held {
+        0 => 1,
+        held if held == active => 4,
+        _ => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merging_counts_what_is_new() {
+        let mut all = Coverage::new(2);
+        let mut one = Coverage::new(2);
+        one.guard(0, 0, 3);
+        one.comparison(1, 7, 3);
+        assert_eq!(one.points().collect::<Vec<_>>(), [0, 13]);
+        assert_eq!(all.merge(&one), 2);
+        assert_eq!(all.merge(&one), 0);
+        assert_eq!(all.count(), 2);
+    }
+}

@@ -1,0 +1,202 @@
+//! `ldmatrix`, `stmatrix` and `mma.sync`.
+//!
+//! Tensor cores don't round each addition: they align all products and the accumulator to the largest exponent, cut
+//! each to a fixed number of bits, add exactly and cut the result (Fasi et al., "Numerical behavior of NVIDIA tensor
+//! cores", 2021). How many bits and how many products at a time differs between generations: [`TensorCore`].
+
+use super::LANES;
+use super::half::{decode_half, encode_half};
+use super::memory::{effective, read, write};
+use crate::emulator::check::Fault;
+use crate::emulator::spaces::{Request, Spaces};
+use crate::emulator::warp::{Lanes, Registers};
+use crate::float::fused::{Direction, to_f32_directed};
+use crate::ptx::op::{Factor, MatrixAccess, Mma, Rounding};
+
+/// How a generation of tensor cores adds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TensorCore {
+    /// Bits kept below the largest exponent.
+    pub fraction_bits: u32,
+    /// Products added at a time; longer sums go in steps of it.
+    pub step: usize,
+}
+
+impl TensorCore {
+    /// sm_80 to sm_89.
+    pub const AMPERE: Self = Self {
+        fraction_bits: 24,
+        step: 8,
+    };
+    /// sm_90 and later.
+    pub const HOPPER: Self = Self {
+        fraction_bits: 25,
+        step: 16,
+    };
+}
+
+/// `ldmatrix`/`stmatrix`: lanes 8j to 8j+7 give the addresses of the rows of matrix j.
+pub(in crate::emulator) fn access(
+    spaces: &mut Spaces<'_>,
+    registers: &mut Registers,
+    lanes: Lanes,
+    m: &MatrixAccess,
+) -> Result<(), Box<Fault>> {
+    const ROW_BYTES: usize = 16;
+    let count = usize::from(m.count);
+    let givers = Lanes {
+        mask: lanes.mask & (u32::MAX >> (32 - 8 * count)),
+        all: false,
+    };
+    let verb = if m.is_store { "wrote" } else { "read" };
+    let addresses = effective(registers, m.address);
+    let mut request = Request {
+        space: m.space,
+        addresses,
+        size: ROW_BYTES,
+        verb,
+    };
+    let span = spaces.resolve(givers, &mut request)?;
+    if m.is_store {
+        spaces.mark_written(givers, &span, ROW_BYTES)?;
+    } else {
+        spaces.check_initialised(givers, &span, ROW_BYTES)?;
+        spaces.check_read_races(givers, &span, ROW_BYTES, false)?;
+    }
+    for (matrix, register) in m.registers.iter().enumerate().take(count) {
+        let mut elements = [[0u16; 8]; 8];
+        if m.is_store {
+            let fragment = *registers.word(*register);
+            for (lane, word) in fragment.iter().enumerate() {
+                for half in 0..2 {
+                    let (row, column) = element(lane, half, m.transposed);
+                    elements[row][column] = (word >> (16 * half)) as u16;
+                }
+            }
+        }
+        for (row, elements) in elements.iter_mut().enumerate() {
+            let lane = 8 * matrix + row;
+            let place = span.place(lane, ROW_BYTES);
+            if m.is_store {
+                let mut bytes = [0; ROW_BYTES];
+                for (bytes, element) in bytes.chunks_exact_mut(2).zip(elements.iter()) {
+                    write(bytes, u64::from(*element));
+                }
+                spaces.check_write_race(place, lane, &bytes, false)?;
+                spaces.segment_mut(place).bytes[place.offset..place.offset + ROW_BYTES]
+                    .copy_from_slice(&bytes);
+            } else {
+                let bytes = &spaces.segment(place).bytes[place.offset..place.offset + ROW_BYTES];
+                for (bytes, element) in bytes.chunks_exact(2).zip(elements) {
+                    *element = read(bytes) as u16;
+                }
+            }
+        }
+        if !m.is_store {
+            let fragment = std::array::from_fn(|lane| {
+                let half = |half| {
+                    let (row, column) = element(lane, half, m.transposed);
+                    u32::from(elements[row][column])
+                };
+                half(0) | half(1) << 16
+            });
+            registers.set_word(*register, lanes, fragment);
+        }
+    }
+    Ok(())
+}
+
+/// Row and column of a lane's lower (0) or upper (1) half.
+fn element(lane: usize, half: usize, transposed: bool) -> (usize, usize) {
+    let (row, column) = (lane / 4, lane % 4 * 2 + half);
+    if transposed {
+        (column, row)
+    } else {
+        (row, column)
+    }
+}
+
+/// `mma.sync.m16n8k*`.
+pub(in crate::emulator) fn mma(registers: &mut Registers, lanes: Lanes, m: &Mma, core: TensorCore) {
+    let k = usize::from(m.k);
+    let mut a = [[0f64; 16]; 16];
+    let mut b = [[0f64; 8]; 16];
+    for lane in 0..LANES {
+        let (group, member) = (lane / 4, lane % 4);
+        if m.factor == Factor::Tf32 {
+            let value = |bits: u32| f64::from(f32::from_bits(bits & !0x1fff));
+            for (r, word) in m.a.iter().enumerate().take(k / 2) {
+                a[group + 8 * (r % 2)][member + 4 * (r / 2)] = value(registers.word(*word)[lane]);
+            }
+            for (r, word) in m.b.iter().enumerate().take(k / 4) {
+                b[member + 4 * r][group] = value(registers.word(*word)[lane]);
+            }
+        } else {
+            let bf16 = m.factor == Factor::Bf16;
+            for half in 0..2 {
+                let value = |bits: u32| decode_half(bf16, (bits >> (16 * half)) as u16);
+                for (r, word) in m.a.iter().enumerate().take(k / 4) {
+                    a[group + 8 * (r % 2)][member * 2 + 8 * (r / 2) + half] =
+                        value(registers.word(*word)[lane]);
+                }
+                for (r, word) in m.b.iter().enumerate().take(k / 8) {
+                    b[member * 2 + 8 * r + half][group] = value(registers.word(*word)[lane]);
+                }
+            }
+        }
+    }
+    let result = |lane: usize, i: usize| {
+        let (row, column) = (lane / 4 + 8 * (i / 2), lane % 4 * 2 + i % 2);
+        let before = if m.half_sums {
+            decode_half(
+                false,
+                (registers.word(m.c[i / 2])[lane] >> (16 * (i % 2))) as u16,
+            )
+        } else {
+            f64::from(f32::from_bits(registers.word(m.c[i])[lane]))
+        };
+        let mut products = [0f64; 16];
+        for (step, product) in products.iter_mut().enumerate().take(k) {
+            *product = a[row][step] * b[step][column];
+        }
+        products[..k]
+            .chunks(core.step)
+            .fold(before, |sum, products| add(core, sum, products))
+    };
+    let out: [[u32; LANES]; 4] = std::array::from_fn(|r| {
+        std::array::from_fn(|lane| {
+            if m.half_sums {
+                let half = |i| u32::from(encode_half(false, Rounding::Nearest, result(lane, i)));
+                return if r < 2 {
+                    half(2 * r) | half(2 * r + 1) << 16
+                } else {
+                    0
+                };
+            }
+            super::float::canonical(result(lane, r) as f32)
+        })
+    });
+    for (d, out) in m.d.iter().zip(&out).take(if m.half_sums { 2 } else { 4 }) {
+        registers.set_word(*d, lanes, *out);
+    }
+}
+
+/// One step: align, cut, add, cut to f32.
+fn add(core: TensorCore, sum: f64, products: &[f64]) -> f64 {
+    let terms = || products.iter().copied().chain(std::iter::once(sum));
+    if terms().any(|t| !t.is_finite()) {
+        return terms().sum();
+    }
+    let exponent = |t: f64| (t.to_bits() >> 52 & 0x7ff) as i32 - 1023;
+    let Some(largest) = terms().filter(|t| *t != 0.0).map(exponent).max() else {
+        return terms().sum();
+    };
+    let shift = core.fraction_bits as i32 - largest;
+    let (up, down) = (power_of_two(shift), power_of_two(-shift));
+    let total: i64 = terms().map(|t| (t * up) as i64).sum();
+    f64::from(to_f32_directed(total as f64 * down, Direction::Zero))
+}
+
+fn power_of_two(exponent: i32) -> f64 {
+    f64::from_bits(((exponent + 1023).clamp(1, 2046) as u64) << 52)
+}
