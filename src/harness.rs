@@ -9,6 +9,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod ptx;
+
 use crate::backend::cuda::{Cuda, Unavailable};
 use crate::backend::{Backend, Emulator, Kernel, OpenError, shipped_names};
 use crate::campaign::{Found, minimise};

@@ -5,11 +5,14 @@
 mod architecture;
 mod bound;
 mod cli;
+mod emulate;
 mod emulator;
 mod generate;
+mod hostile;
 mod manifest;
 mod origin;
 mod planted;
+mod print;
 mod properties;
 mod property;
 mod ptx;

@@ -5,6 +5,7 @@
 mod backends;
 mod compile;
 mod doctor;
+mod emulate;
 mod fuzz;
 mod kernels;
 mod replay;
@@ -70,6 +71,8 @@ enum Command {
     Doctor,
     /// Make a kernel's PTX from its source, or check that it is fresh
     Compile(CompileArgs),
+    /// Run one launch of any kernel's PTX in the emulator, with arguments of yours
+    Emulate(emulate::EmulateArgs),
 }
 
 /// Where kernels run.
@@ -214,6 +217,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Kernels) => kernels::run(),
         Some(Command::Doctor) => doctor::run(),
         Some(Command::Compile(args)) => compile::run(&args),
+        Some(Command::Emulate(args)) => emulate::run(&args),
     };
     match result {
         Ok(exit) => exit.into(),

@@ -4,7 +4,7 @@ use super::error::Position;
 use super::types::{Space, Type};
 
 /// One PTX module. Made by [`super::parse`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Module {
     pub(super) version: (u32, u32),
     pub(super) target: String,
@@ -19,10 +19,7 @@ pub struct Module {
 impl Module {
     /// Names of the kernels, in the order of the text.
     pub fn entries(&self) -> impl Iterator<Item = &str> {
-        self.functions
-            .iter()
-            .filter(|f| f.is_entry && f.body.is_some())
-            .map(|f| f.name.as_str())
+        self.functions.iter().filter(|f| f.is_entry && f.body.is_some()).map(|f| f.name.as_str())
     }
 
     /// The `.target`, such as `sm_80`.
@@ -37,7 +34,7 @@ impl Module {
 }
 
 /// A variable or a group of registers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Variable {
     pub(super) name: String,
     pub(super) space: Space,
@@ -55,20 +52,16 @@ pub(super) struct Variable {
 }
 
 /// One element of an initialiser.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Initial {
     Int(u64),
     F32(u32),
     F64(u64),
-    Symbol {
-        name: String,
-        offset: i64,
-        generic: bool,
-    },
+    Symbol { name: String, offset: i64, generic: bool },
 }
 
 /// An `.entry` or a `.func`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Function {
     pub(super) name: String,
     pub(super) is_entry: bool,
@@ -80,7 +73,7 @@ pub(super) struct Function {
 }
 
 /// One line of a function's body.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Statement {
     Label(String, Position),
     Variable(Variable),
@@ -98,7 +91,7 @@ pub(super) enum Statement {
 }
 
 /// One instruction.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Instruction {
     /// Guarding predicate, and whether it is negated.
     pub(super) guard: Option<(String, bool)>,
@@ -121,7 +114,7 @@ impl Instruction {
 }
 
 /// One operand.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Operand {
     /// Register, variable, label, or special register with its component (`%tid.x`).
     Name(String),
@@ -142,7 +135,7 @@ pub(super) enum Operand {
 }
 
 /// What an address starts from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Base {
     Name(String),
     Absolute,
