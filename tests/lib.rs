@@ -10,5 +10,6 @@ mod origin;
 mod planted;
 mod properties;
 mod property;
+mod ptx;
 mod replay;
 mod shrink;

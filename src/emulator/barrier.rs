@@ -1,5 +1,6 @@
 //! The sixteen named barriers of a block.
 
+use super::check::race::{Horizon, SharedRaces, join};
 use super::check::{Fault, ViolationKind, fault};
 use super::warp::{LANES, Lanes, Warp};
 use crate::ptx::Inst;
@@ -9,6 +10,8 @@ use crate::ptx::op::{BarrierKind, BarrierReduction, Op};
 #[derive(Debug, Default)]
 pub(super) struct Barriers {
     barriers: [Barrier; 16],
+    /// What warps did before they exited: later barriers come after it.
+    exited: Horizon,
 }
 
 #[derive(Debug, Default)]
@@ -20,11 +23,19 @@ struct Barrier {
     waiting: Vec<usize>,
     ayes: u32,
     nays: u32,
+    /// What those that arrived have done, for those that leave.
+    horizon: Horizon,
 }
 
 impl Barriers {
     /// A warp is at a barrier instruction with all its living lanes.
-    pub(super) fn arrive(&mut self, code: &[Inst], warps: &mut [Warp], chosen: usize) -> Result<(), Box<Fault>> {
+    pub(super) fn arrive(
+        &mut self,
+        code: &[Inst],
+        warps: &mut [Warp],
+        chosen: usize,
+        races: &mut SharedRaces,
+    ) -> Result<(), Box<Fault>> {
         let warp = &mut warps[chosen];
         let Op::Barrier { kind, id, count, .. } = &code[warp.pc as usize].op else {
             return Ok(());
@@ -53,6 +64,7 @@ impl Barriers {
             return Err(fault);
         }
         barrier.expected = expected;
+        join(&mut barrier.horizon, &races.release(chosen));
         barrier.arrived += LANES as u32;
         if let BarrierKind::Reduce { source, .. } = kind {
             let bits = warp.registers.condition(*source);
@@ -65,12 +77,14 @@ impl Barriers {
             warp.at_barrier = Some(warp.pc);
             barrier.waiting.push(chosen);
         }
-        self.release(code, warps)
+        self.release(code, warps, races);
+        Ok(())
     }
 
     /// A warp has exited: those that wait for all may have all.
-    pub(super) fn after_exit(&mut self, code: &[Inst], warps: &mut [Warp]) -> Result<(), Box<Fault>> {
-        self.release(code, warps)
+    pub(super) fn after_exit(&mut self, code: &[Inst], warps: &mut [Warp], chosen: usize, races: &mut SharedRaces) {
+        join(&mut self.exited, &races.release(chosen));
+        self.release(code, warps, races);
     }
 
     /// The block can't go on: the first warp that still waits, if any.
@@ -85,7 +99,7 @@ impl Barriers {
         Some((first, fault))
     }
 
-    fn release(&mut self, code: &[Inst], warps: &mut [Warp]) -> Result<(), Box<Fault>> {
+    fn release(&mut self, code: &[Inst], warps: &mut [Warp], races: &mut SharedRaces) {
         let living = warps.iter().filter(|w| w.live != 0).count() as u32 * LANES as u32;
         for barrier in &mut self.barriers {
             if barrier.arrived == 0 || barrier.arrived < barrier.expected.unwrap_or(living) {
@@ -104,10 +118,14 @@ impl Barriers {
                 }
                 warp.pc += 1;
                 warp.at_barrier = None;
+                races.acquire(waiting, &barrier.horizon);
+                // A barrier for all waits for exits too; a counted one knows only those it counts.
+                if barrier.expected.is_none() {
+                    races.acquire(waiting, &self.exited);
+                }
             }
             *barrier = Barrier::default();
         }
-        Ok(())
     }
 }
 

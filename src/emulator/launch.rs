@@ -2,11 +2,12 @@
 
 use super::BitMap;
 use super::barrier::Barriers;
+use super::check::race::{Party, cell_bytes};
 use super::check::{Checks, Fault, Site, Violation, ViolationKind, fault};
 use super::memory::{Memory, Segment};
 use super::run::{Counters, Pause, run};
 use super::scratch::Scratch;
-use super::spaces::Spaces;
+use super::spaces::{Pending, Spaces};
 use super::warp::{BlockContext, LANES, Warp};
 use crate::ptx::{Program, Space};
 use thiserror::Error;
@@ -133,6 +134,8 @@ struct Grid<'a> {
     scratch: &'a mut Scratch,
     counters: Counters,
     random: Random,
+    cell_bytes: usize,
+    pending: Option<Pending>,
 }
 
 impl<'a> Grid<'a> {
@@ -172,6 +175,8 @@ impl<'a> Grid<'a> {
             scratch,
             counters: Counters::default(),
             random: Random(options.schedule_seed),
+            cell_bytes: cell_bytes(program),
+            pending: None,
         })
     }
 
@@ -201,6 +206,7 @@ impl<'a> Grid<'a> {
         };
         self.scratch.shared.initialised = BitMap::new(shared_bytes, false);
         self.scratch.shared.written = BitMap::new(shared_bytes, false);
+        self.scratch.races.start_block(shared_bytes, self.cell_bytes, self.scratch.warps.len());
         for (index, warp) in self.scratch.warps.iter_mut().enumerate() {
             warp.start(self.program, &context, index as u32);
         }
@@ -227,9 +233,10 @@ impl<'a> Grid<'a> {
             };
             self.turn(chosen, &context, &mut barriers)?;
         }
-        match barriers.stuck(&self.scratch.warps) {
-            Some((warp, fault)) => Err(self.stop(warp, fault, &context)),
-            None => Ok(()),
+        match (barriers.stuck(&self.scratch.warps), &self.pending) {
+            (Some((warp, fault)), _) => Err(self.stop(warp, *fault, &context)),
+            (None, Some(Pending { pc, warp, fault })) => Err(self.stop_at(*pc, *warp, *fault.clone(), &context)),
+            (None, None) => Ok(()),
         }
     }
 
@@ -239,7 +246,7 @@ impl<'a> Grid<'a> {
         if left == 0 {
             let detail = format!("more than {} warp instructions: the kernel hangs", self.options.instruction_budget);
             let lane = self.scratch.warps[chosen].mask.trailing_zeros() as usize;
-            return Err(self.stop(chosen, fault(ViolationKind::BudgetExhausted, lane, detail), context));
+            return Err(self.stop(chosen, *fault(ViolationKind::BudgetExhausted, lane, detail), context));
         }
         let quantum = (256 + self.random.below(1792)).min(left);
         let warp = &mut self.scratch.warps[chosen];
@@ -253,25 +260,39 @@ impl<'a> Grid<'a> {
             local_bytes: self.program.local_bytes() as u64,
             params: &mut self.params,
             checks: self.options.checks,
+            races: &mut self.scratch.races,
+            party: Party::default(),
+            pending: &mut self.pending,
         };
         let outcome = run(self.program.code(), warp, &mut spaces, &mut self.counters, quantum);
         warp.local = local;
         let after = match outcome {
             Ok(Pause::Quantum) => Ok(()),
-            Ok(Pause::Barrier) => barriers.arrive(self.program.code(), &mut self.scratch.warps, chosen),
-            Ok(Pause::Finished) => barriers.after_exit(self.program.code(), &mut self.scratch.warps),
+            Ok(Pause::Barrier) => barriers.arrive(self.program.code(), &mut self.scratch.warps, chosen, &mut self.scratch.races),
+            Ok(Pause::Finished) => {
+                barriers.after_exit(self.program.code(), &mut self.scratch.warps, chosen, &mut self.scratch.races);
+                Ok(())
+            }
             Err(fault) => Err(fault),
         };
-        after.map_err(|fault| self.stop(chosen, fault, context))
+        after.map_err(|fault| self.stop(chosen, *fault, context))
     }
 
     /// Adds where it happened to what a handler found.
     #[cold]
-    fn stop(&self, warp: usize, fault: Box<Fault>, context: &BlockContext) -> Stop {
-        let pc = self.scratch.warps[warp].pc;
+    fn stop(&self, warp: usize, fault: Fault, context: &BlockContext) -> Stop {
+        match &self.pending {
+            Some(pending) if fault.kind != ViolationKind::SharedRace => {
+                self.stop_at(pending.pc, pending.warp, *pending.fault.clone(), context)
+            }
+            _ => self.stop_at(self.scratch.warps[warp].pc, warp as u32, fault, context),
+        }
+    }
+
+    fn stop_at(&self, pc: u32, warp: u32, fault: Fault, context: &BlockContext) -> Stop {
         Stop::Violation(Box::new(Violation {
             kind: fault.kind,
-            site: self.site(pc, warp as u32, fault.lane, context),
+            site: self.site(pc, warp, fault.lane, context),
             detail: fault.detail,
             other: fault.other.map(|(pc, warp, lane)| self.site(pc, warp, lane, context)),
         }))

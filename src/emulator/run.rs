@@ -42,6 +42,7 @@ pub(super) fn run(
     quantum: u64,
 ) -> Result<Pause, Box<Fault>> {
     let mut limit = warp.next_ready();
+    spaces.party.warp = warp.index;
     let mut steps = 0;
     let mut lane_steps = 0;
     let pause = loop {
@@ -102,6 +103,9 @@ pub(super) fn run(
                 if let Op::Barrier { .. } = &inst.op {
                     break Pause::Barrier;
                 }
+                if matches!(inst.op, Op::WarpSync { .. }) {
+                    spaces.races.advance(warp.index as usize);
+                }
                 let lanes = Lanes { mask: arrived, all: arrived == warp.live };
                 execute(&inst.op, warp, lanes, spaces, counters)?;
                 warp.pc += 1;
@@ -110,6 +114,8 @@ pub(super) fn run(
             op => {
                 if exec != 0 {
                     let lanes = Lanes { mask: exec, all: exec == warp.live };
+                    spaces.party.pc = warp.pc;
+                    spaces.party.step = counters.warp_instructions + steps;
                     execute(op, warp, lanes, spaces, counters)?;
                 }
                 warp.pc += 1;
@@ -200,29 +206,28 @@ fn regroup_apart(code: &[Inst], warp: &mut Warp) -> Result<bool, Box<Fault>> {
 }
 
 /// With every group waiting, finds one whose missing lanes have exited. Nobody to wait for is a fault.
-fn unblock(code: &[Inst], warp: &Warp) -> Result<Option<usize>, Box<Fault>> {
+fn unblock(code: &[Inst], warp: &mut Warp) -> Result<Option<usize>, Box<Fault>> {
     for (index, group) in warp.others.iter().enumerate() {
         if able(code, warp, group.pc, group.mask)? != 0 {
             return Ok(Some(index));
         }
     }
-    let Some(group) = warp.others.first() else {
-        return Ok(None);
-    };
-    let lane = group.mask.trailing_zeros() as usize;
-    let elsewhere: Vec<String> = warp
-        .others
-        .iter()
-        .skip(1)
-        .map(|g| format!("lanes {:#010x} at ptx {}", g.mask, code[g.pc as usize].line))
-        .collect();
+    let is_barrier = |g: &Group| matches!(code[g.pc as usize].op, Op::Barrier { .. });
+    let barrier = warp.others.iter().position(is_barrier);
+    let primary = barrier.unwrap_or(0);
+    let Some(group) = warp.others.get(primary).copied() else { return Ok(None) };
+    let others: Vec<Group> = warp.others.iter().copied().filter(|g| *g != group).collect();
+    let elsewhere: Vec<String> =
+        others.iter().map(|g| format!("lanes {:#010x} at ptx {}", g.mask, code[g.pc as usize].line)).collect();
     let elsewhere = elsewhere.join(", ");
-    let is_barrier = warp.others.iter().find(|g| matches!(code[g.pc as usize].op, Op::Barrier { .. }));
-    let kind = if is_barrier.is_some() { ViolationKind::DivergentBarrier } else { ViolationKind::AbsentLane };
-    let what = if is_barrier.is_some() { "the barrier" } else { "the warp operation" };
+    let (kind, what) = match barrier {
+        Some(_) => (ViolationKind::DivergentBarrier, "a barrier"),
+        None => (ViolationKind::AbsentLane, "a warp operation"),
+    };
     let detail = format!("lanes {:#010x} wait at {what} for lanes that never come: {elsewhere}", group.mask);
-    let mut fault = fault(kind, lane, detail);
-    fault.other = warp.others.get(1).map(|g| (g.pc, warp.index, g.mask.trailing_zeros()));
+    warp.pc = group.pc;
+    let mut fault = fault(kind, group.mask.trailing_zeros() as usize, detail);
+    fault.other = others.first().map(|g| (g.pc, warp.index, g.mask.trailing_zeros()));
     Err(fault)
 }
 
@@ -284,10 +289,8 @@ fn able(code: &[Inst], warp: &Warp, pc: u32, here: u32) -> Result<u32, Box<Fault
         let own = mask[lane];
         let differing = (Lanes { mask: own & able, all: false }).iter().find(|other| mask[*other] != own);
         if let Some(other) = differing {
-            let detail = format!(
-                "lane {lane} names lane {other} in its mask {own:#010x}, which names {:#010x} itself",
-                mask[other]
-            );
+            let detail =
+                format!("lane {lane} names lane {other} in its mask {own:#010x}, which names {:#010x} itself", mask[other]);
             return Err(fault(ViolationKind::WarpMask, lane, detail));
         }
     }

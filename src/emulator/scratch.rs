@@ -7,4 +7,5 @@ use super::warp::Warp;
 pub(crate) struct Scratch {
     pub(super) warps: Vec<Warp>,
     pub(super) shared: super::memory::Segment,
+    pub(super) races: super::check::race::SharedRaces,
 }

@@ -1,5 +1,6 @@
 //! The state spaces of a running warp: addresses to bytes, under the checks.
 
+use super::check::race::{Party, SharedRaces};
 use super::check::{Checks, Fault, ViolationKind, access as check, fault};
 use super::memory::{FIRST_ADDRESS, Segment, segment_before};
 use super::warp::{LANES, Lanes};
@@ -16,6 +17,20 @@ pub(super) struct Spaces<'a> {
     pub(super) local_bytes: u64,
     pub(super) params: &'a mut Segment,
     pub(super) checks: Checks,
+    pub(super) races: &'a mut SharedRaces,
+    /// The instruction being executed, for the race check.
+    pub(super) party: Party,
+    /// The first read of shared memory that nobody had written yet: if another thread writes it later without a barrier
+    /// between, it is a race that the schedule happened to lose, so it is reported only if no race turns up.
+    pub(super) pending: &'a mut Option<Pending>,
+}
+
+/// A violation that is held back until the block ends.
+#[derive(Clone, Debug)]
+pub(super) struct Pending {
+    pub(super) pc: u32,
+    pub(super) warp: u32,
+    pub(super) fault: Box<Fault>,
 }
 
 /// A segment, and an offset into it.
@@ -26,9 +41,8 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The place some bytes on, in the same segment.
-    pub(super) fn after(self, bytes: usize) -> Self {
-        Self { offset: self.offset + bytes, ..self }
+    fn is_shared(self) -> bool {
+        matches!(self.store, Store::Shared)
     }
 }
 
@@ -60,6 +74,18 @@ pub(super) enum Span {
     Consecutive { place: Place, first: usize, count: usize },
     /// All in one segment: each lane's place.
     Scattered(Box<[Place; LANES]>),
+}
+
+impl Span {
+    /// Where one of the lanes' bytes are, of `size` each.
+    #[inline]
+    pub(super) fn place(&self, lane: usize, size: usize) -> Place {
+        match self {
+            Self::Uniform(place) => *place,
+            Self::Consecutive { place, first, .. } => Place { offset: place.offset + (lane - first) * size, ..*place },
+            Self::Scattered(places) => places[lane],
+        }
+    }
 }
 
 impl Spaces<'_> {
@@ -102,7 +128,7 @@ impl Spaces<'_> {
             let count = lanes.mask.count_ones() as usize;
             if is_consecutive(lanes, &request.addresses, size)
                 && let Some(place) = self.find(space, base, size * count as u64)
-                && (base % size == 0 || !self.checks.alignment)
+                && (base.is_multiple_of(size) || !self.checks.alignment)
             {
                 return Ok(Span::Consecutive { place, first, count });
             }
@@ -120,22 +146,31 @@ impl Spaces<'_> {
 
     /// Objects to reading bytes that nobody wrote.
     #[inline]
-    pub(super) fn check_initialised(&self, lanes: Lanes, span: &Span, size: usize) -> Result<(), Box<Fault>> {
+    pub(super) fn check_initialised(&mut self, lanes: Lanes, span: &Span, size: usize) -> Result<(), Box<Fault>> {
         if !self.checks.uninitialised {
             return Ok(());
         }
-        let at = |place: Place, count: usize, lane: usize, each: usize| {
-            let segment = self.segment(place);
-            match segment.initialised.first_clear(place.offset, count) {
-                None => Ok(()),
-                Some(byte) => Err(check::uninitialised(segment, byte, lane + (byte - place.offset) / each)),
-            }
-        };
         match span {
-            Span::Uniform(place) => at(*place, size, lanes.first(), size),
-            Span::Consecutive { place, first, count } => at(*place, size * count, *first, size),
-            Span::Scattered(places) => lanes.iter().try_for_each(|lane| at(places[lane], size, lane, size)),
+            Span::Uniform(place) => self.check_bytes(*place, size, lanes.first(), size),
+            Span::Consecutive { place, first, count } => self.check_bytes(*place, size * count, *first, size),
+            Span::Scattered(places) => {
+                lanes.iter().try_for_each(|lane| self.check_bytes(places[lane], size, lane, size))
+            }
         }
+    }
+
+    #[inline]
+    fn check_bytes(&mut self, place: Place, count: usize, lane: usize, each: usize) -> Result<(), Box<Fault>> {
+        let segment = self.segment(place);
+        let Some(byte) = segment.initialised.first_clear(place.offset, count) else { return Ok(()) };
+        let fault = check::uninitialised(segment, byte, lane + (byte - place.offset) / each);
+        if !place.is_shared() || !self.checks.shared_races {
+            return Err(fault);
+        }
+        if self.pending.is_none() {
+            *self.pending = Some(Pending { pc: self.party.pc, warp: self.party.warp, fault });
+        }
+        Ok(())
     }
 
     /// Objects to writing what the kernel may only read; otherwise marks the bytes as written.
@@ -146,6 +181,46 @@ impl Spaces<'_> {
             Span::Consecutive { place, first, count } => self.mark(*place, size * count, *first),
             Span::Scattered(places) => lanes.iter().try_for_each(|lane| self.mark(places[lane], size, lane)),
         }
+    }
+
+    /// Whether a store must go lane by lane for the race check.
+    #[inline]
+    pub(super) fn watches_writes(&self, span: &Span) -> bool {
+        let shared = match span {
+            Span::Uniform(place) | Span::Consecutive { place, .. } => place.is_shared(),
+            Span::Scattered(places) => places.iter().any(|place| place.is_shared()),
+        };
+        shared && self.checks.shared_races
+    }
+
+    /// Objects to reading shared memory that another thread writes.
+    #[inline]
+    pub(super) fn check_read_races(&mut self, lanes: Lanes, span: &Span, size: usize, strong: bool) -> Result<(), Box<Fault>> {
+        if !self.checks.shared_races {
+            return Ok(());
+        }
+        let party = Party { strong, ..self.party };
+        match span {
+            Span::Uniform(place) if place.is_shared() => self.races.read(place.offset, size, lanes.mask, party),
+            Span::Consecutive { place, first, count } if place.is_shared() => (0..*count)
+                .try_for_each(|i| self.races.read(place.offset + i * size, size, 1 << (first + i), party)),
+            Span::Scattered(places) => lanes
+                .iter()
+                .filter(|lane| places[*lane].is_shared())
+                .try_for_each(|lane| self.races.read(places[lane].offset, size, 1 << lane, party)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Objects to one lane's writing shared memory that another thread accesses. To be asked before the write.
+    #[inline]
+    pub(super) fn check_write_race(&mut self, place: Place, lane: usize, value: &[u8], strong: bool) -> Result<(), Box<Fault>> {
+        if !place.is_shared() || !self.checks.shared_races {
+            return Ok(());
+        }
+        let party = Party { strong, ..self.party };
+        let same = self.shared.bytes.get(place.offset..place.offset + value.len()) == Some(value);
+        self.races.write(place.offset, value.len(), lane, party, same)
     }
 
     fn mark(&mut self, place: Place, count: usize, lane: usize) -> Result<(), Box<Fault>> {
@@ -160,7 +235,7 @@ impl Spaces<'_> {
     }
 
     fn locate(&self, space: Space, address: u64, size: u64, lane: usize, verb: &str) -> Result<Place, Box<Fault>> {
-        if self.checks.alignment && address % size != 0 {
+        if self.checks.alignment && !address.is_multiple_of(size) {
             return Err(self.misaligned(space, address, size, lane, verb));
         }
         if space == Space::Local {
@@ -255,9 +330,9 @@ fn generic(address: u64) -> (Space, u64) {
 fn is_uniform(lanes: Lanes, addresses: &[u64; LANES]) -> bool {
     let base = addresses[lanes.first()];
     let mut differing = 0;
-    for lane in 0..LANES {
+    for (lane, address) in addresses.iter().enumerate() {
         let active = 0u64.wrapping_sub(u64::from(lanes.mask >> lane & 1));
-        differing |= (addresses[lane] ^ base) & active;
+        differing |= (address ^ base) & active;
     }
     differing == 0
 }
@@ -272,9 +347,9 @@ fn is_consecutive(lanes: Lanes, addresses: &[u64; LANES], size: u64) -> bool {
     }
     let base = addresses[first].wrapping_sub(first as u64 * size);
     let mut differing = 0;
-    for lane in 0..LANES {
+    for (lane, address) in addresses.iter().enumerate() {
         let active = 0u64.wrapping_sub(u64::from(lanes.mask >> lane & 1));
-        differing |= (addresses[lane] ^ base.wrapping_add(lane as u64 * size)) & active;
+        differing |= (address ^ base.wrapping_add(lane as u64 * size)) & active;
     }
     differing == 0
 }

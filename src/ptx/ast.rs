@@ -70,7 +70,6 @@ pub(super) struct Function {
     /// Limits such as `maxntid`, with their numbers.
     pub(super) directives: Vec<(String, Vec<u64>)>,
     pub(super) body: Option<Vec<Statement>>,
-    pub(super) at: Position,
 }
 
 /// One line of a function's body.

@@ -199,7 +199,6 @@ impl<'t> Parser<'_, 't> {
     fn declaration(&mut self, module: &mut Module) -> Result<(), Error> {
         let mut is_extern = false;
         loop {
-            let at = self.position();
             match self.peek() {
                 Kind::Dotted("extern") => {
                     is_extern = true;
@@ -208,13 +207,13 @@ impl<'t> Parser<'_, 't> {
                 Kind::Dotted("visible" | "weak" | "common") => self.at += 1,
                 Kind::Dotted("entry") => {
                     self.at += 1;
-                    let function = self.function(true, at)?;
+                    let function = self.function(true)?;
                     module.functions.push(function);
                     return Ok(());
                 }
                 Kind::Dotted("func") => {
                     self.at += 1;
-                    let function = self.function(false, at)?;
+                    let function = self.function(false)?;
                     module.functions.push(function);
                     return Ok(());
                 }
@@ -227,11 +226,11 @@ impl<'t> Parser<'_, 't> {
         }
     }
 
-    fn function(&mut self, is_entry: bool, at: Position) -> Result<Function, Error> {
+    fn function(&mut self, is_entry: bool) -> Result<Function, Error> {
         let returns = if !is_entry && self.peek() == Kind::Punct('(') { self.parameters()? } else { Vec::new() };
         let name = self.word("a function name")?.to_owned();
         let params = if self.peek() == Kind::Punct('(') { self.parameters()? } else { Vec::new() };
-        let mut function = Function { name, is_entry, params, returns, directives: Vec::new(), body: None, at };
+        let mut function = Function { name, is_entry, params, returns, directives: Vec::new(), body: None };
         loop {
             match self.peek() {
                 Kind::Punct(';') => {

@@ -1,11 +1,11 @@
 //! A decode-attention kernel as NVRTC compiled it, against attention in f64.
 
-use attnfuzz::emulator::{Initialised, Launch, Memory, Options, Region, Stats, launch};
+use attnfuzz::emulator::{Initialised, Launch, Memory, Options, Region, RegionId, Stats, launch};
 use attnfuzz::float::Dtype;
 use attnfuzz::ptx;
 
-const SM75: &str = include_str!("subject/decode_sm75.ptx");
-const SM80: &str = include_str!("subject/decode_sm80.ptx");
+pub(super) const SM75: &str = include_str!("subject/decode_sm75.ptx");
+pub(super) const SM80: &str = include_str!("subject/decode_sm80.ptx");
 
 #[test]
 fn attention_of_a_real_kernel_is_right() {
@@ -33,16 +33,38 @@ fn attention_of_a_real_kernel_is_right() {
     }
 }
 
-struct Case {
-    lens: Vec<usize>,
-    heads: usize,
-    kv_heads: usize,
-    dim: usize,
-    dtype: Dtype,
+/// A decoding step of the kernel in `subject/decode.cu`.
+pub(super) struct Case {
+    pub(super) lens: Vec<usize>,
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) dim: usize,
+    pub(super) dtype: Dtype,
+}
+
+/// A case's tensors, in memory and as numbers.
+pub(super) struct Setup {
+    memory: Memory,
+    out: RegionId,
+    params: Vec<u8>,
+    grid: [u32; 3],
+    q: Vec<f64>,
+    k: Vec<f64>,
+    v: Vec<f64>,
+    capacity: usize,
+    scale: f32,
+}
+
+impl Setup {
+    pub(super) fn launch(&mut self, program: &ptx::Program, seed: u64) -> Stats {
+        let shape = Launch { grid: self.grid, block: [128, 1, 1], dynamic_shared_bytes: 0, params: &self.params };
+        let options = Options { schedule_seed: seed, ..Options::default() };
+        launch(program, &mut self.memory, &shape, &options).unwrap_or_else(|stop| panic!("{stop}"))
+    }
 }
 
 impl Case {
-    fn worst_error(&self, program: &ptx::Program, seed: u64) -> (f64, Stats) {
+    pub(super) fn set_up(&self, seed: u64) -> Setup {
         let (batch, dim) = (self.lens.len(), self.dim);
         let capacity = self.lens.iter().copied().max().unwrap_or(0) + 3;
         let mut random = seed;
@@ -82,18 +104,18 @@ impl Case {
             params.extend((n as i32).to_le_bytes());
         }
         params.extend(scale.to_le_bytes());
-        let shape = Launch {
-            grid: [self.heads as u32, batch as u32, 1],
-            block: [128, 1, 1],
-            dynamic_shared_bytes: 0,
-            params: &params,
-        };
-        let options = Options { schedule_seed: seed, ..Options::default() };
-        let stats = launch(program, &mut memory, &shape, &options).unwrap_or_else(|stop| panic!("{stop}"));
-        assert_eq!(memory.written(out).count(), memory.bytes(out).len());
+        Setup { memory, out, params, grid: [self.heads as u32, batch as u32, 1], q, k, v, capacity, scale }
+    }
+
+    fn worst_error(&self, program: &ptx::Program, seed: u64) -> (f64, Stats) {
+        let mut setup = self.set_up(seed);
+        let stats = setup.launch(program, seed);
+        let Setup { memory, out, q, k, v, capacity, scale, .. } = &setup;
+        assert_eq!(memory.written(*out).count(), memory.bytes(*out).len());
+        let dim = self.dim;
         let size = self.dtype.size_bytes();
         let found: Vec<f64> = memory
-            .bytes(out)
+            .bytes(*out)
             .chunks(size)
             .map(|b| self.dtype.decode(b.iter().rev().fold(0, |bits, byte| bits << 8 | u32::from(*byte))))
             .collect();
@@ -104,12 +126,12 @@ impl Case {
                 let row = |t: &[f64], j: usize| t[((b * capacity + j) * self.kv_heads + kv) * dim..][..dim].to_vec();
                 let q = &q[(b * self.heads + h) * dim..][..dim];
                 let scores: Vec<f64> = (0..*len)
-                    .map(|j| row(&k, j).iter().zip(q).map(|(k, q)| k * q).sum::<f64>() * f64::from(scale))
+                    .map(|j| row(k, j).iter().zip(q).map(|(k, q)| k * q).sum::<f64>() * f64::from(*scale))
                     .collect();
                 let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
                 for d in 0..dim {
-                    let weighted = (0..*len).map(|j| (scores[j] - max).exp() * row(&v, j)[d]).sum::<f64>();
+                    let weighted = (0..*len).map(|j| (scores[j] - max).exp() * row(v, j)[d]).sum::<f64>();
                     let expected = if *len == 0 { 0.0 } else { weighted / sum };
                     worst = worst.max((found[(b * self.heads + h) * dim + d] - expected).abs());
                 }

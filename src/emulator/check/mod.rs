@@ -4,6 +4,7 @@
 //! off in [`Checks`], except those without which an operation has no meaning (bounds, barriers, traps).
 
 pub(super) mod access;
+pub(super) mod race;
 mod violation;
 
 pub(super) use violation::{Fault, fault};
@@ -18,10 +19,12 @@ pub struct Checks {
     pub uninitialised: bool,
     /// Writes to regions that aren't writable.
     pub read_only: bool,
+    /// Races in shared memory.
+    pub shared_races: bool,
 }
 
 impl Default for Checks {
     fn default() -> Self {
-        Self { alignment: true, uninitialised: true, read_only: true }
+        Self { alignment: true, uninitialised: true, read_only: true, shared_races: true }
     }
 }

@@ -5,7 +5,7 @@ use super::half::{decode_half, encode_half};
 use super::memory::{effective, read, write};
 use super::{LANES, map1};
 use crate::emulator::check::Fault;
-use crate::emulator::spaces::{Request, Spaces, Span};
+use crate::emulator::spaces::{Request, Spaces};
 use crate::emulator::warp::{Lanes, Registers};
 use crate::ptx::Type;
 use crate::ptx::op::{AccessSpace, Address, AtomicOp, Reg, Rounding};
@@ -33,16 +33,14 @@ pub(in crate::emulator) fn atomic(
     let mut request = Request { space: atomic.space, addresses, size, verb: "updated" };
     let span = spaces.resolve(lanes, &mut request)?;
     spaces.check_initialised(lanes, &span, size)?;
+    spaces.check_read_races(lanes, &span, size, true)?;
     spaces.mark_written(lanes, &span, size)?;
     let b = registers.values(atomic.b);
     let c = atomic.c.map_or([0; LANES], |c| registers.values(c));
     let mut old = [0; LANES];
     for lane in lanes.iter() {
-        let place = match &span {
-            Span::Uniform(place) => *place,
-            Span::Consecutive { place, first, .. } => place.after((lane - first) * size),
-            Span::Scattered(places) => places[lane],
-        };
+        let place = span.place(lane, size);
+        spaces.check_write_race(place, lane, &[0; 8][..size], true)?;
         let bytes = &mut spaces.segment_mut(place).bytes[place.offset..place.offset + size];
         old[lane] = read(bytes);
         write(bytes, combine(atomic.op, atomic.ty, old[lane], b[lane], c[lane]));

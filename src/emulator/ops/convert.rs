@@ -113,8 +113,9 @@ fn integral(rounding: Rounding, value: f64) -> f64 {
 fn float_to_float(c: &Conversion, value: f64) -> u64 {
     let value = if c.to_integral { integral(c.rounding, value) } else { value };
     let value = match value {
-        v if c.sat && !(v > 0.0) => 0.0,
-        v if c.sat => v.min(1.0),
+        v if c.sat && v > 0.0 => v.min(1.0),
+        // NaN and -0 become +0 too.
+        _ if c.sat => 0.0,
         v if c.relu && v <= 0.0 => 0.0,
         v => v,
     };

@@ -21,6 +21,7 @@ pub(in crate::emulator) fn load(
     let mut request = Request { space: access.space, addresses, size, verb: "read" };
     let span = spaces.resolve(lanes, &mut request)?;
     spaces.check_initialised(lanes, &span, size)?;
+    spaces.check_read_races(lanes, &span, size, access.strong)?;
     match &span {
         Span::Uniform(place) => {
             let bytes = &spaces.segment(*place).bytes[place.offset..place.offset + size];
@@ -74,6 +75,9 @@ pub(in crate::emulator) fn store(
     let mut request = Request { space: access.space, addresses, size, verb: "wrote" };
     let span = spaces.resolve(lanes, &mut request)?;
     spaces.mark_written(lanes, &span, size)?;
+    if spaces.watches_writes(&span) {
+        return store_watched(spaces, registers, lanes, access, a, &span);
+    }
     match &span {
         // Of several lanes writing one place any may win; here it is the last.
         Span::Uniform(place) => {
@@ -111,6 +115,30 @@ pub(in crate::emulator) fn store(
                 }
             }
         }
+    }
+    Ok(())
+}
+
+/// Lane by lane, so that the race check sees each write before it happens.
+fn store_watched(
+    spaces: &mut Spaces<'_>,
+    registers: &Registers,
+    lanes: Lanes,
+    access: &Access,
+    a: &[Reg; 4],
+    span: &Span,
+) -> Result<(), Box<Fault>> {
+    let width = usize::from(access.element_bytes);
+    let size = width * usize::from(access.elements);
+    for lane in lanes.iter() {
+        let place = span.place(lane, size);
+        let mut bytes = [0; 32];
+        let bytes = &mut bytes[..size];
+        for (a, bytes) in a.iter().zip(bytes.chunks_exact_mut(width)) {
+            write(bytes, value(registers, *a, lane));
+        }
+        spaces.check_write_race(place, lane, bytes, access.strong)?;
+        spaces.segment_mut(place).bytes[place.offset..place.offset + size].copy_from_slice(bytes);
     }
     Ok(())
 }

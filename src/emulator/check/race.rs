@@ -1,0 +1,254 @@
+//! Shared-memory races by happens-before.
+//!
+//! Every warp has a clock, advanced where its accesses become ordered before others': at block barriers and at
+//! `bar.warp.sync`. Every warp knows up to which clock each other warp's accesses are ordered before its own; barriers
+//! exchange that knowledge among the warps that meet at them. Two accesses to a cell race when one is a write, the lanes
+//! differ, and neither is ordered before the other: a verdict that doesn't depend on which happened to come first.
+//!
+//! A cell is as wide as the narrowest access the program makes. It remembers its last write and readers of two warps,
+//! enough that a write by any third warp still finds one.
+//!
+//! Shuffles and votes order nothing, as on the hardware. Writes of several lanes by one instruction are a race only if
+//! they differ: the manual leaves the winner open, not the outcome. Atomic and volatile accesses don't race with each
+//! other and order what surrounds them: a missing fence beside one is missed. A `bar.warp.sync` of part of a warp counts
+//! as one of all of it: a race with the lanes it leaves out is missed. Global memory isn't looked at.
+
+use super::violation::{Fault, ViolationKind, fault};
+use crate::emulator::warp::LANES;
+use std::collections::HashMap;
+
+/// Warps of the largest block.
+const WARPS: usize = 32;
+
+/// For each warp, the clock up to which its accesses are ordered before whoever holds this.
+pub(in crate::emulator) type Horizon = [u32; WARPS];
+
+/// Who accesses, from where.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::emulator) struct Party {
+    pub(in crate::emulator) warp: u32,
+    pub(in crate::emulator) pc: u32,
+    /// Number of the warp instruction in the launch: lanes of one instruction share it.
+    pub(in crate::emulator) step: u64,
+    /// Atomic or volatile.
+    pub(in crate::emulator) strong: bool,
+}
+
+/// State of the check for the block that is running.
+#[derive(Clone, Debug, Default)]
+pub(in crate::emulator) struct SharedRaces {
+    cells: Vec<Cell>,
+    cell_bytes: usize,
+    clocks: Horizon,
+    horizons: Vec<Horizon>,
+    /// What strong accesses to a cell have released.
+    released: HashMap<usize, Horizon>,
+    /// Every clock of the blocks before is ordered.
+    floor: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Cell {
+    write: Access,
+    reads: [Access; 2],
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Access {
+    /// 0 for none.
+    clock: u32,
+    warp: u32,
+    lanes: u32,
+    pc: u32,
+    step: u64,
+    strong: bool,
+}
+
+impl SharedRaces {
+    /// Starts a block. Cells keep their contents: earlier blocks' clocks lie below the new floor.
+    pub(in crate::emulator) fn start_block(&mut self, shared_bytes: usize, cell_bytes: usize, warps: usize) {
+        let count = shared_bytes.div_ceil(cell_bytes);
+        let highest = self.clocks.iter().copied().max().unwrap_or(0).max(self.floor);
+        if self.cell_bytes != cell_bytes || highest > u32::MAX / 2 {
+            self.cells.clear();
+            self.floor = 0;
+        } else {
+            self.floor = highest;
+        }
+        self.cell_bytes = cell_bytes;
+        self.cells.resize(count.max(self.cells.len()), Cell::default());
+        self.clocks = [self.floor + 1; WARPS];
+        self.horizons.clear();
+        self.horizons.resize(warps, [self.floor; WARPS]);
+        self.released.clear();
+    }
+
+    /// What a warp's arrival at a barrier tells the others; its own later accesses come after.
+    pub(in crate::emulator) fn release(&mut self, warp: usize) -> Horizon {
+        let mut horizon = self.horizons[warp];
+        horizon[warp] = self.clocks[warp];
+        self.advance(warp);
+        horizon
+    }
+
+    /// What a warp learns by leaving a barrier.
+    pub(in crate::emulator) fn acquire(&mut self, warp: usize, from: &Horizon) {
+        join(&mut self.horizons[warp], from);
+    }
+
+    /// The lanes of a warp have synchronised among themselves.
+    pub(in crate::emulator) fn advance(&mut self, warp: usize) {
+        self.horizons[warp][warp] = self.clocks[warp];
+        self.clocks[warp] += 1;
+    }
+
+    /// Some lanes of a warp read `bytes` bytes at `offset`.
+    #[inline]
+    pub(in crate::emulator) fn read(
+        &mut self,
+        offset: usize,
+        bytes: usize,
+        lanes: u32,
+        party: Party,
+    ) -> Result<(), Box<Fault>> {
+        let warp = party.warp as usize;
+        let (first, last) = (offset / self.cell_bytes, (offset + bytes - 1) / self.cell_bytes);
+        for cell in first..=last {
+            if party.strong {
+                self.acquire_cell(cell, warp);
+            }
+            let horizon = &self.horizons[warp];
+            let Cell { write, reads } = &mut self.cells[cell];
+            if conflicts(write, lanes, party, horizon) {
+                return Err(race(offset, ("read", lanes, party), ("written", *write)));
+            }
+            let access = Access {
+                clock: self.clocks[warp],
+                warp: party.warp,
+                lanes,
+                pc: party.pc,
+                step: party.step,
+                strong: party.strong,
+            };
+            note_read(reads, access, horizon);
+        }
+        Ok(())
+    }
+
+    /// One lane writes `bytes` bytes at `offset`. `same` says whether memory already holds the value, which decides
+    /// between lanes of one instruction.
+    #[inline]
+    pub(in crate::emulator) fn write(
+        &mut self,
+        offset: usize,
+        bytes: usize,
+        lane: usize,
+        party: Party,
+        same: bool,
+    ) -> Result<(), Box<Fault>> {
+        let warp = party.warp as usize;
+        let lanes = 1u32 << lane;
+        let (first, last) = (offset / self.cell_bytes, (offset + bytes - 1) / self.cell_bytes);
+        for cell in first..=last {
+            if party.strong {
+                self.acquire_cell(cell, warp);
+                let mut horizon = self.horizons[warp];
+                horizon[warp] = self.clocks[warp];
+                join(self.released.entry(cell).or_insert([0; WARPS]), &horizon);
+            }
+            let horizon = &self.horizons[warp];
+            let Cell { write, reads } = &mut self.cells[cell];
+            let one_instruction = write.warp == party.warp && write.step == party.step;
+            if conflicts(write, lanes, party, horizon) && !(one_instruction && same) {
+                return Err(race(offset, ("written", lanes, party), ("written", *write)));
+            }
+            if let Some(read) = reads.iter().find(|read| conflicts(read, lanes, party, horizon)) {
+                return Err(race(offset, ("written", lanes, party), ("read", *read)));
+            }
+            *write = Access {
+                clock: self.clocks[warp],
+                warp: party.warp,
+                lanes,
+                pc: party.pc,
+                step: party.step,
+                strong: party.strong,
+            };
+        }
+        Ok(())
+    }
+
+    fn acquire_cell(&mut self, cell: usize, warp: usize) {
+        if let Some(released) = self.released.get(&cell) {
+            let own = self.horizons[warp][warp];
+            join(&mut self.horizons[warp], released);
+            // A warp's own lanes are ordered by `bar.warp.sync` alone.
+            self.horizons[warp][warp] = own;
+        }
+    }
+}
+
+/// The narrowest access is what a cell holds; programs without shared accesses get the widest.
+pub(in crate::emulator) fn cell_bytes(program: &crate::ptx::Program) -> usize {
+    use crate::ptx::Space;
+    use crate::ptx::op::{AccessSpace, Op};
+    let shared = |space: AccessSpace| matches!(space, AccessSpace::Generic | AccessSpace::Is(Space::Shared));
+    let widths = program.code().iter().filter_map(|inst| match &inst.op {
+        Op::Load { access, .. } | Op::Store { access, .. } if shared(access.space) => Some(usize::from(access.element_bytes)),
+        Op::Atomic { ty, space, .. } if shared(*space) => Some(ty.size_bytes()),
+        _ => None,
+    });
+    widths.min().unwrap_or(4).min(4)
+}
+
+/// Learns everything another horizon knows.
+pub(in crate::emulator) fn join(into: &mut Horizon, from: &Horizon) {
+    for (into, from) in into.iter_mut().zip(from) {
+        *into = (*into).max(*from);
+    }
+}
+
+#[inline(always)]
+fn conflicts(earlier: &Access, lanes: u32, party: Party, horizon: &Horizon) -> bool {
+    let unordered = earlier.clock > horizon[(earlier.warp as usize) % WARPS];
+    let other_lane = earlier.warp != party.warp || earlier.lanes & !lanes != 0 || lanes & !earlier.lanes != 0;
+    unordered && other_lane && !(earlier.strong && party.strong)
+}
+
+/// Keeps readers of two different warps; a third adds nothing that a later write wouldn't find anyway.
+#[inline(always)]
+fn note_read(reads: &mut [Access; 2], access: Access, horizon: &Horizon) {
+    for read in reads {
+        if read.warp == access.warp && read.clock == access.clock && read.strong == access.strong {
+            read.lanes |= access.lanes;
+            read.pc = access.pc;
+            return;
+        }
+        if read.clock <= horizon[(read.warp as usize) % WARPS] {
+            *read = access;
+            return;
+        }
+    }
+}
+
+#[cold]
+fn race(offset: usize, now: (&str, u32, Party), before: (&str, Access)) -> Box<Fault> {
+    let (verb, lanes, party) = now;
+    let (earlier_verb, earlier) = before;
+    // Name two different lanes.
+    let lane = lanes.trailing_zeros().min(LANES as u32 - 1);
+    let own = if earlier.warp == party.warp { 1 << lane } else { 0 };
+    let rest = if earlier.lanes & !own != 0 { earlier.lanes & !own } else { earlier.lanes };
+    let earlier_lane = rest.trailing_zeros().min(LANES as u32 - 1);
+    let lane = if earlier.warp == party.warp && earlier_lane == lane {
+        (lanes & !(1 << lane)).trailing_zeros().min(LANES as u32 - 1)
+    } else {
+        lane
+    };
+    let detail = format!(
+        "shared+{offset:#x} {verb} by warp {} lane {lane} and {earlier_verb} by warp {} lane {earlier_lane} without a barrier between",
+        party.warp, earlier.warp
+    );
+    let mut fault = fault(ViolationKind::SharedRace, lane as usize, detail);
+    fault.other = Some((earlier.pc, earlier.warp, earlier_lane));
+    fault
+}
