@@ -4,6 +4,7 @@ mod architecture;
 mod bound;
 mod cli;
 mod emulator;
+mod fidelity;
 mod generate;
 mod manifest;
 mod origin;
