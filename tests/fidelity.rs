@@ -1,4 +1,4 @@
 //! The emulator against the meaning of each instruction form, written down independently.
 
 #[path = "fidelity/forms/mod.rs"]
-pub mod forms;
+pub(crate) mod forms;

@@ -84,7 +84,11 @@ proptest! {
 
 #[test]
 fn deep_nesting_and_wide_calls_are_refused() {
-    let nested = format!(".version 8.4\n.target sm_80\n.address_size 64\n.entry k() {} ret; {}", "{".repeat(9999), "}".repeat(9999));
+    let nested = format!(
+        ".version 8.4\n.target sm_80\n.address_size 64\n.entry k() {} ret; {}",
+        "{".repeat(9999),
+        "}".repeat(9999)
+    );
     assert!(matches!(ptx::parse(&nested), Err(ptx::Error::TooLarge { .. })));
     // Each function calls the one before it ten times: 10^12 instructions if inlined without a limit.
     let mut text = String::from(".version 8.4\n.target sm_80\n.address_size 64\n.func f0() { ret; }\n");

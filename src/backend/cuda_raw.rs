@@ -84,8 +84,7 @@ impl RawCuda {
         let image =
             CString::new(ptx).map_err(|_| RawError { doing: "load the PTX", reason: "it holds a NUL byte".into() })?;
         // SAFETY: the image is a NUL-terminated string, as cuModuleLoadData wants for PTX.
-        let module =
-            unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(failed("load the PTX"))?;
+        let module = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(failed("load the PTX"))?;
         Ok(RawModule { module, cuda: self })
     }
 }
@@ -103,8 +102,7 @@ impl RawModule<'_> {
         let entry =
             CString::new(entry).map_err(|_| RawError { doing: "find the entry", reason: "a NUL byte".into() })?;
         // SAFETY: the module is loaded in the current context.
-        let function =
-            unsafe { result::module::get_function(self.module, entry) }.map_err(failed("find the entry"))?;
+        let function = unsafe { result::module::get_function(self.module, entry) }.map_err(failed("find the entry"))?;
         let mut memory = Vec::with_capacity(args.len());
         let outcome = self.run(function, shape, args, &mut memory);
         for device in memory {

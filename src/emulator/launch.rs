@@ -268,7 +268,9 @@ impl<'a> Grid<'a> {
         warp.local = local;
         let after = match outcome {
             Ok(Pause::Quantum) => Ok(()),
-            Ok(Pause::Barrier) => barriers.arrive(self.program.code(), &mut self.scratch.warps, chosen, &mut self.scratch.races),
+            Ok(Pause::Barrier) => {
+                barriers.arrive(self.program.code(), &mut self.scratch.warps, chosen, &mut self.scratch.races)
+            }
             Ok(Pause::Finished) => {
                 barriers.after_exit(self.program.code(), &mut self.scratch.warps, chosen, &mut self.scratch.races);
                 Ok(())

@@ -289,8 +289,10 @@ fn able(code: &[Inst], warp: &Warp, pc: u32, here: u32) -> Result<u32, Box<Fault
         let own = mask[lane];
         let differing = (Lanes { mask: own & able, all: false }).iter().find(|other| mask[*other] != own);
         if let Some(other) = differing {
-            let detail =
-                format!("lane {lane} names lane {other} in its mask {own:#010x}, which names {:#010x} itself", mask[other]);
+            let detail = format!(
+                "lane {lane} names lane {other} in its mask {own:#010x}, which names {:#010x} itself",
+                mask[other]
+            );
             return Err(fault(ViolationKind::WarpMask, lane, detail));
         }
     }

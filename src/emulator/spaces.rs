@@ -195,15 +195,22 @@ impl Spaces<'_> {
 
     /// Objects to reading shared memory that another thread writes.
     #[inline]
-    pub(super) fn check_read_races(&mut self, lanes: Lanes, span: &Span, size: usize, strong: bool) -> Result<(), Box<Fault>> {
+    pub(super) fn check_read_races(
+        &mut self,
+        lanes: Lanes,
+        span: &Span,
+        size: usize,
+        strong: bool,
+    ) -> Result<(), Box<Fault>> {
         if !self.checks.shared_races {
             return Ok(());
         }
         let party = Party { strong, ..self.party };
         match span {
             Span::Uniform(place) if place.is_shared() => self.races.read(place.offset, size, lanes.mask, party),
-            Span::Consecutive { place, first, count } if place.is_shared() => (0..*count)
-                .try_for_each(|i| self.races.read(place.offset + i * size, size, 1 << (first + i), party)),
+            Span::Consecutive { place, first, count } if place.is_shared() => {
+                (0..*count).try_for_each(|i| self.races.read(place.offset + i * size, size, 1 << (first + i), party))
+            }
             Span::Scattered(places) => lanes
                 .iter()
                 .filter(|lane| places[*lane].is_shared())
@@ -214,7 +221,13 @@ impl Spaces<'_> {
 
     /// Objects to one lane's writing shared memory that another thread accesses. To be asked before the write.
     #[inline]
-    pub(super) fn check_write_race(&mut self, place: Place, lane: usize, value: &[u8], strong: bool) -> Result<(), Box<Fault>> {
+    pub(super) fn check_write_race(
+        &mut self,
+        place: Place,
+        lane: usize,
+        value: &[u8],
+        strong: bool,
+    ) -> Result<(), Box<Fault>> {
         if !place.is_shared() || !self.checks.shared_races {
             return Ok(());
         }

@@ -92,7 +92,9 @@ impl Case {
             }
             let Some((key, rest)) = line.strip_prefix("// ").and_then(|l| l.split_once(": ")) else { continue };
             let words: Vec<&str> = rest.split_whitespace().collect();
-            let bytes = |ty: &str, words: &[&str]| values(words, ty).iter().flat_map(|v| v.to_le_bytes().into_iter().take(size(ty))).collect();
+            let bytes = |ty: &str, words: &[&str]| {
+                values(words, ty).iter().flat_map(|v| v.to_le_bytes().into_iter().take(size(ty))).collect()
+            };
             match (key, &words[..]) {
                 ("block", [n]) => case.block = n.parse().unwrap(),
                 ("grid", [n]) => case.grid = n.parse().unwrap(),
@@ -173,7 +175,9 @@ fn size(ty: &str) -> usize {
 fn values(words: &[&str], ty: &str) -> Vec<u64> {
     let mut out: Vec<u64> = Vec::new();
     if let ["iota", n] = words {
-        return (0..n.parse().unwrap()).map(|i: u64| if ty == "f32" { u64::from((i as f32).to_bits()) } else { i }).collect();
+        return (0..n.parse().unwrap())
+            .map(|i: u64| if ty == "f32" { u64::from((i as f32).to_bits()) } else { i })
+            .collect();
     }
     for word in words {
         if let Some(n) = word.strip_prefix('x') {

@@ -193,7 +193,9 @@ pub(in crate::emulator) fn cell_bytes(program: &crate::ptx::Program) -> usize {
     use crate::ptx::op::{AccessSpace, Op};
     let shared = |space: AccessSpace| matches!(space, AccessSpace::Generic | AccessSpace::Is(Space::Shared));
     let widths = program.code().iter().filter_map(|inst| match &inst.op {
-        Op::Load { access, .. } | Op::Store { access, .. } if shared(access.space) => Some(usize::from(access.element_bytes)),
+        Op::Load { access, .. } | Op::Store { access, .. } if shared(access.space) => {
+            Some(usize::from(access.element_bytes))
+        }
         Op::Atomic { ty, space, .. } if shared(*space) => Some(ty.size_bytes()),
         _ => None,
     });

@@ -5,7 +5,7 @@ use attnfuzz::emulator::{Initialised, Launch, Memory, Options, Region, launch};
 use attnfuzz::ptx;
 
 /// Results of each case, or why the emulator can't run the form.
-pub fn run(form: &Form, cases: &[Vec<u64>]) -> Result<Vec<Vec<u64>>, String> {
+pub(crate) fn run(form: &Form, cases: &[Vec<u64>]) -> Result<Vec<Vec<u64>>, String> {
     assert_eq!(cases.len() % BLOCK, 0, "{}: the cases fill whole blocks", form.name);
     let program = ptx::parse(&form.ptx()).and_then(|m| m.lower(ENTRY)).map_err(|e| e.to_string())?;
     let mut memory = Memory::new();

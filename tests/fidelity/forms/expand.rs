@@ -1,7 +1,7 @@
 //! Brace expansion, as a shell does it: `a{b,c}d` is `abd` and `acd`. Braces don't nest.
 
 /// Every text a pattern stands for, in order. `{{` and `}}` are literal braces.
-pub fn expand(pattern: &str) -> Vec<String> {
+pub(crate) fn expand(pattern: &str) -> Vec<String> {
     let mut texts = vec![String::new()];
     let mut rest = pattern;
     while let Some(at) = rest.find(['{', '}']) {

@@ -4,15 +4,15 @@ use super::expand::expand;
 use super::table::{EVEN_LANES, FAMILIES};
 
 /// Threads of a block of every kernel; the number of cases is a multiple of it.
-pub const BLOCK: usize = 128;
+pub(crate) const BLOCK: usize = 128;
 /// What the output buffer holds before a launch.
-pub const FILL: u8 = 0xee;
+pub(crate) const FILL: u8 = 0xee;
 /// Name of every kernel.
-pub const ENTRY: &str = "form";
+pub(crate) const ENTRY: &str = "form";
 
 /// What the bits of an operand mean, for choosing values and registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     I16,
     I32,
     I64,
@@ -58,7 +58,7 @@ impl Kind {
     }
 
     /// Width of the register that holds it; a predicate is loaded and stored through 32 bits.
-    pub fn bits(self) -> u32 {
+    pub(crate) fn bits(self) -> u32 {
         match self {
             Self::I16 | Self::F16 | Self::Bf16 => 16,
             Self::I64 | Self::F64 => 64,
@@ -69,7 +69,7 @@ impl Kind {
 
 /// How results are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub(crate) enum Class {
     /// Every bit is defined.
     Exact,
     /// The manual gives an error bound.
@@ -80,20 +80,20 @@ pub enum Class {
 
 /// One form: an instruction with its modifiers and the kinds of its operands.
 #[derive(Clone, Debug)]
-pub struct Form {
+pub(crate) struct Form {
     /// The instruction, with its operands where they are unusual. Unique.
-    pub name: String,
+    pub(crate) name: String,
     /// Kinds of `%a0`, `%a1`, ...
-    pub inputs: Vec<Kind>,
+    pub(crate) inputs: Vec<Kind>,
     /// Kinds of `%d0`, `%d1`, ...
-    pub outputs: Vec<Kind>,
+    pub(crate) outputs: Vec<Kind>,
     /// The lowest architecture that has it.
-    pub arch: u32,
+    pub(crate) arch: u32,
     body: String,
 }
 
 /// Every form of the table.
-pub fn forms() -> Vec<Form> {
+pub(crate) fn forms() -> Vec<Form> {
     FAMILIES.iter().flat_map(|(arch, pattern, signature)| family(*arch, pattern, signature)).collect()
 }
 
@@ -142,7 +142,8 @@ fn plain_body(opcode: &str, outputs: usize, inputs: &[Kind]) -> String {
     let operands: Vec<String> = numbered('a', 1..inputs.len()).collect();
     let operands = operands.join(", ");
     let (space, cell, setup) = if rest.starts_with("shared") {
-        let setup = ".shared .align 8 .b8 cells[1024]; mov.u32 %n, cells; mov.u32 %t, %tid.x; mad.lo.u32 %t, %t, 8, %n; ";
+        let setup =
+            ".shared .align 8 .b8 cells[1024]; mov.u32 %n, cells; mov.u32 %t, %tid.x; mad.lo.u32 %t, %t, 8, %n; ";
         ("shared", "[%t]", setup)
     } else {
         // A generic address is the global one.
@@ -157,15 +158,14 @@ fn plain_body(opcode: &str, outputs: usize, inputs: &[Kind]) -> String {
 }
 
 fn is_type(modifier: &str) -> bool {
-    const OTHERS: [&str; 10] =
-        ["f16", "bf16", "f16x2", "bf16x2", "f32", "f64", "tf32", "pred", "e4m3x2", "e5m2x2"];
+    const OTHERS: [&str; 10] = ["f16", "bf16", "f16x2", "bf16x2", "f32", "f64", "tf32", "pred", "e4m3x2", "e5m2x2"];
     let integer = modifier.strip_prefix(['u', 's', 'b']);
     integer.is_some_and(|w| ["8", "16", "32", "64", "16x2"].contains(&w)) || OTHERS.contains(&modifier)
 }
 
 impl Form {
     /// How results are compared.
-    pub fn class(&self) -> Class {
+    pub(crate) fn class(&self) -> Class {
         if self.name.starts_with("mma") {
             Class::Tensor
         } else if self.name.contains(".approx") || self.name.contains(".full") {
@@ -176,17 +176,17 @@ impl Form {
     }
 
     /// Bytes of one case's inputs; `%pin` is their address, aligned to as many.
-    pub fn input_stride(&self) -> usize {
+    pub(crate) fn input_stride(&self) -> usize {
         self.inputs.len().next_power_of_two().max(4) * 8
     }
 
     /// Bytes of one case's outputs; `%pout` is their address. Bodies may use what the results don't.
-    pub fn output_stride(&self) -> usize {
+    pub(crate) fn output_stride(&self) -> usize {
         self.outputs.len().next_power_of_two().max(4) * 8
     }
 
     /// The kernel: thread `i` loads case `i`, applies the form, stores the results, 8 bytes apart.
-    pub fn ptx(&self) -> String {
+    pub(crate) fn ptx(&self) -> String {
         let mut text = format!(
             ".version 8.4\n.target sm_{}\n.address_size 64\n\n\
              .visible .entry {ENTRY}(.param .u64 input, .param .u64 output)\n{{\n\
@@ -242,7 +242,7 @@ impl Form {
     }
 
     /// The input buffer of `cases`.
-    pub fn pack(&self, cases: &[Vec<u64>]) -> Vec<u8> {
+    pub(crate) fn pack(&self, cases: &[Vec<u64>]) -> Vec<u8> {
         let mut bytes = vec![0; cases.len() * self.input_stride()];
         for (case, place) in cases.iter().zip(bytes.chunks_mut(self.input_stride())) {
             for (value, slot) in case.iter().zip(place.chunks_mut(8)) {
@@ -253,7 +253,7 @@ impl Form {
     }
 
     /// The results of each case in an output buffer.
-    pub fn unpack(&self, bytes: &[u8]) -> Vec<Vec<u64>> {
+    pub(crate) fn unpack(&self, bytes: &[u8]) -> Vec<Vec<u64>> {
         let value = |(slot, kind): (&[u8], &Kind)| {
             let raw = u64::from_le_bytes(std::array::from_fn(|i| slot[i]));
             if kind.bits() == 64 { raw } else { raw & ((1 << kind.bits()) - 1) }

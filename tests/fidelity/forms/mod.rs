@@ -2,8 +2,8 @@
 //!
 //! Shared by the test suite and by `examples/fidelity`, which runs the same forms on a GPU.
 
-pub mod emulate;
+pub(crate) mod emulate;
 mod expand;
-pub mod form;
-pub mod operands;
+pub(crate) mod form;
+pub(crate) mod operands;
 mod table;

@@ -4,11 +4,11 @@
 use super::form::{Form, Kind};
 
 /// Deterministic random numbers (SplitMix64), the same for ever.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub u64);
 
 impl Random {
     /// The next 64 bits.
-    pub fn bits(&mut self) -> u64 {
+    pub(crate) fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -16,20 +16,20 @@ impl Random {
     }
 
     /// A number below `bound`.
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.bits()) * u128::from(bound)) >> 64) as u64
     }
 }
 
 /// A binary floating-point format: widths of its exponent and its fraction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
-    pub exponent: u32,
-    pub fraction: u32,
+pub(crate) struct Layout {
+    pub(crate) exponent: u32,
+    pub(crate) fraction: u32,
 }
 
 /// The layout of a kind, and how many values a word holds; `None` for what isn't a float.
-pub fn layout(kind: Kind) -> Option<(Layout, u32)> {
+pub(crate) fn layout(kind: Kind) -> Option<(Layout, u32)> {
     let (exponent, fraction, count) = match kind {
         Kind::F16 => (5, 10, 1),
         Kind::F16x2 => (5, 10, 2),
@@ -43,8 +43,9 @@ pub fn layout(kind: Kind) -> Option<(Layout, u32)> {
 }
 
 /// At least `count` cases of a form, a multiple of `multiple`. A form of one 16-bit operand gets every value.
-pub fn cases(form: &Form, count: usize, multiple: usize) -> Vec<Vec<u64>> {
-    let seed = form.name.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+pub(crate) fn cases(form: &Form, count: usize, multiple: usize) -> Vec<Vec<u64>> {
+    let seed =
+        form.name.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     let mut random = Random(seed);
     if let [kind] = form.inputs[..]
         && kind.bits() == 16
@@ -134,7 +135,11 @@ fn float(
                 2 => (other.wrapping_add(random.below(5)).wrapping_sub(2)) & mask,
                 3 => other.wrapping_sub(distance << fraction) & mask,
                 // A tie: one bit just below the other operand's last.
-                _ => sign | (other.wrapping_sub((u64::from(fraction) + 1) << fraction)) & (mask >> 1) & !((1 << fraction) - 1),
+                _ => {
+                    sign | (other.wrapping_sub((u64::from(fraction) + 1) << fraction))
+                        & (mask >> 1)
+                        & !((1 << fraction) - 1)
+                }
             }
         }
     }
@@ -215,9 +220,18 @@ fn special_floats(layout: Layout) -> Vec<u64> {
     let infinity = ((1u64 << exponent) - 1) << fraction;
     let quiet = infinity | 1 << (fraction - 1);
     let mut values = vec![0, 1, 2, 3, (1 << fraction) - 1, 1 << (fraction - 1)];
-    values.extend([infinity - 1, infinity - 2, infinity, quiet, quiet | 5, infinity | 1, infinity | ((1 << fraction) - 1)]);
-    let powers =
-        [-1074, -151, -150, -149, -140, -133, -127, -126, -125, -26, -25, -24, -15, -14, -13, -12, -11, -8, -2, -1, 0, 1];
+    values.extend([
+        infinity - 1,
+        infinity - 2,
+        infinity,
+        quiet,
+        quiet | 5,
+        infinity | 1,
+        infinity | ((1 << fraction) - 1),
+    ]);
+    let powers = [
+        -1074, -151, -150, -149, -140, -133, -127, -126, -125, -26, -25, -24, -15, -14, -13, -12, -11, -8, -2, -1, 0, 1,
+    ];
     let more = [2, 3, 7, 8, 10, 11, 15, 16, 23, 24, 31, 32, 52, 53, 62, 63, 64, 125, 126, 127, 128];
     for power in powers.into_iter().chain(more) {
         let biased = power + bias;

@@ -4,7 +4,7 @@
 //! type of the opcode, `D` the one before it, `W` twice the width of `T`. After `:=` comes a whole body.
 
 /// Every family of forms.
-pub const FAMILIES: &[(u32, &str, &str)] = &[
+pub(crate) const FAMILIES: &[(u32, &str, &str)] = &[
     // Integer arithmetic.
     (70, "{add,sub,min,max,mul.lo,mul.hi,div,rem}.{u16,s16,u32,s32,u64,s64}", "T = T T"),
     (70, "{add,sub}.sat.s32", "T = T T"),
@@ -40,7 +40,11 @@ pub const FAMILIES: &[(u32, &str, &str)] = &[
     (70, "{and,or,xor}.pred", "T = T T"),
     (70, "{not,cnot}.{b16,b32,b64}", "T = T"),
     (70, "not.pred", "T = T"),
-    (70, "lop3.b32 %d0, %a0, %a1, %a2, {0x00,0x01,0x02,0x04,0x08,0x10,0x20,0x40,0x80,0x96,0xe8,0xca,0x6a,0xff};", "T = T T T"),
+    (
+        70,
+        "lop3.b32 %d0, %a0, %a1, %a2, {0x00,0x01,0x02,0x04,0x08,0x10,0x20,0x40,0x80,0x96,0xe8,0xca,0x6a,0xff};",
+        "T = T T T",
+    ),
     (70, "shf.{l,r}.{wrap,clamp}.b32", "T = T T shift"),
     (70, "shl.{b16,b32,b64}", "T = T shift"),
     (70, "shr.{b16,b32,b64,u16,u32,u64,s16,s32,s64}", "T = T shift"),
@@ -84,13 +88,21 @@ pub const FAMILIES: &[(u32, &str, &str)] = &[
     (90, "ex2.approx.ftz.{bf16,bf16x2}", "T = T"),
     (90, "tanh.approx.{bf16,bf16x2}", "T = T"),
     // Conversions.
-    (70, "cvt{,.sat}.{u8,s8,u16,s16,u32,s32,u64,s64}.{u8,s8,u16,s16,u32,s32,u64,s64}", "D = T"),
+    (70, "cvt.{u8,s8,u16,s16,u32,s32,u64,s64}.{u8,s8,u16,s16,u32,s32,u64,s64}", "D = T"),
+    (70, "cvt.sat.u8.{s8,u16,s16,u32,s32,u64,s64}", "D = T"),
+    (70, "cvt.sat.s8.{u8,u16,s16,u32,s32,u64,s64}", "D = T"),
+    (70, "cvt.sat.u16.{s8,s16,u32,s32,u64,s64}", "D = T"),
+    (70, "cvt.sat.s16.{u16,u32,s32,u64,s64}", "D = T"),
+    (70, "cvt.sat.u32.{s8,s16,s32,u64,s64}", "D = T"),
+    (70, "cvt.sat.s32.{u32,u64,s64}", "D = T"),
+    (70, "cvt.sat.u64.{s8,s16,s32,s64}", "D = T"),
+    (70, "cvt.sat.s64.u64", "D = T"),
     (70, "cvt.{u8,s8,u16,s16}.{u32,s32,u64,s64} %d0, %a0; ", "u32 = T"),
     (70, "cvt{.rn,.rz,.rm,.rp}{,.sat}.{f16,f32,f64}.{u8,s8,u16,s16,u32,s32,u64,s64}", "D = T"),
-    (90, "cvt{.rn,.rz,.rm,.rp}.bf16.{u8,s8,u16,s16,u32,s32,u64,s64}", "D = T"),
+    (90, "cvt{.rn,.rz,.rm,.rp}.bf16.{u16,s16,u32,s32,u64,s64}", "D = T"),
     (70, "cvt{.rni,.rzi,.rmi,.rpi}{,.sat}.{u8,s8,u16,s16,u32,s32,u64,s64}.{f16,f32,f64}", "D = T"),
     (70, "cvt{.rni,.rzi,.rmi,.rpi}.ftz{,.sat}.{u8,s8,u16,s16,u32,s32,u64,s64}.f32", "D = T"),
-    (90, "cvt{.rni,.rzi,.rmi,.rpi}.{u8,s8,u16,s16,u32,s32,u64,s64}.bf16", "D = T"),
+    (90, "cvt{.rni,.rzi,.rmi,.rpi}.{u16,s16,u32,s32,u64,s64}.bf16", "D = T"),
     (70, "cvt{,.sat}.{f32.f16,f64.f16}", "D = T"),
     (70, "cvt{,.ftz}{,.sat}.f64.f32", "D = T"),
     (70, "cvt.ftz{,.sat}.f32.f16", "D = T"),
@@ -150,11 +162,24 @@ pub const FAMILIES: &[(u32, &str, &str)] = &[
     (70, "st.global.{b8,u8,s8} [%pout], %a0; ld.global.b64 %d0, [%pout];", "b64 = b16"),
     (70, "st.global{,.volatile}.{b8,b16} [%pout+2], %a0; ld.global.b64 %d0, [%pout];", "b64 = b32"),
     (70, "st.global.v2.{b8,b16,b32} [%pout+8], {{%a0, %a1}}; ld.global.b64 %d0, [%pout+8];", "b64 = b32 b32"),
-    (70, "st.global.v4.{b8,b16} [%pout+8], {{%a0, %a1, %a2, %a3}}; ld.global.b64 %d0, [%pout+8];", "b64 = b32 b32 b32 b32"),
-    (70, "st.global.v4.{b32,f32} [%pout+16], {{%a0, %a1, %a2, %a3}}; ld.global.b64 %d0, [%pout+16]; ld.global.b64 %d1, [%pout+24];", "b64 b64 = b32 b32 b32 b32"),
-    (70, "st.global.v2.{b64,f64} [%pout+16], {{%a0, %a1}}; ld.global.b64 %d0, [%pout+16]; ld.global.b64 %d1, [%pout+24];", "b64 b64 = b64 b64"),
+    (
+        70,
+        "st.global.v4.{b8,b16} [%pout+8], {{%a0, %a1, %a2, %a3}}; ld.global.b64 %d0, [%pout+8];",
+        "b64 = b32 b32 b32 b32",
+    ),
+    (
+        70,
+        "st.global.v4.{b32,f32} [%pout+16], {{%a0, %a1, %a2, %a3}}; ld.global.b64 %d0, [%pout+16]; ld.global.b64 %d1, [%pout+24];",
+        "b64 b64 = b32 b32 b32 b32",
+    ),
+    (
+        70,
+        "st.global.v2.{b64,f64} [%pout+16], {{%a0, %a1}}; ld.global.b64 %d0, [%pout+16]; ld.global.b64 %d1, [%pout+24];",
+        "b64 b64 = b64 b64",
+    ),
     // Atomics, each thread on a word of its own: old value, then what is there afterwards.
-    (70, "atom.global.{add,min,max}.{u32,s32,u64,s64}", ATOMIC),
+    (70, "atom.global.{add,min,max}.{u32,s32,u64}", ATOMIC),
+    (70, "atom.global.{min,max}.s64", ATOMIC),
     (70, "atom.global.{add}.{f32,f64}", ATOMIC),
     (70, "atom.global.{inc,dec}.u32", ATOMIC),
     (70, "atom.global.{and,or,xor,exch}.{b32,b64}", ATOMIC),
@@ -177,28 +202,68 @@ pub const FAMILIES: &[(u32, &str, &str)] = &[
     (80, "redux.sync.{add,min,max}.{u32,s32} %d0, %a0, 0xffffffff;", "T = T"),
     (80, "redux.sync.{and,or,xor}.b32 %d0, %a0, 0xffffffff;", "T = T"),
     (70, "activemask.b32", "T ="),
-    (70, "shfl.sync.bfly.b32 in half a warp := {{ EVEN_LANES @%half bra JOIN; \
-         shfl.sync.bfly.b32 %d0, %a0, 2, 0x1f, 0x55555555; JOIN: }}", "b32 = b32"),
+    (
+        70,
+        "shfl.sync.bfly.b32 in half a warp := {{ EVEN_LANES @%half bra JOIN; \
+         shfl.sync.bfly.b32 %d0, %a0, 2, 0x1f, 0x55555555; JOIN: }}",
+        "b32 = b32",
+    ),
     (70, "activemask.b32 in half a warp := {{ EVEN_LANES @%half bra JOIN; activemask.b32 %d0; JOIN: }}", "b32 = b32"),
-    (70, "vote.sync.ballot.b32 in half a warp := {{ EVEN_LANES setp.lt.s32 %odd, %a0, 0; @%half bra JOIN; \
-         vote.sync.ballot.b32 %d0, %odd, 0x55555555; JOIN: }}", "b32 = b32"),
-    (70, "match.any.sync.b32 in half a warp := {{ EVEN_LANES @%half bra JOIN; \
-         match.any.sync.b32 %d0, %a0, 0x55555555; JOIN: }}", "b32 = few"),
-    (80, "redux.sync.add.s32 in half a warp := {{ EVEN_LANES @%half bra JOIN; \
-         redux.sync.add.s32 %d0, %a0, 0x55555555; JOIN: }}", "b32 = b32"),
+    (
+        70,
+        "vote.sync.ballot.b32 in half a warp := {{ EVEN_LANES setp.lt.s32 %odd, %a0, 0; @%half bra JOIN; \
+         vote.sync.ballot.b32 %d0, %odd, 0x55555555; JOIN: }}",
+        "b32 = b32",
+    ),
+    (
+        70,
+        "match.any.sync.b32 in half a warp := {{ EVEN_LANES @%half bra JOIN; \
+         match.any.sync.b32 %d0, %a0, 0x55555555; JOIN: }}",
+        "b32 = few",
+    ),
+    (
+        80,
+        "redux.sync.add.s32 in half a warp := {{ EVEN_LANES @%half bra JOIN; \
+         redux.sync.add.s32 %d0, %a0, 0x55555555; JOIN: }}",
+        "b32 = b32",
+    ),
     (90, "elect.sync %d0|%d1, 0xffffffff;", "b32 pred = "),
     // Tensor cores; fragments as the manual lays them out, one word of them per operand.
-    (75, "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {{%d0, %d1, %d2, %d3}}, {{%a0, %a1}}, {{%a2}}, {{%a3, %a4, %a5, %a6}};", "f32 f32 f32 f32 = f16x2 f16x2 f16x2 f32 f32 f32 f32"),
-    (80, "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {{%d0, %d1, %d2, %d3}}, {{%a0, %a1, %a2, %a3}}, {{%a4, %a5}}, {{%a6, %a7, %a8, %a9}};", "f32 f32 f32 f32 = f16x2 f16x2 f16x2 f16x2 f16x2 f16x2 f32 f32 f32 f32"),
-    (80, "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {{%d0, %d1, %d2, %d3}}, {{%a0, %a1, %a2, %a3}}, {{%a4, %a5}}, {{%a6, %a7, %a8, %a9}};", "f32 f32 f32 f32 = bf16x2 bf16x2 bf16x2 bf16x2 bf16x2 bf16x2 f32 f32 f32 f32"),
-    (80, "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {{%d0, %d1, %d2, %d3}}, {{%a0, %a1}}, {{%a2}}, {{%a3, %a4, %a5, %a6}};", "f32 f32 f32 f32 = bf16x2 bf16x2 bf16x2 f32 f32 f32 f32"),
-    (80, "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {{%d0, %d1, %d2, %d3}}, {{%a0, %a1, %a2, %a3}}, {{%a4, %a5}}, {{%a6, %a7, %a8, %a9}};", "f32 f32 f32 f32 = tf32 tf32 tf32 tf32 tf32 tf32 f32 f32 f32 f32"),
-    (75, "mma.sync.aligned.m16n8k8.row.col.f16.f16.f16.f16 {{%d0, %d1}}, {{%a0, %a1}}, {{%a2}}, {{%a3, %a4}};", "f16x2 f16x2 = f16x2 f16x2 f16x2 f16x2 f16x2"),
+    (
+        75,
+        "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {{%d0, %d1, %d2, %d3}}, {{%a0, %a1}}, {{%a2}}, {{%a3, %a4, %a5, %a6}};",
+        "f32 f32 f32 f32 = f16x2 f16x2 f16x2 f32 f32 f32 f32",
+    ),
+    (
+        80,
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {{%d0, %d1, %d2, %d3}}, {{%a0, %a1, %a2, %a3}}, {{%a4, %a5}}, {{%a6, %a7, %a8, %a9}};",
+        "f32 f32 f32 f32 = f16x2 f16x2 f16x2 f16x2 f16x2 f16x2 f32 f32 f32 f32",
+    ),
+    (
+        80,
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {{%d0, %d1, %d2, %d3}}, {{%a0, %a1, %a2, %a3}}, {{%a4, %a5}}, {{%a6, %a7, %a8, %a9}};",
+        "f32 f32 f32 f32 = bf16x2 bf16x2 bf16x2 bf16x2 bf16x2 bf16x2 f32 f32 f32 f32",
+    ),
+    (
+        80,
+        "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {{%d0, %d1, %d2, %d3}}, {{%a0, %a1}}, {{%a2}}, {{%a3, %a4, %a5, %a6}};",
+        "f32 f32 f32 f32 = bf16x2 bf16x2 bf16x2 f32 f32 f32 f32",
+    ),
+    (
+        80,
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {{%d0, %d1, %d2, %d3}}, {{%a0, %a1, %a2, %a3}}, {{%a4, %a5}}, {{%a6, %a7, %a8, %a9}};",
+        "f32 f32 f32 f32 = tf32 tf32 tf32 tf32 tf32 tf32 f32 f32 f32 f32",
+    ),
+    (
+        75,
+        "mma.sync.aligned.m16n8k8.row.col.f16.f16.f16.f16 {{%d0, %d1}}, {{%a0, %a1}}, {{%a2}}, {{%a3, %a4}};",
+        "f16x2 f16x2 = f16x2 f16x2 f16x2 f16x2 f16x2",
+    ),
 ];
 
 /// Signature of an atomic operation: `%a0` is stored, then combined with `%a1`.
 const ATOMIC: &str = "T T = T T";
 
 /// What `EVEN_LANES` in a body stands for: a zero result, and a predicate that the odd lanes have.
-pub const EVEN_LANES: &str = ".reg .pred %half, %odd; .reg .b32 %lane; mov.b32 %d0, 0; mov.u32 %lane, %laneid; \
+pub(crate) const EVEN_LANES: &str = ".reg .pred %half, %odd; .reg .b32 %lane; mov.b32 %d0, 0; mov.u32 %lane, %laneid; \
      and.b32 %lane, %lane, 1; setp.ne.u32 %half, %lane, 0;";
