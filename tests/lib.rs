@@ -7,6 +7,7 @@ mod bound;
 mod cli;
 mod emulate;
 mod emulator;
+mod fidelity;
 mod generate;
 mod hostile;
 mod manifest;

@@ -225,11 +225,9 @@ fn unblock(code: &[Inst], warp: &mut Warp) -> Result<Option<usize>, Box<Fault>> 
         }
     }
     let is_barrier = |g: &Group| matches!(code[g.pc as usize].op, Op::Barrier { .. });
-    let operation = warp.others.iter().position(|g| !is_barrier(g));
-    let primary = operation.unwrap_or(0);
-    let Some(group) = warp.others.get(primary).copied() else {
-        return Ok(None);
-    };
+    let barrier = warp.others.iter().position(is_barrier);
+    let primary = barrier.unwrap_or(0);
+    let Some(group) = warp.others.get(primary).copied() else { return Ok(None) };
     let others: Vec<Group> = warp.others.iter().copied().filter(|g| *g != group).collect();
     let elsewhere: Vec<String> =
         others.iter().map(|g| format!("lanes {:#010x} at ptx {}", g.mask, code[g.pc as usize].line)).collect();

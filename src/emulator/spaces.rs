@@ -223,7 +223,7 @@ impl Spaces<'_> {
         match span {
             Span::Uniform(place) if place.is_shared() => self.races.read(place.offset, size, lanes.mask, party),
             Span::Consecutive { place, first, count } if place.is_shared() => {
-                self.races.read_span(place.offset, size, (*first, *count), party)
+                (0..*count).try_for_each(|i| self.races.read(place.offset + i * size, size, 1 << (first + i), party))
             }
             Span::Scattered(places) => lanes
                 .iter()
