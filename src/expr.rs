@@ -125,6 +125,6 @@ mod tests {
             half.whole(&[3.0], 0, 9).unwrap_err().to_string(),
             "expected \"n / 2\" to be a whole number from 0 to 9, found 1.5"
         );
-        assert!(half.whole(&[0.0 / 0.0], 0, 9).is_err());
+        assert!(half.whole(&[f64::NAN], 0, 9).is_err());
     }
 }

@@ -131,6 +131,13 @@ impl fmt::Display for FaultKind {
     }
 }
 
+impl Site {
+    /// Where the instruction stands: in the CUDA source if that is known, else in the PTX.
+    pub fn place(&self) -> String {
+        self.source.clone().unwrap_or_else(|| format!("ptx {}", self.ptx_line))
+    }
+}
+
 impl fmt::Display for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(source) = &self.source {

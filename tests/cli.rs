@@ -118,6 +118,8 @@ fn wrong_use_exits_2_with_one_message() {
     assert!(refused(&["fuzz", "--backend", "tpu"]).contains("--backend"));
     assert!(refused(&["frobnicate"]).contains("frobnicate"));
     assert!(refused(&["fuzz", "Cargo.toml"]).contains("Cargo.toml:"));
+    assert!(refused(&["fuzz", "kernels/gqa_decode/kernel.ptx"]).contains("expected the path of a manifest"));
+    assert!(refused(&["fuzz", "--regressions", "/proc/no/such"]).contains("can't write below /proc/no/such"));
     assert!(refused(&["fuzz", "src"]).contains("expected a file"));
     assert!(refused(&["replay", "no/such/file.toml"]).contains("no/such/file.toml"));
     assert!(refused(&["replay", "Cargo.toml"]).contains("missing field `format`"));

@@ -97,6 +97,17 @@ fn a_narrow_domain_still_gets_its_corners() {
 }
 
 #[test]
+fn a_few_cases_are_longer_than_15_and_16_bits() {
+    let space = Space::new(&Domain { past_len: Range::Span(0, 1 << 17), ..wide_domain() }).unwrap();
+    let longest = |index| space.case_at(1, index).shape.requests.iter().map(|r| r.past_len).max().unwrap();
+    let all: Vec<u32> = (0..20_000).map(longest).collect();
+    let above = |bits: u32| all.iter().filter(|&&n| n >= 1 << bits).count();
+    assert!((5..60).contains(&above(15)), "{}", above(15));
+    assert!(above(16) >= 1);
+    assert!(above(16) >= 1);
+}
+
+#[test]
 fn the_cases_of_a_campaign_never_change() {
     let space = Space::new(&wide_domain()).unwrap();
     let lines: Vec<String> = [(0, 0), (0, 1), (1, 0), (2026, 1_000_000)]
@@ -105,10 +116,10 @@ fn the_cases_of_a_campaign_never_change() {
     assert_eq!(
         lines,
         [
-            "kv=2 g=1 d=40 past=4,5,6 dtype=bf16 cache=hnd:12 scale=0.15811388 values=normal:6801 poison=huge sched=58255",
-            "kv=2 g=5 d=17 past=15,13,6,16 dtype=f16 cache=nhd:22 scale=0.24253562 values=mixed:27866 poison=huge sched=14353",
-            "kv=2 g=3 d=16 past=11 dtype=bf16 cache=nhd:12+3 scale=0.25 values=mixed:63476 poison=inf sched=42439",
-            "kv=3 g=6 d=1 past=0,4 dtype=f16 cache=nhd:5 scale=1 values=flat:53268 poison=huge sched=10362",
+            "kv=2 g=23 d=40 past=6,9,0 dtype=f16 cache=nhd:16 scale=0.5 values=mixed:39242 poison=huge sched=22639",
+            "kv=3 g=3 d=40 past=3,15,11 dtype=f16 cache=nhd:21 scale=0.15811388 values=flat:27866 poison=huge sched=14353",
+            "kv=2 g=3 d=8 past=1,6,0,17 dtype=bf16 cache=nhd:21 scale=0.35355338 values=flat:2838 poison=huge sched=50980",
+            "kv=3 g=4 d=63 past=8,16 dtype=bf16 cache=nhd:24+9 scale=0.12598816 values=codes:65448 poison=huge sched=30122",
         ]
     );
 }

@@ -1,10 +1,13 @@
 //! The one test harness: every integration suite is a module of it.
 
+#![expect(clippy::print_stdout, reason = "what a test found is shown by --nocapture")]
+
 mod architecture;
 mod bound;
 mod cli;
 mod emulate;
 mod emulator;
+mod fidelity;
 mod generate;
 mod hostile;
 mod manifest;

@@ -93,6 +93,19 @@ fn m51_ignored_scale_is_found() {
 }
 
 #[test]
+fn m38_16_bit_position_goes_wrong_beyond_32768_only() {
+    let path = format!("{}/kernels/mutants/gqa_decode/m38_position_16_bit.toml", env!("CARGO_MANIFEST_DIR"));
+    let [mutant, right] = [path.as_str(), "gqa_decode"].map(|name| Kernel::open(name).unwrap());
+    let verdict = |kernel: &Kernel, past: u32| {
+        let line = format!("kv=1 g=1 d=1 past={past} dtype=f32 cache=hnd:{} scale=1 values=normal:0", past + 1);
+        examine(&Emulator, kernel, &line.parse().unwrap()).unwrap().verdict
+    };
+    assert!(matches!(verdict(&mutant, 32767), Verdict::Agree(_)));
+    assert!(matches!(verdict(&mutant, 32769), Verdict::Diverge(_) | Verdict::Fault(_)));
+    assert!(matches!(verdict(&right, 32769), Verdict::Agree(_)));
+}
+
+#[test]
 fn the_same_seed_gives_the_same_finding_whatever_the_number_of_threads() {
     let path =
         format!("{}/kernels/mutants/gqa_decode/m02_group_padded_to_power_of_two.toml", env!("CARGO_MANIFEST_DIR"));

@@ -40,6 +40,8 @@ pub struct Cuda {
     /// Streams with their memory, one for each thread that runs at the same time.
     idle: Mutex<Vec<Lane>>,
     modules: Mutex<HashMap<u64, Module>>,
+    /// Held while a case is on the device.
+    turn: Mutex<()>,
     /// Why the context can't be used any more.
     lost: Mutex<Option<String>>,
 }
@@ -131,8 +133,8 @@ impl Cuda {
             .ok_or_else(|| Unavailable(format!("expected a CUDA device below {}, found {ordinal}", devices.len())))?;
         let context = CudaContext::new(ordinal).map_err(unavailable)?;
         let name = format!("cuda:{ordinal} {}", device.name);
-        let (idle, modules, lost) = Default::default();
-        Ok(Self { context: ManuallyDrop::new(context), name, idle, modules, lost })
+        let (idle, modules, turn, lost) = Default::default();
+        Ok(Self { context: ManuallyDrop::new(context), name, idle, modules, turn, lost })
     }
 
     fn lane(&self) -> Result<Lane, DriverError> {
@@ -156,40 +158,69 @@ impl Cuda {
         Ok(Module(module))
     }
 
-    /// Runs a plan in `lane`. `Ok(Err(_))` is a fault of the kernel.
+    /// Runs a plan in `lane`.
     fn execute(&self, kernel: &Kernel, case: &Case, plan: &Plan, lane: &mut Lane) -> Result<Outcome, BackendError> {
         let arena = Arena::of(plan);
         lane.reserve(arena.size_bytes).map_err(|e| self.trouble(e))?;
         arena.fill(plan, &mut lane.host);
-        let stream = lane.stream.cu_stream();
-        // SAFETY: `device` has at least `host.len()` bytes (reserve), and `host` lives until the stream is waited for.
-        unsafe { result::memcpy_htod_async(lane.device, &lane.host, stream) }.map_err(|e| self.trouble(e))?;
-        let module = self.module(kernel)?;
-        for launch in plan.steps.iter().flatten() {
-            if let Err(error) = self.launch(module, launch, lane, &arena)? {
-                if is_refusal(error) {
-                    return Ok(Outcome::Fault(Fault::new(FaultKind::LaunchFailed, describe(error))));
-                }
-                return self.after_fault(error, case);
+        {
+            // One case on the device at a time: a fault spoils the whole context, and must be this case's.
+            let _turn = lock(&self.turn);
+            self.check_usable()?;
+            if let Some(fault) = self.on_device(kernel, case, plan, lane, &arena)? {
+                return Ok(Outcome::Fault(fault));
             }
-        }
-        // SAFETY: as for the copy to the device.
-        if let Err(error) = unsafe { result::memcpy_dtoh_async(&mut lane.host, lane.device, stream) } {
-            return self.after_fault(error, case);
-        }
-        match self.wait(lane) {
-            Ok(true) => {}
-            Ok(false) => {
-                let why = format!("the kernel did not end within {} s", TIME_LIMIT.as_secs());
-                *lock(&self.lost) = Some(why.clone());
-                return Ok(Outcome::Fault(Fault::new(FaultKind::Hang, why)));
-            }
-            Err(error) => return self.after_fault(error, case),
         }
         if let Some(fault) = arena.damage(plan, &lane.host) {
             return Ok(Outcome::Fault(fault));
         }
         Ok(Outcome::Output(plan.output(case, |index| lane.host[arena.range(plan, index)].to_vec())))
+    }
+
+    /// Copies the lane's arena to the device, launches, and copies it back. Returns a fault of the kernel, if any.
+    fn on_device(
+        &self,
+        kernel: &Kernel,
+        case: &Case,
+        plan: &Plan,
+        lane: &mut Lane,
+        arena: &Arena,
+    ) -> Result<Option<Fault>, BackendError> {
+        let module = self.module(kernel)?;
+        let stream = lane.stream.cu_stream();
+        // SAFETY: `device` has at least `host.len()` bytes (reserve), and `host` lives until the stream is waited for.
+        unsafe { result::memcpy_htod_async(lane.device, &lane.host, stream) }.map_err(|e| self.trouble(e))?;
+        for launch in plan.steps.iter().flatten() {
+            if let Err(error) = self.launch(module, launch, lane, arena)? {
+                if is_refusal(error) {
+                    return Ok(Some(Fault::new(FaultKind::LaunchFailed, describe(error))));
+                }
+                return self.after_fault(error, case).map(Some);
+            }
+        }
+        // Waited for before the copy back, which would itself wait, and for ever, for a kernel that hangs.
+        match self.wait(lane) {
+            Ok(true) => {}
+            Ok(false) => {
+                let why = format!("the kernel did not end within {} s", TIME_LIMIT.as_secs());
+                *lock(&self.lost) = Some(format!("{why} with the case {case}"));
+                return Ok(Some(Fault::new(FaultKind::Hang, why)));
+            }
+            Err(error) => return self.after_fault(error, case).map(Some),
+        }
+        // SAFETY: as for the copy to the device.
+        let copied = unsafe { result::memcpy_dtoh_async(&mut lane.host, lane.device, stream) };
+        match copied.and_then(|()| lane.stream.synchronize()) {
+            Ok(()) => Ok(None),
+            Err(error) => self.after_fault(error, case).map(Some),
+        }
+    }
+
+    fn check_usable(&self) -> Result<(), BackendError> {
+        match &*lock(&self.lost) {
+            None => Ok(()),
+            Some(why) => Err(BackendError::Unavailable(format!("{} can't be used any more: {why}", self.name))),
+        }
     }
 
     fn launch(
@@ -255,7 +286,7 @@ impl Cuda {
     }
 
     /// An error that came after a launch: the kernel's doing where the code says so, and the end of this context.
-    fn after_fault(&self, error: DriverError, case: &Case) -> Result<Outcome, BackendError> {
+    fn after_fault(&self, error: DriverError, case: &Case) -> Result<Fault, BackendError> {
         let kind = match error.0 {
             CUresult::CUDA_ERROR_ILLEGAL_ADDRESS => FaultKind::OutOfBounds,
             CUresult::CUDA_ERROR_MISALIGNED_ADDRESS => FaultKind::Misaligned,
@@ -269,7 +300,7 @@ impl Cuda {
             _ => return Err(self.trouble(error)),
         };
         *lock(&self.lost) = Some(format!("{} after the case {case}", describe(error)));
-        Ok(Outcome::Fault(Fault::new(kind, describe(error))))
+        Ok(Fault::new(kind, describe(error)))
     }
 }
 
@@ -293,9 +324,7 @@ impl Backend for Cuda {
     }
 
     fn run(&self, kernel: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError> {
-        if let Some(why) = &*lock(&self.lost) {
-            return Err(BackendError::Unavailable(format!("{} can't be used any more: {why}", self.name)));
-        }
+        self.check_usable()?;
         let plan = Plan::new(kernel, case, run)?;
         self.context.bind_to_thread().map_err(|e| self.trouble(e))?;
         let mut lane = self.lane().map_err(|e| self.trouble(e))?;

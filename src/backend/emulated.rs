@@ -3,7 +3,7 @@
 use super::plan::{Initialised, Plan, PlannedArg, PlannedLaunch};
 use super::{Backend, BackendError, BackendKind, Kernel, Run};
 use crate::case::Case;
-use crate::emulator::{self, BitMap, Memory, Options, RegionId, Stop, Violation, ViolationKind};
+use crate::emulator::{self, BitMap, Checks, Memory, Options, RegionId, Stats, Stop, Violation, ViolationKind};
 use crate::outcome::{Fault, FaultKind, Outcome, Site};
 use crate::ptx::Program;
 
@@ -12,8 +12,8 @@ use crate::ptx::Program;
 pub struct Emulator;
 
 /// Warp instructions a launch may take: this, and [`BUDGET_PER_ELEMENT`] for each query element times key.
-const BUDGET_BASE: u64 = 4_000_000;
-const BUDGET_PER_ELEMENT: u64 = 100;
+const BUDGET_BASE: u64 = 50_000_000;
+const BUDGET_PER_ELEMENT: u64 = 2000;
 
 impl Backend for Emulator {
     fn kind(&self) -> BackendKind {
@@ -25,34 +25,51 @@ impl Backend for Emulator {
     }
 
     fn run(&self, kernel: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError> {
+        Ok(self.measure(kernel, case, run, Checks::default())?.0)
+    }
+}
+
+impl Emulator {
+    /// Runs every step of `case` once under `checks`, and counts the instructions that took.
+    pub fn measure(
+        &self,
+        kernel: &Kernel,
+        case: &Case,
+        run: Run,
+        checks: Checks,
+    ) -> Result<(Outcome, Stats), BackendError> {
         let plan = Plan::new(kernel, case, run)?;
         let mut memory = Memory::new();
         let regions: Vec<RegionId> = plan.regions.iter().map(|region| map(&mut memory, region)).collect();
         let options = Options {
             schedule_seed: u64::from(run.schedule_seed),
             instruction_budget: budget(case),
+            checks,
             ..Options::default()
         };
+        let mut total = Stats::default();
         for launch in plan.steps.iter().flatten() {
             let program = kernel.program(&launch.entry)?;
-            match execute(program, &mut memory, launch, &regions, &options) {
-                Ok(_) => {}
-                Err(Stop::Violation(violation)) => return Ok(Outcome::Fault(fault(&violation))),
-                Err(Stop::Unsupported { detail }) => {
-                    return Err(BackendError::Unsupported(detail));
+            let fault = match execute(program, &mut memory, launch, &regions, &options) {
+                Ok(stats) => {
+                    total.warp_instructions += stats.warp_instructions;
+                    total.lane_instructions += stats.lane_instructions;
+                    continue;
                 }
-                Err(Stop::BadLaunch(why)) => {
-                    return Ok(Outcome::Fault(Fault::new(FaultKind::LaunchFailed, why.to_string())));
-                }
-            }
+                Err(Stop::Violation(violation)) => fault(&violation),
+                Err(Stop::Unsupported { detail }) => return Err(BackendError::Unsupported(detail)),
+                Err(Stop::BadLaunch(why)) => Fault::new(FaultKind::LaunchFailed, why),
+            };
+            return Ok((Outcome::Fault(fault), total));
         }
         for (index, &id) in regions.iter().enumerate().filter(|(index, _)| plan.is_out(*index)) {
             if let Some(byte) = memory.written(id).first_clear(0, plan.regions[index].bytes.len()) {
                 let element = byte / case.dtype.size_bytes();
-                return Ok(Outcome::Fault(not_written(case, &plan.regions[index].name, element)));
+                return Ok((Outcome::Fault(not_written(case, &plan.regions[index].name, element)), total));
             }
         }
-        Ok(Outcome::Output(plan.output(case, |index| memory.bytes(regions[index]).to_vec())))
+        let output = plan.output(case, |index| memory.bytes(regions[index]).to_vec());
+        Ok((Outcome::Output(output), total))
     }
 }
 

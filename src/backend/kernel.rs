@@ -54,6 +54,12 @@ pub enum OpenError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Code was named instead of the manifest that goes with it.
+    #[error("expected the path of a manifest such as kernel.toml, found {file}: attnfuzz needs to know its arguments, see docs/manifest.md", file = file.display())]
+    NotAManifest {
+        /// The file.
+        file: PathBuf,
+    },
     /// The manifest is wrong.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -113,6 +119,10 @@ impl Kernel {
         let path = Path::new(name);
         if !path.exists() {
             return Err(OpenError::Unknown { name: name.into() });
+        }
+        let is_code = |extension: &std::ffi::OsStr| extension == "ptx" || extension == "cu" || extension == "cubin";
+        if path.extension().is_some_and(is_code) {
+            return Err(OpenError::NotAManifest { file: path.into() });
         }
         Self::open_file(path)
     }

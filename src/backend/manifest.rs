@@ -60,7 +60,7 @@ pub enum Arg {
     /// Address of an `i32` array with one length for each request.
     Lengths(Lengths),
     /// A number.
-    Value(Expr, Scalar),
+    Value(Box<Expr>, Scalar),
 }
 
 /// Arrays of lengths.
@@ -384,7 +384,7 @@ fn check_arg(reader: &Reader<'_>, index: usize, arg: &Spanned<RawArg>) -> Result
         RawArg { tensor: None, lengths: Some(lengths), value: None, scalar: None } => Ok(Arg::Lengths(*lengths)),
         RawArg { tensor: None, lengths: None, value: Some(text), scalar: Some(scalar) } => {
             let expr = reader.expr(&format!("{key}.value"), &Spanned::new(span, text.clone()))?;
-            Ok(Arg::Value(expr, *scalar))
+            Ok(Arg::Value(Box::new(expr), *scalar))
         }
         _ => Err(reader.error(
             &span,

@@ -10,6 +10,8 @@ pub mod cuda;
 #[cfg(not(feature = "cuda"))]
 #[path = "cuda_absent.rs"]
 pub mod cuda;
+#[cfg(feature = "cuda")]
+pub mod cuda_raw;
 mod emulated;
 mod kernel;
 pub mod manifest;

@@ -6,6 +6,7 @@ use crate::campaign::{self, Config, Event};
 use crate::regression::Store;
 use crate::report::{human, jsonl};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,11 +31,17 @@ pub(super) fn short_campaign() -> FuzzArgs {
 }
 
 pub(super) fn run(args: &FuzzArgs) -> Result<Exit, Failure> {
-    let names: Vec<String> = if args.kernels.is_empty() {
+    let store = Store::new(&args.regressions);
+    store
+        .check_writable()
+        .map_err(|e| Failure::usage(format!("--regressions: can't write below {}: {e}", args.regressions.display())))?;
+    let mut names: Vec<String> = if args.kernels.is_empty() {
         shipped_names().into_iter().map(String::from).collect()
     } else {
         args.kernels.clone()
     };
+    let mut seen = HashSet::new();
+    names.retain(|name| seen.insert(name.clone()));
     let kernels = names.iter().map(|name| Kernel::open(name).map(Arc::new).map_err(Failure::usage));
     let config = Config {
         kernels: kernels.collect::<Result<_, _>>()?,
@@ -45,7 +52,7 @@ pub(super) fn run(args: &FuzzArgs) -> Result<Exit, Failure> {
         jobs: args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from),
         max_findings: usize::from(args.max_findings),
         max_shrink: args.max_shrink,
-        store: Some(Store::new(&args.regressions)),
+        store: Some(store),
     };
     let summary = match args.format {
         Format::Jsonl => {

@@ -8,10 +8,8 @@ use std::path::{Path, PathBuf};
 pub(super) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
     let default = PathBuf::from("proptest-regressions/cases");
     let mut findings = Vec::new();
-    if args.paths.is_empty() {
-        if default.exists() {
-            findings = Finding::load_all(&default).map_err(Failure::usage)?;
-        }
+    if args.paths.is_empty() && default.exists() {
+        findings = Finding::load_all(&default).map_err(Failure::usage)?;
     }
     for path in &args.paths {
         findings.extend(Finding::load_all(path).map_err(Failure::usage)?);

@@ -82,7 +82,11 @@ impl Registers {
             *target = value;
         } else {
             for lane in 0..LANES {
-                target[lane] = if lanes.mask & 1 << lane != 0 { value[lane] } else { target[lane] };
+                target[lane] = if lanes.mask & 1 << lane != 0 {
+                    value[lane]
+                } else {
+                    target[lane]
+                };
             }
         }
     }
@@ -94,7 +98,11 @@ impl Registers {
             *target = value;
         } else {
             for lane in 0..LANES {
-                target[lane] = if lanes.mask & 1 << lane != 0 { value[lane] } else { target[lane] };
+                target[lane] = if lanes.mask & 1 << lane != 0 {
+                    value[lane]
+                } else {
+                    target[lane]
+                };
             }
         }
     }
@@ -185,13 +193,55 @@ impl BlockContext {
 }
 
 impl Warp {
-    /// Makes room for a program and writes its constants; once a launch.
+    /// Makes room for a program; once a launch.
     pub(super) fn prepare(&mut self, program: &Program) {
         let (words, wides, preds) = program.slots();
         let registers = &mut self.registers;
         registers.words.resize(words, [0; LANES]);
         registers.wides.resize(wides, [0; LANES]);
         registers.preds.resize(preds, 0);
+        self.local.name.clear();
+        self.local.name.push_str("local frame");
+        self.local.bytes.resize(program.local_bytes() * LANES, 0);
+        self.local.writable = true;
+    }
+
+    /// Sets the warp to the start of a block.
+    pub(super) fn start(&mut self, program: &Program, context: &BlockContext, index: u32) {
+        let threads = context
+            .threads()
+            .saturating_sub(index * LANES as u32)
+            .min(LANES as u32);
+        self.index = index;
+        self.live = if threads == LANES as u32 {
+            u32::MAX
+        } else {
+            (1 << threads) - 1
+        };
+        self.pc = 0;
+        self.mask = self.live;
+        self.others.clear();
+        self.apart = 0;
+        self.at_barrier = None;
+        self.copies.pending.clear();
+        self.copies.open = [0; LANES];
+        if program.local_bytes() > 0 {
+            self.local.bytes.fill(0);
+            self.local.initialised = super::BitMap::new(self.local.bytes.len(), false);
+            self.local.written = super::BitMap::new(self.local.bytes.len(), false);
+        }
+        self.reset_registers(program);
+        for (slot, special) in program.specials() {
+            self.registers.words[slot.0 as usize] = special_value(*special, context, index);
+        }
+    }
+
+    /// Zeros and constants: a kernel that reads a register before writing it must do the same every time.
+    fn reset_registers(&mut self, program: &Program) {
+        let registers = &mut self.registers;
+        registers.words.fill([0; LANES]);
+        registers.wides.fill([0; LANES]);
+        registers.preds.fill(0);
         let constants = program.constants();
         for (slot, value) in &constants.words {
             registers.words[slot.0 as usize] = [*value; LANES];
@@ -202,36 +252,16 @@ impl Warp {
         for (slot, value) in &constants.preds {
             registers.preds[slot.0 as usize] = if *value { u32::MAX } else { 0 };
         }
-        self.local.name.clear();
-        self.local.name.push_str("local frame");
-        self.local.bytes.resize(program.local_bytes() * LANES, 0);
-        self.local.writable = true;
-    }
-
-    /// Sets the warp to the start of a block.
-    pub(super) fn start(&mut self, program: &Program, context: &BlockContext, index: u32) {
-        let threads = context.threads().saturating_sub(index * LANES as u32).min(LANES as u32);
-        self.index = index;
-        self.live = if threads == LANES as u32 { u32::MAX } else { (1 << threads) - 1 };
-        self.pc = 0;
-        self.mask = self.live;
-        self.others.clear();
-        self.apart = 0;
-        self.at_barrier = None;
-        self.copies.pending.clear();
-        self.copies.open = [0; LANES];
-        if program.local_bytes() > 0 {
-            self.local.initialised = super::BitMap::new(self.local.bytes.len(), false);
-            self.local.written = super::BitMap::new(self.local.bytes.len(), false);
-        }
-        for (slot, special) in program.specials() {
-            self.registers.words[slot.0 as usize] = special_value(*special, context, index);
-        }
     }
 
     /// The lowest program counter among groups that can run, apart from the running one.
     pub(super) fn next_ready(&self) -> u32 {
-        self.others.iter().filter(|g| !g.waits).map(|g| g.pc).min().unwrap_or(u32::MAX)
+        self.others
+            .iter()
+            .filter(|g| !g.waits)
+            .map(|g| g.pc)
+            .min()
+            .unwrap_or(u32::MAX)
     }
 }
 

@@ -79,6 +79,9 @@ const FOCI: [Focus; 18] = [
 /// Which part of the budget a case may spend, as a power of 1/2.
 const PARTS_OF_BUDGET: [u32; 4] = [0, 1, 2, 3];
 
+/// One in this many cases is as long as the budget allows. Few, because each takes about a second to emulate.
+const LONG_CASES: u32 = 1200;
+
 /// A case being drawn.
 struct Draft<'a, R> {
     space: &'a Space,
@@ -98,6 +101,9 @@ impl<R: RngCore> Draft<'_, R> {
         let part = self.dice.pick(&PARTS_OF_BUDGET);
         self.purse = Purse::new(self.space.domain(), self.space.budget >> part);
         let mut axes = Axis::ALL.to_vec();
+        if self.dice.one_in(LONG_CASES) {
+            return self.long_case(parts);
+        }
         if self.dice.one_in(9) && self.preset(&mut parts) {
             axes.retain(|axis| !matches!(axis, Axis::KvHeads | Axis::QPerKv | Axis::HeadDim));
         }
@@ -132,6 +138,29 @@ impl<R: RngCore> Draft<'_, R> {
                 Axis::PastLen => longest = n,
             }
         }
+        self.requests(&mut parts, longest);
+        self.rest(&mut parts);
+        self.space.legalize(parts)
+    }
+
+    /// One long request in the smallest heads, so that even an emulated kernel can be asked about it: positions beyond
+    /// what 15 or 16 bits hold.
+    fn long_case(mut self, mut parts: CaseParts) -> Case {
+        self.purse = Purse::new(self.space.domain(), self.space.budget);
+        let shape = &parts.shape;
+        for (axis, n) in [
+            (Axis::KvHeads, shape.num_kv_heads),
+            (Axis::QPerKv, shape.q_per_kv),
+            (Axis::HeadDim, shape.head_dim),
+            (Axis::Batch, shape.batch()),
+        ] {
+            self.purse.spend(axis, n);
+        }
+        let cap = self.purse.cap(Axis::PastLen, &[]);
+        let domain = self.space.domain();
+        let fitting: Vec<u32> =
+            tables::LONG_PAST_LEN.iter().copied().filter(|&n| n <= cap && domain.past_len.contains(n)).collect();
+        let longest = if fitting.is_empty() { domain.past_len.nearest(cap) } else { self.dice.pick(&fitting) };
         self.requests(&mut parts, longest);
         self.rest(&mut parts);
         self.space.legalize(parts)

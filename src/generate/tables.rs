@@ -45,6 +45,10 @@ pub(super) const PAST_LEN: Table = Table {
     ],
 };
 
+/// Lengths of the rare long cases: around 2^12 to 2^16.
+pub(super) const LONG_PAST_LEN: &[u32] =
+    &[4097, 8193, 16385, 32767, 32768, 32769, 32770, 32800, 33000, 34000, 65535, 65537];
+
 pub(super) const STEPS: Table = Table { usual: &[1], wide: &[2, 2, 3, 4] };
 
 pub(super) const Q_LEN: Table =

@@ -13,7 +13,7 @@ pub use examine::examine;
 pub use judge::{ExpectedRow, for_each_row, judge};
 
 use crate::case::TensorName;
-use crate::outcome::{Fault, Output};
+use crate::outcome::{Fault, Output, Site};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -103,9 +103,9 @@ pub const SGN_FAILURE: f64 = 1.6e-17;
 pub struct Signature {
     /// Such as `diverge out nan` or `fault race`.
     pub class: String,
-    /// PTX line of a fault, where known.
+    /// Place of a fault, where known: `file:line` of the CUDA source, which is the same for every dtype, or the PTX line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ptx_line: Option<u32>,
+    pub place: Option<String>,
 }
 
 impl Verdict {
@@ -121,12 +121,11 @@ impl Verdict {
                 } else {
                     "value"
                 };
-                Some(Signature { class: format!("diverge {} {kind}", d.tensor), ptx_line: None })
+                Some(Signature { class: format!("diverge {} {kind}", d.tensor), place: None })
             }
-            Self::Fault(fault) => Some(Signature {
-                class: format!("fault {}", fault.kind),
-                ptx_line: fault.site.as_ref().map(|site| site.ptx_line),
-            }),
+            Self::Fault(fault) => {
+                Some(Signature { class: format!("fault {}", fault.kind), place: fault.site.as_ref().map(Site::place) })
+            }
         }
     }
 }
@@ -134,7 +133,7 @@ impl Verdict {
 impl Signature {
     /// Whether this is the same bug as `other`. A place that only one of them knows tells nothing.
     pub fn matches(&self, other: &Self) -> bool {
-        let places = self.ptx_line.zip(other.ptx_line);
+        let places = self.place.as_ref().zip(other.place.as_ref());
         self.class == other.class && places.is_none_or(|(a, b)| a == b)
     }
 }
@@ -142,7 +141,7 @@ impl Signature {
 impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.class)?;
-        self.ptx_line.map_or(Ok(()), |line| write!(f, " at ptx {line}"))
+        self.place.as_ref().map_or(Ok(()), |place| write!(f, " at {place}"))
     }
 }
 

@@ -19,7 +19,10 @@ pub struct Module {
 impl Module {
     /// Names of the kernels, in the order of the text.
     pub fn entries(&self) -> impl Iterator<Item = &str> {
-        self.functions.iter().filter(|f| f.is_entry && f.body.is_some()).map(|f| f.name.as_str())
+        self.functions
+            .iter()
+            .filter(|f| f.is_entry && f.body.is_some())
+            .map(|f| f.name.as_str())
     }
 
     /// The `.target`, such as `sm_80`.
@@ -57,7 +60,11 @@ pub(super) enum Initial {
     Int(u64),
     F32(u32),
     F64(u64),
-    Symbol { name: String, offset: i64, generic: bool },
+    Symbol {
+        name: String,
+        offset: i64,
+        generic: bool,
+    },
 }
 
 /// An `.entry` or a `.func`.

@@ -64,6 +64,14 @@ impl Store {
         self.root.join("cases")
     }
 
+    /// Whether findings can be saved: tries to write in the nearest folder above that exists, and leaves nothing behind.
+    pub fn check_writable(&self) -> io::Result<()> {
+        let here = Path::new(".");
+        let above = self.root.ancestors().map(|p| if p == Path::new("") { here } else { p });
+        let folder = above.into_iter().find(|p| p.exists()).unwrap_or(here);
+        tempfile::tempfile_in(folder).map(drop)
+    }
+
     /// Saves `finding` under the name of `kernel`. A file that holds another bug is never overwritten.
     pub fn save(&self, kernel: &str, finding: &Finding) -> io::Result<Saved> {
         let folder = self.folder().join(kernel);

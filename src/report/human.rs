@@ -150,7 +150,7 @@ fn rate(row: &Row, elapsed: Duration) -> String {
 /// Three significant digits, without an exponent where a person would not write one.
 fn significant(x: f64) -> String {
     match x.abs() {
-        a if a == 0.0 => "0".into(),
+        0.0 => "0".into(),
         a if !(1e-3..1e6).contains(&a) => format!("{x:.2e}"),
         a => format!("{x:.*}", (2 - a.log10().floor() as i32).max(0) as usize),
     }

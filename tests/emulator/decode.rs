@@ -7,6 +7,8 @@ use attnfuzz::ptx;
 pub(super) const SM75: &str = include_str!("subject/decode_sm75.ptx");
 pub(super) const SM80: &str = include_str!("subject/decode_sm80.ptx");
 
+const CUDA13: &str = include_str!("subject/decode_cuda13.ptx");
+
 #[test]
 fn attention_of_a_real_kernel_is_right() {
     for (text, entry, dtype, dim) in [
@@ -17,6 +19,9 @@ fn attention_of_a_real_kernel_is_right() {
         (SM80, "dec_f32_128", Dtype::F32, 128),
         (SM80, "dec_f16_128", Dtype::F16, 128),
         (SM80, "dec_bf16_128", Dtype::Bf16, 128),
+        (CUDA13, "dec_f32_128", Dtype::F32, 128),
+        (CUDA13, "dec_f16_128", Dtype::F16, 128),
+        (CUDA13, "dec_bf16_128", Dtype::Bf16, 128),
     ] {
         let program = ptx::parse(text).unwrap().lower(entry).unwrap();
         for (lens, heads, kv_heads, seed) in [(vec![0, 1, 33], 6, 2, 1), (vec![70], 28, 4, 2)] {
@@ -48,6 +53,26 @@ fn coverage_tells_cases_apart() {
     // An empty request takes ways that no other does.
     assert!(all.merge(&reach(&[0])) > 0);
     assert_eq!(all.points().count(), all.count());
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_whatever_ran_before() {
+    let module = ptx::parse(SM80).unwrap();
+    let program = module.lower("dec_f16_128").unwrap();
+    let case = Case {
+        lens: vec![7, 40],
+        heads: 4,
+        kv_heads: 2,
+        dim: 128,
+        dtype: Dtype::F16,
+    };
+    let mut fresh = case.set_up(3);
+    let first = fresh.launch(&program, 5);
+    let mut used = case.set_up(3);
+    used.launch(&program, 9);
+    used.launch(&module.lower("dec_bf16_128").unwrap(), 1);
+    assert_eq!(used.launch(&program, 5), first);
+    assert_eq!(used.memory.bytes(used.out), fresh.memory.bytes(fresh.out));
 }
 
 #[test]

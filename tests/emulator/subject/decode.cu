@@ -1,3 +1,5 @@
+// Subject of the emulator's tests: decode attention with an online softmax, keys split over the warps of a block.
+// decode_sm75.ptx and decode_sm80.ptx are NVRTC 12.4's, decode_cuda13.ptx is NVRTC 13.0's for compute_80.
 #define INFINITY __int_as_float(0x7f800000)
 #include <cuda_fp16.h>
 #include <cuda_bf16.h>

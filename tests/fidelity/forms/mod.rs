@@ -1,0 +1,9 @@
+//! Instruction forms: a table of them, the PTX of each, operand values, and how to run one in the emulator.
+//!
+//! Shared by the test suite and by `examples/fidelity`, which runs the same forms on a GPU.
+
+pub(crate) mod emulate;
+mod expand;
+pub(crate) mod form;
+pub(crate) mod operands;
+mod table;
