@@ -35,3 +35,17 @@ fn long_target_lists_used_often_end() {
     );
     assert_eq!(limit(&text), "targets of indexed branches");
 }
+
+#[test]
+fn many_functions_called_often_are_found_at_once() {
+    let mut text = String::from(".version 8.4\n.target sm_80\n");
+    for number in 0..40_000 {
+        let _ = writeln!(text, ".func f{number}() {{ ret; }}");
+    }
+    let calls = "call f39999;\n".repeat(40_000);
+    let _ = writeln!(text, ".visible .entry k() {{ {calls} ret; }}");
+    let start = Instant::now();
+    ptx::parse(&text).unwrap().lower("k").unwrap();
+    // A search of the list at each call takes some 12 s, a table well under one.
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+}

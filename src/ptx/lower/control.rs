@@ -70,16 +70,7 @@ fn call(lw: &mut Lowerer<'_>, form: &Form<'_>) -> Result<(), Error> {
         ] => (returns, name, arguments),
         _ => return Err(form.unsupported("indirect calls")),
     };
-    // A prototype may precede the definition; the one with a body counts.
-    let mut candidates = lw
-        .module
-        .functions
-        .iter()
-        .filter(|f| !f.is_entry && f.name == *name);
-    let function = candidates
-        .clone()
-        .find(|f| f.body.is_some())
-        .or_else(|| candidates.next());
+    let function = lw.functions.get(name.as_str()).copied();
     let Some(function) = function else {
         return match lw.lookup(name)? {
             Some(_) => Err(form.unsupported("indirect calls")),

@@ -21,6 +21,7 @@ use super::op::{Condition, Op};
 use super::program::{Guard, Inst, Program};
 use form::Form;
 use names::{Register, Scope, Slots, Symbol};
+use std::collections::HashMap;
 
 /// Calls are inlined; past this many instructions the kernel is refused.
 const MAX_CODE: usize = 1 << 20;
@@ -58,6 +59,8 @@ impl Module {
 /// State of lowering one kernel.
 struct Lowerer<'m> {
     module: &'m Module,
+    /// What a call may name. A prototype may precede the definition; the one with a body counts.
+    functions: HashMap<&'m str, &'m Function>,
     code: Vec<Inst>,
     slots: Slots,
     scopes: Vec<Scope>,
@@ -79,8 +82,16 @@ struct Lowerer<'m> {
 
 impl<'m> Lowerer<'m> {
     fn new(module: &'m Module) -> Self {
+        let mut functions = HashMap::<&str, &Function>::new();
+        for function in module.functions.iter().filter(|f| !f.is_entry) {
+            let known = functions.entry(&function.name).or_insert(function);
+            if known.body.is_none() {
+                *known = function;
+            }
+        }
         Self {
             module,
+            functions,
             code: Vec::new(),
             slots: Slots::default(),
             scopes: vec![Scope::default()],
