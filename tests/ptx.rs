@@ -11,9 +11,7 @@ fn good_texts_lower() {
         let module = ptx::parse(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         assert!(module.entries().next().is_some(), "{}", path.display());
         for entry in module.entries() {
-            module
-                .lower(entry)
-                .unwrap_or_else(|e| panic!("{}, {entry}: {e}", path.display()));
+            module.lower(entry).unwrap_or_else(|e| panic!("{}, {entry}: {e}", path.display()));
         }
     }
 }
@@ -26,27 +24,16 @@ fn bad_texts_are_refused_where_they_are_wrong() {
         let expected: Vec<(u32, &str)> = text
             .lines()
             .zip(1..)
-            .filter_map(|(line, n)| {
-                line.split_once("//~ ERROR ")
-                    .map(|(_, message)| (n, message.trim()))
-            })
+            .filter_map(|(line, n)| line.split_once("//~ ERROR ").map(|(_, message)| (n, message.trim())))
             .collect();
-        let [(line, message)] = expected[..] else {
-            panic!("{}: one `//~ ERROR`", path.display())
-        };
+        let [(line, message)] = expected[..] else { panic!("{}: one `//~ ERROR`", path.display()) };
         let outcome = ptx::parse(&text).and_then(|module| {
             let names: Vec<String> = module.entries().map(str::to_owned).collect();
-            names
-                .iter()
-                .try_for_each(|name| module.lower(name).map(|_| ()))
+            names.iter().try_for_each(|name| module.lower(name).map(|_| ()))
         });
         let error = outcome.expect_err(&path.display().to_string());
         assert_eq!(error.position().line, line, "{}: {error}", path.display());
-        assert!(
-            error.to_string().contains(message),
-            "{}: {error}",
-            path.display()
-        );
+        assert!(error.to_string().contains(message), "{}: {error}", path.display());
     }
 }
 
@@ -58,11 +45,7 @@ fn parameters_are_laid_out_as_in_c() {
     assert_eq!(module.target(), "sm_80");
     assert_eq!(module.entries().collect::<Vec<_>>(), ["k1", "k2"]);
     let program = module.lower("k1").unwrap();
-    let layout: Vec<_> = program
-        .params()
-        .iter()
-        .map(|p| (p.offset, p.size_bytes, p.align))
-        .collect();
+    let layout: Vec<_> = program.params().iter().map(|p| (p.offset, p.size_bytes, p.align)).collect();
     assert_eq!(layout, [(0, 40, 8), (40, 8, 8), (48, 8, 8)]);
     assert_eq!(program.max_threads(), Some(128));
     assert!(module.lower("k3").is_err());
@@ -106,25 +89,15 @@ fn deep_nesting_and_wide_calls_are_refused() {
         "{".repeat(9999),
         "}".repeat(9999)
     );
-    assert!(matches!(
-        ptx::parse(&nested),
-        Err(ptx::Error::TooLarge { .. })
-    ));
+    assert!(matches!(ptx::parse(&nested), Err(ptx::Error::TooLarge { .. })));
     // Each function calls the one before it ten times: 10^12 instructions if inlined without a limit.
-    let mut text =
-        String::from(".version 8.4\n.target sm_80\n.address_size 64\n.func f0() { ret; }\n");
+    let mut text = String::from(".version 8.4\n.target sm_80\n.address_size 64\n.func f0() { ret; }\n");
     for i in 1..13 {
-        text.push_str(&format!(
-            ".func f{i}() {{ {} ret; }}\n",
-            format!("call f{};", i - 1).repeat(10)
-        ));
+        text.push_str(&format!(".func f{i}() {{ {} ret; }}\n", format!("call f{};", i - 1).repeat(10)));
     }
     text.push_str(".entry k() { call f12; ret; }");
     let module = ptx::parse(&text).unwrap();
-    assert!(matches!(
-        module.lower("k"),
-        Err(ptx::Error::TooLarge { .. })
-    ));
+    assert!(matches!(module.lower("k"), Err(ptx::Error::TooLarge { .. })));
 }
 
 /// The `.ptx` files of a folder, in a fixed order.

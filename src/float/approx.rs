@@ -73,8 +73,7 @@ pub fn tanh(x: f64) -> f64 {
         let x2 = x * x;
         let series = x2
             * (-1.0 / 3.0
-                + x2 * (2.0 / 15.0
-                    + x2 * (-17.0 / 315.0 + x2 * (62.0 / 2835.0 - x2 * (1382.0 / 155_925.0)))));
+                + x2 * (2.0 / 15.0 + x2 * (-17.0 / 315.0 + x2 * (62.0 / 2835.0 - x2 * (1382.0 / 155_925.0)))));
         return x + x * series;
     }
     if x.abs() > 20.0 {
@@ -105,8 +104,7 @@ fn sin_cos(x: f64) -> (f64, f64) {
     }
     // Cody-Waite with pi/2 in three parts; past 2^20 quarter turns the hardware's own result has no accuracy left.
     let turns = (x * std::f64::consts::FRAC_2_PI).round_ties_even();
-    let r = ((x - turns * 1.570_796_251_296_997) - turns * 7.549_789_415_861_596e-8)
-        - turns * 5.390_302_858_158_8e-15;
+    let r = ((x - turns * 1.570_796_251_296_997) - turns * 7.549_789_415_861_596e-8) - turns * 5.390_302_858_158_8e-15;
     let r2 = r * r;
     let mut sine = 0.0;
     let mut cosine = 0.0;

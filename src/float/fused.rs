@@ -33,16 +33,8 @@ pub fn sum_to_odd(x: f64, y: f64) -> f64 {
     let inexact = error != 0.0 && sum.is_finite();
     // An even last bit moves by one towards the error; the neighbours of an even significand are odd.
     let away = (error > 0.0) == (sum > 0.0);
-    let moved = if away {
-        bits.wrapping_add(1)
-    } else {
-        bits.wrapping_sub(1)
-    };
-    f64::from_bits(if inexact && bits & 1 == 0 {
-        moved
-    } else {
-        bits
-    })
+    let moved = if away { bits.wrapping_add(1) } else { bits.wrapping_sub(1) };
+    f64::from_bits(if inexact && bits & 1 == 0 { moved } else { bits })
 }
 
 /// The f64 nearest `x + y` and the exact error of taking it.
@@ -58,11 +50,7 @@ pub fn fma_f32_directed(a: f32, b: f32, c: f32, direction: Direction) -> f32 {
     let c = f64::from(c);
     let sum = sum_to_odd(product, c);
     if sum == 0.0 && product.is_sign_negative() != c.is_sign_negative() {
-        return if direction == Direction::Down {
-            -0.0
-        } else {
-            0.0
-        };
+        return if direction == Direction::Down { -0.0 } else { 0.0 };
     }
     to_f32_directed(sum, direction)
 }

@@ -14,9 +14,7 @@
 //! ```
 
 use crate::ptx::texts;
-use attnfuzz::emulator::{
-    BitMap, Initialised, Launch, Memory, Options, Region, RegionId, Stop, launch,
-};
+use attnfuzz::emulator::{BitMap, Initialised, Launch, Memory, Options, Region, RegionId, Stop, launch};
 use attnfuzz::ptx::parse;
 use std::path::Path;
 
@@ -32,11 +30,7 @@ fn programs_give_the_stated_results() {
             if let Err(stop) = outcome {
                 panic!("{}, schedule {seed}: {stop}", path.display());
             }
-            assert!(
-                regions.len() >= case.results.len(),
-                "{}: more results than regions",
-                path.display()
-            );
+            assert!(regions.len() >= case.results.len(), "{}: more results than regions", path.display());
             for (region, expected) in regions.iter().zip(&case.results) {
                 let found = case.values(memory.bytes(*region), expected.len());
                 assert_eq!(found, *expected, "{}, schedule {seed}", path.display());
@@ -49,33 +43,16 @@ fn programs_give_the_stated_results() {
 fn faulty_programs_break_the_stated_rule() {
     for path in texts("tests/emulator/fault") {
         let case = Case::read(&path);
-        let [(line, kind)] = &case.violations[..] else {
-            panic!("{}: one `//~ VIOLATION`", path.display())
-        };
+        let [(line, kind)] = &case.violations[..] else { panic!("{}: one `//~ VIOLATION`", path.display()) };
         for seed in 0..SCHEDULES {
             let mut memory = Memory::new();
             let (outcome, _) = case.run(&mut memory, seed);
             let Err(Stop::Violation(violation)) = outcome else {
-                panic!(
-                    "{}, schedule {seed}: expected {kind}, found {outcome:?}",
-                    path.display()
-                );
+                panic!("{}, schedule {seed}: expected {kind}, found {outcome:?}", path.display());
             };
-            assert_eq!(
-                violation.kind.name(),
-                kind,
-                "{}, schedule {seed}: {violation}",
-                path.display()
-            );
-            let lines = [
-                Some(violation.site.ptx_line),
-                violation.other.as_ref().map(|o| o.ptx_line),
-            ];
-            assert!(
-                lines.contains(&Some(*line)),
-                "{}, schedule {seed}: {violation}",
-                path.display()
-            );
+            assert_eq!(violation.kind.name(), kind, "{}, schedule {seed}: {violation}", path.display());
+            let lines = [Some(violation.site.ptx_line), violation.other.as_ref().map(|o| o.ptx_line)];
+            assert!(lines.contains(&Some(*line)), "{}, schedule {seed}: {violation}", path.display());
         }
     }
 }
@@ -93,11 +70,7 @@ struct Case {
 
 enum Param {
     Value(Vec<u8>),
-    Region {
-        bytes: Vec<u8>,
-        writable: bool,
-        initialised: bool,
-    },
+    Region { bytes: Vec<u8>, writable: bool, initialised: bool },
 }
 
 impl Case {
@@ -117,45 +90,27 @@ impl Case {
             if let Some((_, kind)) = line.split_once("//~ VIOLATION ") {
                 case.violations.push((number, kind.trim().to_owned()));
             }
-            let Some((key, rest)) = line.strip_prefix("// ").and_then(|l| l.split_once(": "))
-            else {
+            let Some((key, rest)) = line.strip_prefix("// ").and_then(|l| l.split_once(": ")) else {
                 continue;
             };
             let words: Vec<&str> = rest.split_whitespace().collect();
             let bytes = |ty: &str, words: &[&str]| {
-                values(words, ty)
-                    .iter()
-                    .flat_map(|v| v.to_le_bytes().into_iter().take(size(ty)))
-                    .collect()
+                values(words, ty).iter().flat_map(|v| v.to_le_bytes().into_iter().take(size(ty))).collect()
             };
             match (key, &words[..]) {
                 ("block", [n]) => case.block = n.parse().unwrap(),
                 ("grid", [n]) => case.grid = n.parse().unwrap(),
                 ("shared", [n]) => case.shared = n.parse().unwrap(),
-                ("param", ["value", ty, rest @ ..]) => {
-                    case.params.push(Param::Value(bytes(ty, rest)))
-                }
+                ("param", ["value", ty, rest @ ..]) => case.params.push(Param::Value(bytes(ty, rest))),
                 ("param", ["out", ty, n]) => {
                     let bytes = vec![0; size(ty) * n.parse::<usize>().unwrap()];
-                    case.params.push(Param::Region {
-                        bytes,
-                        writable: true,
-                        initialised: false,
-                    });
+                    case.params.push(Param::Region { bytes, writable: true, initialised: false });
                 }
                 ("param", ["inout", ty, rest @ ..]) => {
-                    case.params.push(Param::Region {
-                        bytes: bytes(ty, rest),
-                        writable: true,
-                        initialised: true,
-                    });
+                    case.params.push(Param::Region { bytes: bytes(ty, rest), writable: true, initialised: true });
                 }
                 ("param", [ty, rest @ ..]) => {
-                    case.params.push(Param::Region {
-                        bytes: bytes(ty, rest),
-                        writable: false,
-                        initialised: true,
-                    });
+                    case.params.push(Param::Region { bytes: bytes(ty, rest), writable: false, initialised: true });
                 }
                 ("run", [ty, rest @ ..]) => {
                     case.result_type = (*ty).to_owned();
@@ -170,9 +125,7 @@ impl Case {
     fn run(&self, memory: &mut Memory, seed: u64) -> (Result<(), Stop>, Vec<RegionId>) {
         let module = parse(&self.text).unwrap_or_else(|e| panic!("{e}\n{}", self.text));
         let name = module.entries().next().unwrap().to_owned();
-        let program = module
-            .lower(&name)
-            .unwrap_or_else(|e| panic!("{e}\n{}", self.text));
+        let program = module.lower(&name).unwrap_or_else(|e| panic!("{e}\n{}", self.text));
         let (mut params, mut writable_regions) = (Vec::new(), Vec::new());
         for (index, param) in self.params.iter().enumerate() {
             match param {
@@ -182,11 +135,7 @@ impl Case {
                     }
                     params.extend(bytes);
                 }
-                Param::Region {
-                    bytes,
-                    writable,
-                    initialised,
-                } => {
+                Param::Region { bytes, writable, initialised } => {
                     let id = memory.map(Region {
                         name: format!("p{index}"),
                         bytes: bytes.clone(),
@@ -210,23 +159,13 @@ impl Case {
             dynamic_shared_bytes: self.shared,
             params: &params,
         };
-        let options = Options {
-            schedule_seed: seed,
-            instruction_budget: 200_000,
-            ..Options::default()
-        };
-        (
-            launch(&program, memory, &shape, &options).map(|_| ()),
-            writable_regions,
-        )
+        let options = Options { schedule_seed: seed, instruction_budget: 200_000, ..Options::default() };
+        (launch(&program, memory, &shape, &options).map(|_| ()), writable_regions)
     }
 
     fn values(&self, bytes: &[u8], count: usize) -> Vec<u64> {
         let chunks = bytes.chunks(size(&self.result_type));
-        chunks
-            .take(count)
-            .map(|c| c.iter().rev().fold(0, |v, b| v << 8 | u64::from(*b)))
-            .collect()
+        chunks.take(count).map(|c| c.iter().rev().fold(0, |v, b| v << 8 | u64::from(*b))).collect()
     }
 }
 
@@ -239,13 +178,7 @@ fn values(words: &[&str], ty: &str) -> Vec<u64> {
     let mut out: Vec<u64> = Vec::new();
     if let ["iota", n] = words {
         return (0..n.parse().unwrap())
-            .map(|i: u64| {
-                if ty == "f32" {
-                    u64::from((i as f32).to_bits())
-                } else {
-                    i
-                }
-            })
+            .map(|i: u64| if ty == "f32" { u64::from((i as f32).to_bits()) } else { i })
             .collect();
     }
     for word in words {

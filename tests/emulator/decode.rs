@@ -1,8 +1,6 @@
 //! A decode-attention kernel as NVRTC compiled it, against attention in f64.
 
-use attnfuzz::emulator::{
-    Initialised, Launch, Memory, Options, Region, RegionId, Stats, Stop, launch,
-};
+use attnfuzz::emulator::{Initialised, Launch, Memory, Options, Region, RegionId, Stats, Stop, launch};
 use attnfuzz::float::Dtype;
 use attnfuzz::ptx;
 
@@ -27,13 +25,7 @@ fn attention_of_a_real_kernel_is_right() {
     ] {
         let program = ptx::parse(text).unwrap().lower(entry).unwrap();
         for (lens, heads, kv_heads, seed) in [(vec![0, 1, 33], 6, 2, 1), (vec![70], 28, 4, 2)] {
-            let case = Case {
-                lens,
-                heads,
-                kv_heads,
-                dim,
-                dtype,
-            };
+            let case = Case { lens, heads, kv_heads, dim, dtype };
             let (error, stats) = case.worst_error(&program, seed);
             let limit = match dtype {
                 Dtype::F32 => 2e-6,
@@ -50,13 +42,7 @@ fn attention_of_a_real_kernel_is_right() {
 fn coverage_tells_cases_apart() {
     let program = ptx::parse(SM80).unwrap().lower("dec_f32_64").unwrap();
     let reach = |lens: &[usize]| {
-        let case = Case {
-            lens: lens.to_vec(),
-            heads: 2,
-            kv_heads: 1,
-            dim: 64,
-            dtype: Dtype::F32,
-        };
+        let case = Case { lens: lens.to_vec(), heads: 2, kv_heads: 1, dim: 64, dtype: Dtype::F32 };
         let mut setup = case.set_up(1);
         setup.options.coverage = true;
         setup.launch(&program, 1).coverage
@@ -73,13 +59,7 @@ fn coverage_tells_cases_apart() {
 fn the_same_seed_gives_the_same_run_whatever_ran_before() {
     let module = ptx::parse(SM80).unwrap();
     let program = module.lower("dec_f16_128").unwrap();
-    let case = Case {
-        lens: vec![7, 40],
-        heads: 4,
-        kv_heads: 2,
-        dim: 128,
-        dtype: Dtype::F16,
-    };
+    let case = Case { lens: vec![7, 40], heads: 4, kv_heads: 2, dim: 128, dtype: Dtype::F16 };
     let mut fresh = case.set_up(3);
     let first = fresh.launch(&program, 5);
     let mut used = case.set_up(3);
@@ -93,37 +73,14 @@ fn the_same_seed_gives_the_same_run_whatever_ran_before() {
 fn launches_the_device_would_refuse_are_refused() {
     let program = ptx::parse(SM80).unwrap().lower("dec_f32_64").unwrap();
     let params = vec![0; program.param_bytes()];
-    let good = Launch {
-        grid: [1, 1, 1],
-        block: [32, 1, 1],
-        dynamic_shared_bytes: 0,
-        params: &params,
-    };
+    let good = Launch { grid: [1, 1, 1], block: [32, 1, 1], dynamic_shared_bytes: 0, params: &params };
     let bad = [
-        Launch {
-            grid: [0, 1, 1],
-            ..good
-        },
-        Launch {
-            grid: [1, 65536, 1],
-            ..good
-        },
-        Launch {
-            block: [1025, 1, 1],
-            ..good
-        },
-        Launch {
-            block: [1, 1, 65],
-            ..good
-        },
-        Launch {
-            dynamic_shared_bytes: 1 << 20,
-            ..good
-        },
-        Launch {
-            params: &params[1..],
-            ..good
-        },
+        Launch { grid: [0, 1, 1], ..good },
+        Launch { grid: [1, 65536, 1], ..good },
+        Launch { block: [1025, 1, 1], ..good },
+        Launch { block: [1, 1, 65], ..good },
+        Launch { dynamic_shared_bytes: 1 << 20, ..good },
+        Launch { params: &params[1..], ..good },
     ];
     for shape in bad {
         let stop = launch(&program, &mut Memory::new(), &shape, &Options::default());
@@ -156,16 +113,8 @@ pub(super) struct Setup {
 
 impl Setup {
     pub(super) fn launch(&mut self, program: &ptx::Program, seed: u64) -> Stats {
-        let shape = Launch {
-            grid: self.grid,
-            block: [128, 1, 1],
-            dynamic_shared_bytes: 0,
-            params: &self.params,
-        };
-        let options = Options {
-            schedule_seed: seed,
-            ..self.options
-        };
+        let shape = Launch { grid: self.grid, block: [128, 1, 1], dynamic_shared_bytes: 0, params: &self.params };
+        let options = Options { schedule_seed: seed, ..self.options };
         launch(program, &mut self.memory, &shape, &options).unwrap_or_else(|stop| panic!("{stop}"))
     }
 }
@@ -178,11 +127,8 @@ impl Case {
         let mut tensor = |count: usize| -> Vec<f64> {
             (0..count)
                 .map(|_| {
-                    random = random
-                        .wrapping_mul(6_364_136_223_846_793_005)
-                        .wrapping_add(1_442_695_040_888_963_407);
-                    self.dtype
-                        .round((random >> 40) as f64 / f64::from(1 << 23) - 1.0)
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    self.dtype.round((random >> 40) as f64 / f64::from(1 << 23) - 1.0)
                 })
                 .collect()
         };
@@ -193,35 +139,18 @@ impl Case {
         let mut memory = Memory::new();
         let encode = |values: &[f64]| -> Vec<u8> {
             let size = self.dtype.size_bytes();
-            values
-                .iter()
-                .flat_map(|x| self.dtype.encode(*x).to_le_bytes().into_iter().take(size))
-                .collect()
+            values.iter().flat_map(|x| self.dtype.encode(*x).to_le_bytes().into_iter().take(size)).collect()
         };
         let mut map = |name: &str, bytes: Vec<u8>, writable: bool| {
-            let initialised = if writable {
-                Initialised::None
-            } else {
-                Initialised::All
-            };
-            let id = memory.map(Region {
-                name: name.into(),
-                bytes,
-                initialised,
-                writable,
-                misalign: 0,
-            });
+            let initialised = if writable { Initialised::None } else { Initialised::All };
+            let id = memory.map(Region { name: name.into(), bytes, initialised, writable, misalign: 0 });
             (id, memory.address(id))
         };
         let (_, q_at) = map("q", encode(&q), false);
         let (_, k_at) = map("k", encode(&k), false);
         let (_, v_at) = map("v", encode(&v), false);
         let (out, out_at) = map("out", vec![0; q.len() * self.dtype.size_bytes()], true);
-        let lens: Vec<u8> = self
-            .lens
-            .iter()
-            .flat_map(|n| (*n as i32).to_le_bytes())
-            .collect();
+        let lens: Vec<u8> = self.lens.iter().flat_map(|n| (*n as i32).to_le_bytes()).collect();
         let (_, lens_at) = map("lens", lens, false);
         let mut params = Vec::new();
         for address in [q_at, k_at, v_at, out_at, lens_at] {
@@ -248,49 +177,28 @@ impl Case {
     fn worst_error(&self, program: &ptx::Program, seed: u64) -> (f64, Stats) {
         let mut setup = self.set_up(seed);
         let stats = setup.launch(program, seed);
-        let Setup {
-            memory,
-            out,
-            q,
-            k,
-            v,
-            capacity,
-            scale,
-            ..
-        } = &setup;
+        let Setup { memory, out, q, k, v, capacity, scale, .. } = &setup;
         assert_eq!(memory.written(*out).count(), memory.bytes(*out).len());
         let dim = self.dim;
         let size = self.dtype.size_bytes();
         let found: Vec<f64> = memory
             .bytes(*out)
             .chunks(size)
-            .map(|b| {
-                self.dtype.decode(
-                    b.iter()
-                        .rev()
-                        .fold(0, |bits, byte| bits << 8 | u32::from(*byte)),
-                )
-            })
+            .map(|b| self.dtype.decode(b.iter().rev().fold(0, |bits, byte| bits << 8 | u32::from(*byte))))
             .collect();
         let mut worst = 0f64;
         for (b, len) in self.lens.iter().enumerate() {
             for h in 0..self.heads {
                 let kv = h / (self.heads / self.kv_heads);
-                let row = |t: &[f64], j: usize| {
-                    t[((b * capacity + j) * self.kv_heads + kv) * dim..][..dim].to_vec()
-                };
+                let row = |t: &[f64], j: usize| t[((b * capacity + j) * self.kv_heads + kv) * dim..][..dim].to_vec();
                 let q = &q[(b * self.heads + h) * dim..][..dim];
                 let scores: Vec<f64> = (0..*len)
-                    .map(|j| {
-                        row(k, j).iter().zip(q).map(|(k, q)| k * q).sum::<f64>() * f64::from(*scale)
-                    })
+                    .map(|j| row(k, j).iter().zip(q).map(|(k, q)| k * q).sum::<f64>() * f64::from(*scale))
                     .collect();
                 let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
                 for d in 0..dim {
-                    let weighted = (0..*len)
-                        .map(|j| (scores[j] - max).exp() * row(v, j)[d])
-                        .sum::<f64>();
+                    let weighted = (0..*len).map(|j| (scores[j] - max).exp() * row(v, j)[d]).sum::<f64>();
                     let expected = if *len == 0 { 0.0 } else { weighted / sum };
                     worst = worst.max((found[(b * self.heads + h) * dim + d] - expected).abs());
                 }

@@ -9,20 +9,12 @@ use std::time::Instant;
 #[ignore = "a measurement, not a test"]
 #[expect(clippy::print_stderr, reason = "the measurement is the output")]
 fn lane_instructions_per_second() {
-    for (entry, dtype, dim) in [
-        ("dec_f32_128", Dtype::F32, 128),
-        ("dec_f16_128", Dtype::F16, 128),
-        ("dec_bf16_128", Dtype::Bf16, 128),
-    ] {
+    for (entry, dtype, dim) in
+        [("dec_f32_128", Dtype::F32, 128), ("dec_f16_128", Dtype::F16, 128), ("dec_bf16_128", Dtype::Bf16, 128)]
+    {
         let program = ptx::parse(SM80).unwrap().lower(entry).unwrap();
         for (lens, heads, kv_heads) in [(vec![1500], 28, 4), (vec![3], 2, 1)] {
-            let case = Case {
-                lens,
-                heads,
-                kv_heads,
-                dim,
-                dtype,
-            };
+            let case = Case { lens, heads, kv_heads, dim, dtype };
             let mut setup = case.set_up(1);
             let start = Instant::now();
             let (mut lanes, mut warps, mut launches) = (0, 0, 0);
