@@ -37,20 +37,13 @@ impl Barriers {
         races: &mut SharedRaces,
     ) -> Result<(), Box<Fault>> {
         let warp = &mut warps[chosen];
-        let Op::Barrier {
-            kind, id, count, ..
-        } = &code[warp.pc as usize].op
-        else {
+        let Op::Barrier { kind, id, count, .. } = &code[warp.pc as usize].op else {
             return Ok(());
         };
         let lane = warp.mask.trailing_zeros() as usize;
         let (id, differs) = uniform(warp.registers.word(*id), warp.mask);
         if differs {
-            return Err(fault(
-                ViolationKind::DivergentBarrier,
-                lane,
-                "lanes of one warp name different barriers",
-            ));
+            return Err(fault(ViolationKind::DivergentBarrier, lane, "lanes of one warp name different barriers"));
         }
         let expected = count.map(|count| uniform(warp.registers.word(count), warp.mask).0);
         if let Some(n) = expected
@@ -60,25 +53,14 @@ impl Barriers {
             return Err(fault(ViolationKind::BarrierDeadlock, lane, detail));
         }
         let Some(barrier) = self.barriers.get_mut(id as usize) else {
-            return Err(fault(
-                ViolationKind::BarrierDeadlock,
-                lane,
-                format!("barrier {id}, expected 0 to 15"),
-            ));
+            return Err(fault(ViolationKind::BarrierDeadlock, lane, format!("barrier {id}, expected 0 to 15")));
         };
         if barrier.arrived > 0 && barrier.expected != expected {
-            let text =
-                |n: Option<u32>| n.map_or("all threads".to_owned(), |n| format!("{n} threads"));
-            let detail = format!(
-                "barrier {id} for {} while others wait at it for {}",
-                text(expected),
-                text(barrier.expected)
-            );
+            let text = |n: Option<u32>| n.map_or("all threads".to_owned(), |n| format!("{n} threads"));
+            let detail =
+                format!("barrier {id} for {} while others wait at it for {}", text(expected), text(barrier.expected));
             let mut fault = fault(ViolationKind::BarrierDeadlock, lane, detail);
-            fault.other = barrier
-                .waiting
-                .first()
-                .map(|w| (warps[*w].pc, *w as u32, 0));
+            fault.other = barrier.waiting.first().map(|w| (warps[*w].pc, *w as u32, 0));
             return Err(fault);
         }
         barrier.expected = expected;
@@ -100,13 +82,7 @@ impl Barriers {
     }
 
     /// A warp has exited: those that wait for all may have all.
-    pub(super) fn after_exit(
-        &mut self,
-        code: &[Inst],
-        warps: &mut [Warp],
-        chosen: usize,
-        races: &mut SharedRaces,
-    ) {
+    pub(super) fn after_exit(&mut self, code: &[Inst], warps: &mut [Warp], chosen: usize, races: &mut SharedRaces) {
         join(&mut self.exited, &races.release(chosen));
         self.release(code, warps, races);
     }
@@ -114,23 +90,11 @@ impl Barriers {
     /// The block can't go on: the first warp that still waits, if any.
     pub(super) fn stuck(&self, warps: &[Warp]) -> Option<(usize, Box<Fault>)> {
         let first = warps.iter().position(|w| w.at_barrier.is_some())?;
-        let others: Vec<usize> = (first + 1..warps.len())
-            .filter(|i| warps[*i].at_barrier.is_some())
-            .collect();
+        let others: Vec<usize> = (first + 1..warps.len()).filter(|i| warps[*i].at_barrier.is_some()).collect();
         let exited = warps.iter().filter(|w| w.live == 0).count();
-        let detail = format!(
-            "{} warps wait at barriers that can't complete, {exited} have exited",
-            others.len() + 1
-        );
-        let mut fault = fault(
-            ViolationKind::BarrierDeadlock,
-            warps[first].mask.trailing_zeros() as usize,
-            detail,
-        );
-        let elsewhere = others
-            .iter()
-            .find(|i| warps[**i].pc != warps[first].pc)
-            .or(others.first());
+        let detail = format!("{} warps wait at barriers that can't complete, {exited} have exited", others.len() + 1);
+        let mut fault = fault(ViolationKind::BarrierDeadlock, warps[first].mask.trailing_zeros() as usize, detail);
+        let elsewhere = others.iter().find(|i| warps[**i].pc != warps[first].pc).or(others.first());
         fault.other = elsewhere.map(|i| (warps[*i].pc, *i as u32, warps[*i].mask.trailing_zeros()));
         Some((first, fault))
     }
@@ -143,26 +107,13 @@ impl Barriers {
             }
             for waiting in std::mem::take(&mut barrier.waiting) {
                 let warp = &mut warps[waiting];
-                if let Op::Barrier {
-                    kind: BarrierKind::Reduce { reduction, .. },
-                    ..
-                } = &code[warp.pc as usize].op
-                {
-                    let lanes = Lanes {
-                        mask: warp.mask,
-                        all: true,
-                    };
+                if let Op::Barrier { kind: BarrierKind::Reduce { reduction, .. }, .. } = &code[warp.pc as usize].op {
+                    let lanes = Lanes { mask: warp.mask, all: true };
                     let bits = |holds: bool| if holds { u32::MAX } else { 0 };
                     match reduction {
-                        BarrierReduction::And { d } => {
-                            warp.registers.set_pred(*d, lanes, bits(barrier.nays == 0))
-                        }
-                        BarrierReduction::Or { d } => {
-                            warp.registers.set_pred(*d, lanes, bits(barrier.ayes > 0))
-                        }
-                        BarrierReduction::Popc { d } => {
-                            warp.registers.set_word(*d, lanes, [barrier.ayes; LANES])
-                        }
+                        BarrierReduction::And { d } => warp.registers.set_pred(*d, lanes, bits(barrier.nays == 0)),
+                        BarrierReduction::Or { d } => warp.registers.set_pred(*d, lanes, bits(barrier.ayes > 0)),
+                        BarrierReduction::Popc { d } => warp.registers.set_word(*d, lanes, [barrier.ayes; LANES]),
                     }
                 }
                 warp.pc += 1;
@@ -181,10 +132,5 @@ impl Barriers {
 /// The value in the first of some lanes, and whether another lane has a different one.
 fn uniform(values: &[u32; LANES], mask: u32) -> (u32, bool) {
     let first = values[(mask.trailing_zeros() as usize).min(LANES - 1)];
-    (
-        first,
-        (Lanes { mask, all: false })
-            .iter()
-            .any(|lane| values[lane] != first),
-    )
+    (first, (Lanes { mask, all: false }).iter().any(|lane| values[lane] != first))
 }

@@ -10,10 +10,7 @@ pub struct BitMap {
 impl BitMap {
     /// `bits` bits, all `value`.
     pub fn new(bits: usize, value: bool) -> Self {
-        Self {
-            words: vec![if value { u64::MAX } else { 0 }; bits.div_ceil(64)],
-            bits,
-        }
+        Self { words: vec![if value { u64::MAX } else { 0 }; bits.div_ceil(64)], bits }
     }
 
     /// Number of bits.
@@ -28,11 +25,7 @@ impl BitMap {
 
     /// One bit; bits past the end are clear.
     pub fn contains(&self, bit: usize) -> bool {
-        bit < self.bits
-            && self
-                .words
-                .get(bit / 64)
-                .is_some_and(|w| w >> (bit % 64) & 1 == 1)
+        bit < self.bits && self.words.get(bit / 64).is_some_and(|w| w >> (bit % 64) & 1 == 1)
     }
 
     /// Sets `count` bits from `first` on, as far as they exist.
@@ -52,18 +45,10 @@ impl BitMap {
 
     /// Number of set bits.
     pub fn count(&self) -> usize {
-        let whole = self
-            .words
-            .iter()
-            .map(|w| w.count_ones() as usize)
-            .sum::<usize>();
+        let whole = self.words.iter().map(|w| w.count_ones() as usize).sum::<usize>();
         let spare = self.words.len() * 64 - self.bits;
         let last = self.words.last().copied().unwrap_or(0);
-        let excess = if spare == 0 {
-            0
-        } else {
-            (last >> (64 - spare)).count_ones() as usize
-        };
+        let excess = if spare == 0 { 0 } else { (last >> (64 - spare)).count_ones() as usize };
         whole - excess
     }
 

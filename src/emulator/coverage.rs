@@ -14,15 +14,12 @@ pub struct Coverage {
 impl Coverage {
     /// No marks, for a program of `instructions` instructions.
     pub fn new(instructions: usize) -> Self {
-        Self {
-            marks: vec![0; instructions],
-        }
+        Self { marks: vec![0; instructions] }
     }
 
     /// Adds the marks of another launch. Returns how many were new.
     pub fn merge(&mut self, other: &Self) -> usize {
-        self.marks
-            .resize(self.marks.len().max(other.marks.len()), 0);
+        self.marks.resize(self.marks.len().max(other.marks.len()), 0);
         let mut new = 0;
         for (own, others) in self.marks.iter_mut().zip(&other.marks) {
             new += (others & !*own).count_ones() as usize;
@@ -33,11 +30,10 @@ impl Coverage {
 
     /// Marks set, as numbers that stay the same for one program.
     pub fn points(&self) -> impl Iterator<Item = u32> {
-        self.marks.iter().zip(0u32..).flat_map(|(marks, i)| {
-            (0..8)
-                .filter(move |bit| marks >> bit & 1 == 1)
-                .map(move |bit| i * 8 + bit)
-        })
+        self.marks
+            .iter()
+            .zip(0u32..)
+            .flat_map(|(marks, i)| (0..8).filter(move |bit| marks >> bit & 1 == 1).map(move |bit| i * 8 + bit))
     }
 
     /// Number of marks set.

@@ -32,17 +32,9 @@ pub(super) fn execute(
             let out = integer::ternary32(*op, r.word(*a), r.word(*b), r.word(*c));
             r.set_word(*d, lanes, out);
         }
-        Op::Bfi32 {
-            d,
-            a,
-            b,
-            position,
-            length,
-        } => {
+        Op::Bfi32 { d, a, b, position, length } => {
             let (a, b, p, n) = (r.word(*a), r.word(*b), r.word(*position), r.word(*length));
-            let out = std::array::from_fn(|i| {
-                integer::bfi(u64::from(a[i]), u64::from(b[i]), p[i], n[i], 32) as u32
-            });
+            let out = std::array::from_fn(|i| integer::bfi(u64::from(a[i]), u64::from(b[i]), p[i], n[i], 32) as u32);
             r.set_word(*d, lanes, out);
         }
         Op::Unary64 { op, d, a } => {
@@ -65,23 +57,11 @@ pub(super) fn execute(
             let out = wide::count64(*op, r.wide(*a));
             r.set_word(*d, lanes, out);
         }
-        Op::Bfe64 {
-            signed,
-            d,
-            a,
-            position,
-            length,
-        } => {
+        Op::Bfe64 { signed, d, a, position, length } => {
             let out = wide::bfe64(*signed, r.wide(*a), r.word(*position), r.word(*length));
             r.set_wide(*d, lanes, out);
         }
-        Op::Bfi64 {
-            d,
-            a,
-            b,
-            position,
-            length,
-        } => {
+        Op::Bfi64 { d, a, b, position, length } => {
             let out = wide::bfi64(r.wide(*a), r.wide(*b), r.word(*position), r.word(*length));
             r.set_wide(*d, lanes, out);
         }
@@ -94,37 +74,15 @@ pub(super) fn execute(
             r.set_wide(*d, lanes, out);
         }
         Op::Convert { conversion, d, a } => convert::convert(r, lanes, *conversion, *d, *a),
-        Op::Compare32 {
-            compare,
-            d,
-            q,
-            a,
-            b,
-            combine,
-        } => {
+        Op::Compare32 { compare, d, q, a, b, combine } => {
             let bits = compare::compare32(*compare, r.word(*a), r.word(*b));
             set_compared(r, lanes, bits, (*d, *q), *combine);
         }
-        Op::Compare64 {
-            compare,
-            d,
-            q,
-            a,
-            b,
-            combine,
-        } => {
+        Op::Compare64 { compare, d, q, a, b, combine } => {
             let bits = compare::compare64(*compare, r.wide(*a), r.wide(*b));
             set_compared(r, lanes, bits, (*d, *q), *combine);
         }
-        Op::CompareHalves {
-            compare,
-            bf16,
-            d,
-            q,
-            a,
-            b,
-            combine,
-        } => {
+        Op::CompareHalves { compare, bf16, d, q, a, b, combine } => {
             let (low, high) = compare::compare_halves(*compare, *bf16, r.word(*a), r.word(*b));
             let (low, high) = (combined(r, low, *combine), combined(r, high, *combine));
             set_pred(r, lanes, *d, low);
@@ -183,53 +141,15 @@ pub(super) fn execute(
         }
         Op::Load { access, d, address } => memory::load(spaces, r, lanes, access, d, *address)?,
         Op::Store { access, a, address } => memory::store(spaces, r, lanes, access, a, *address)?,
-        Op::Atomic {
-            op,
-            ty,
-            space,
-            d,
-            address,
-            b,
-            c,
-        } => {
-            let operands = Atomic {
-                op: *op,
-                ty: *ty,
-                space: *space,
-                d: *d,
-                address: *address,
-                b: *b,
-                c: *c,
-            };
+        Op::Atomic { op, ty, space, d, address, b, c } => {
+            let operands = Atomic { op: *op, ty: *ty, space: *space, d: *d, address: *address, b: *b, c: *c };
             atomic(spaces, r, lanes, operands)?;
         }
-        Op::Shuffle {
-            mode,
-            d,
-            p,
-            a,
-            b,
-            c,
-            mask,
-        } => {
-            let operands = Shuffle {
-                mode: *mode,
-                d: *d,
-                p: *p,
-                a: *a,
-                b: *b,
-                c: *c,
-                mask: *mask,
-            };
+        Op::Shuffle { mode, d, p, a, b, c, mask } => {
+            let operands = Shuffle { mode: *mode, d: *d, p: *p, a: *a, b: *b, c: *c, mask: *mask };
             shuffle(r, lanes, operands)?;
         }
-        Op::Vote {
-            mode,
-            d,
-            p,
-            a,
-            mask,
-        } => vote(r, lanes, *mode, (*d, *p), *a, *mask),
+        Op::Vote { mode, d, p, a, mask } => vote(r, lanes, *mode, (*d, *p), *a, *mask),
         Op::Match { all, d, p, a, mask } => matching(r, lanes, *all, (*d, *p), *a, *mask),
         Op::Redux { op, d, a, mask } => redux(r, lanes, *op, *d, *a, *mask),
         Op::ActiveMask { d } => r.set_word(*d, lanes, [lanes.mask; LANES]),
@@ -240,24 +160,11 @@ pub(super) fn execute(
         Op::CopyCommit => copy::commit(&mut warp.copies, lanes),
         Op::CopyWait { pending } => copy::wait(spaces, &mut warp.copies, lanes, *pending)?,
         Op::Trap => {
-            return Err(fault(
-                ViolationKind::Trap,
-                lanes.first(),
-                "the kernel executed trap",
-            ));
+            return Err(fault(ViolationKind::Trap, lanes.first(), "the kernel executed trap"));
         }
-        Op::Print {
-            d,
-            format,
-            arguments,
-        } => {
+        Op::Print { d, format, arguments } => {
             for lane in lanes.iter() {
-                let text = print::formatted(
-                    spaces,
-                    r.wide(*format)[lane],
-                    r.wide(*arguments)[lane],
-                    lane,
-                );
+                let text = print::formatted(spaces, r.wide(*format)[lane], r.wide(*arguments)[lane], lane);
                 if counters.printed.len() < print::MAX_LINES {
                     counters.printed.push(text);
                 }
@@ -266,12 +173,7 @@ pub(super) fn execute(
                 r.set_word(*d, lanes, [0; LANES]);
             }
         }
-        Op::AssertFail {
-            message,
-            file,
-            line,
-            function,
-        } => {
+        Op::AssertFail { message, file, line, function } => {
             let lane = lanes.first();
             let text = |address: u64| print::text_at(spaces, address, lane);
             let detail = format!(
@@ -326,10 +228,7 @@ fn set_compared(
     (d, q): (Option<Pred>, Option<Pred>),
     combine: Option<(Logic, Condition)>,
 ) {
-    let (first, second) = (
-        combined(registers, bits, combine),
-        combined(registers, !bits, combine),
-    );
+    let (first, second) = (combined(registers, bits, combine), combined(registers, !bits, combine));
     set_pred(registers, lanes, d, first);
     set_pred(registers, lanes, q, second);
 }

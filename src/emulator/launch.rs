@@ -93,12 +93,7 @@ pub enum Stop {
 /// # Errors
 /// [`Stop::Violation`] for the first rule the kernel breaks, [`Stop::BadLaunch`] for a launch the device would refuse.
 /// Memory then holds what had been written so far.
-pub fn launch(
-    program: &Program,
-    memory: &mut Memory,
-    launch: &Launch<'_>,
-    options: &Options,
-) -> Result<Stats, Stop> {
+pub fn launch(program: &Program, memory: &mut Memory, launch: &Launch<'_>, options: &Options) -> Result<Stats, Stop> {
     validate(program, launch, options)?;
     let mut scratch = std::mem::take(&mut memory.scratch);
     let outcome = Grid::new(program, memory, launch, options, &mut scratch).and_then(Grid::run);
@@ -110,45 +105,29 @@ fn validate(program: &Program, launch: &Launch<'_>, options: &Options) -> Result
     let bad = |text: String| Err(Stop::BadLaunch(text));
     let [gx, gy, gz] = launch.grid;
     if gx == 0 || gy == 0 || gz == 0 || gx > i32::MAX as u32 || gy > 65535 || gz > 65535 {
-        return bad(format!(
-            "a grid of {gx} x {gy} x {gz} blocks, expected 1 to 2147483647, 65535, 65535"
-        ));
+        return bad(format!("a grid of {gx} x {gy} x {gz} blocks, expected 1 to 2147483647, 65535, 65535"));
     }
     let [x, y, z] = launch.block;
     let threads = u64::from(x) * u64::from(y) * u64::from(z);
     if threads == 0 || threads > 1024 || z > 64 {
-        return bad(format!(
-            "a block of {x} x {y} x {z} threads, expected 1 to 1024 in all and up to 64 in z"
-        ));
+        return bad(format!("a block of {x} x {y} x {z} threads, expected 1 to 1024 in all and up to 64 in z"));
     }
     if let Some(max) = program.max_threads()
         && threads > max
     {
-        return bad(format!(
-            "{threads} threads a block, the kernel allows {max}"
-        ));
+        return bad(format!("{threads} threads a block, the kernel allows {max}"));
     }
     if let Some(required) = program.required_block()
         && required != launch.block
     {
-        return bad(format!(
-            "a block of {:?}, the kernel requires {required:?}",
-            launch.block
-        ));
+        return bad(format!("a block of {:?}, the kernel requires {required:?}", launch.block));
     }
     if launch.params.len() != program.param_bytes() {
-        return bad(format!(
-            "{} bytes of parameters, expected {}",
-            launch.params.len(),
-            program.param_bytes()
-        ));
+        return bad(format!("{} bytes of parameters, expected {}", launch.params.len(), program.param_bytes()));
     }
     let shared = program.static_shared_bytes() + launch.dynamic_shared_bytes;
     if shared > options.shared_limit_bytes {
-        return bad(format!(
-            "{shared} bytes of shared memory, expected at most {}",
-            options.shared_limit_bytes
-        ));
+        return bad(format!("{shared} bytes of shared memory, expected at most {}", options.shared_limit_bytes));
     }
     let (words, wides, preds) = program.slots();
     let per_warp = (words * 4 + wides * 8) * LANES + preds * 4 + program.local_bytes() * LANES;
@@ -191,9 +170,8 @@ impl<'a> Grid<'a> {
     ) -> Result<Self, Stop> {
         let segments = |space: Space| {
             let of_space = program.globals().iter().filter(|g| g.space == space);
-            let segment = |g: &crate::ptx::Global| {
-                full_segment(&g.name, g.address, g.bytes.clone(), space == Space::Global)
-            };
+            let segment =
+                |g: &crate::ptx::Global| full_segment(&g.name, g.address, g.bytes.clone(), space == Space::Global);
             of_space.map(segment).collect::<Vec<_>>()
         };
         let threads: u32 = launch.block.iter().product();
@@ -218,11 +196,7 @@ impl<'a> Grid<'a> {
             params: full_segment("kernel parameters", 0, launch.params.to_vec(), false),
             scratch,
             counters: Counters {
-                coverage: Coverage::new(if options.coverage {
-                    program.code().len()
-                } else {
-                    0
-                }),
+                coverage: Coverage::new(if options.coverage { program.code().len() } else { 0 }),
                 ..Counters::default()
             },
             random: Random(options.schedule_seed),
@@ -232,16 +206,9 @@ impl<'a> Grid<'a> {
     }
 
     fn run(mut self) -> Result<Stats, Stop> {
-        let blocks = self
-            .launch
-            .grid
-            .iter()
-            .map(|d| u64::from(*d))
-            .product::<u64>();
+        let blocks = self.launch.grid.iter().map(|d| u64::from(*d)).product::<u64>();
         for position in 0..blocks {
-            let linear = self
-                .random
-                .permuted(position, blocks, self.options.schedule_seed);
+            let linear = self.random.permuted(position, blocks, self.options.schedule_seed);
             let [x, y, _] = self.launch.grid.map(u64::from);
             let index = [linear % x, linear / x % y, linear / x / y].map(|v| v as u32);
             self.block(index)?;
@@ -265,9 +232,7 @@ impl<'a> Grid<'a> {
         };
         self.scratch.shared.initialised = BitMap::new(shared_bytes, false);
         self.scratch.shared.written = BitMap::new(shared_bytes, false);
-        self.scratch
-            .races
-            .start_block(shared_bytes, self.cell_bytes, self.scratch.warps.len());
+        self.scratch.races.start_block(shared_bytes, self.cell_bytes, self.scratch.warps.len());
         for (index, warp) in self.scratch.warps.iter_mut().enumerate() {
             warp.start(self.program, &context, index as u32);
         }
@@ -296,35 +261,18 @@ impl<'a> Grid<'a> {
         }
         match (barriers.stuck(&self.scratch.warps), &self.pending) {
             (Some((warp, fault)), _) => Err(self.stop(warp, *fault, &context)),
-            (None, Some(Pending { pc, warp, fault })) => {
-                Err(self.stop_at(*pc, *warp, *fault.clone(), &context))
-            }
+            (None, Some(Pending { pc, warp, fault })) => Err(self.stop_at(*pc, *warp, *fault.clone(), &context)),
             (None, None) => Ok(()),
         }
     }
 
     /// Lets one warp run for a while.
-    fn turn(
-        &mut self,
-        chosen: usize,
-        context: &BlockContext,
-        barriers: &mut Barriers,
-    ) -> Result<(), Stop> {
-        let left = self
-            .options
-            .instruction_budget
-            .saturating_sub(self.counters.warp_instructions);
+    fn turn(&mut self, chosen: usize, context: &BlockContext, barriers: &mut Barriers) -> Result<(), Stop> {
+        let left = self.options.instruction_budget.saturating_sub(self.counters.warp_instructions);
         if left == 0 {
-            let detail = format!(
-                "more than {} warp instructions: the kernel hangs",
-                self.options.instruction_budget
-            );
+            let detail = format!("more than {} warp instructions: the kernel hangs", self.options.instruction_budget);
             let lane = self.scratch.warps[chosen].mask.trailing_zeros() as usize;
-            return Err(self.stop(
-                chosen,
-                *fault(ViolationKind::BudgetExhausted, lane, detail),
-                context,
-            ));
+            return Err(self.stop(chosen, *fault(ViolationKind::BudgetExhausted, lane, detail), context));
         }
         let quantum = (256 + self.random.below(1792)).min(left);
         let warp = &mut self.scratch.warps[chosen];
@@ -343,34 +291,16 @@ impl<'a> Grid<'a> {
             party: Party::default(),
             pending: &mut self.pending,
         };
-        let run = if self.options.coverage {
-            run::<true>
-        } else {
-            run::<false>
-        };
-        let outcome = run(
-            self.program.code(),
-            warp,
-            &mut spaces,
-            &mut self.counters,
-            quantum,
-        );
+        let run = if self.options.coverage { run::<true> } else { run::<false> };
+        let outcome = run(self.program.code(), warp, &mut spaces, &mut self.counters, quantum);
         warp.local = local;
         let after = match outcome {
             Ok(Pause::Quantum) => Ok(()),
-            Ok(Pause::Barrier) => barriers.arrive(
-                self.program.code(),
-                &mut self.scratch.warps,
-                chosen,
-                &mut self.scratch.races,
-            ),
+            Ok(Pause::Barrier) => {
+                barriers.arrive(self.program.code(), &mut self.scratch.warps, chosen, &mut self.scratch.races)
+            }
             Ok(Pause::Finished) => {
-                barriers.after_exit(
-                    self.program.code(),
-                    &mut self.scratch.warps,
-                    chosen,
-                    &mut self.scratch.races,
-                );
+                barriers.after_exit(self.program.code(), &mut self.scratch.warps, chosen, &mut self.scratch.races);
                 Ok(())
             }
             Err(fault) => Err(fault),
@@ -394,9 +324,7 @@ impl<'a> Grid<'a> {
             kind: fault.kind,
             site: self.site(pc, warp, fault.lane, context),
             detail: fault.detail,
-            other: fault
-                .other
-                .map(|(pc, warp, lane)| self.site(pc, warp, lane, context)),
+            other: fault.other.map(|(pc, warp, lane)| self.site(pc, warp, lane, context)),
         }))
     }
 
@@ -407,11 +335,7 @@ impl<'a> Grid<'a> {
         Site {
             ptx_line: line,
             instruction: self.program.line(line).to_owned(),
-            source: self
-                .program
-                .file(file)
-                .filter(|_| source_line != 0)
-                .map(|f| (f.to_owned(), source_line)),
+            source: self.program.file(file).filter(|_| source_line != 0).map(|f| (f.to_owned(), source_line)),
             block: context.block_index,
             warp,
             lane,

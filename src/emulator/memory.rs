@@ -49,10 +49,7 @@ pub(super) const FIRST_ADDRESS: u64 = 0x7f00_0000_0000;
 impl Memory {
     /// Nothing mapped.
     pub fn new() -> Self {
-        Self {
-            next: FIRST_ADDRESS,
-            ..Self::default()
-        }
+        Self { next: FIRST_ADDRESS, ..Self::default() }
     }
 
     /// Maps a region after all others.
@@ -174,7 +171,5 @@ impl Segment {
 /// Index of the last segment that starts at or before `address`; segments are in order.
 #[inline]
 pub(super) fn segment_before(segments: &[Segment], address: u64) -> Option<usize> {
-    segments
-        .partition_point(|s| s.base <= address)
-        .checked_sub(1)
+    segments.partition_point(|s| s.base <= address).checked_sub(1)
 }

@@ -46,11 +46,8 @@ pub(super) fn formatted(spaces: &Spaces<'_>, format: u64, arguments: u64, lane: 
                     break;
                 }
                 _ => {
-                    let size = if longs > 0
-                        || matches!(
-                            conversion,
-                            'f' | 'e' | 'g' | 'a' | 's' | 'p' | 'F' | 'E' | 'G'
-                        ) {
+                    let size = if longs > 0 || matches!(conversion, 'f' | 'e' | 'g' | 'a' | 's' | 'p' | 'F' | 'E' | 'G')
+                    {
                         8
                     } else {
                         4
@@ -82,23 +79,11 @@ fn one(spaces: &Spaces<'_>, conversion: char, value: u64, size: u64, lane: usize
 }
 
 fn value_at(spaces: &Spaces<'_>, address: u64, size: usize, lane: usize) -> Option<u64> {
-    let lanes = Lanes {
-        mask: 1 << lane,
-        all: false,
-    };
-    let mut request = Request {
-        space: AccessSpace::Generic,
-        addresses: [address; LANES],
-        size,
-        verb: "read",
-    };
+    let lanes = Lanes { mask: 1 << lane, all: false };
+    let mut request = Request { space: AccessSpace::Generic, addresses: [address; LANES], size, verb: "read" };
     let place = match spaces.resolve(lanes, &mut request).ok()? {
         Span::Uniform(place) | Span::Consecutive { place, .. } => place,
         Span::Scattered(places) => places[lane],
     };
-    spaces
-        .segment(place)
-        .bytes
-        .get(place.offset..place.offset + size)
-        .map(read)
+    spaces.segment(place).bytes.get(place.offset..place.offset + size).map(read)
 }

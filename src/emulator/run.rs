@@ -113,10 +113,7 @@ pub(super) fn run<const COVERAGE: bool>(
                 if matches!(inst.op, Op::WarpSync { .. }) {
                     spaces.races.advance(warp.index as usize);
                 }
-                let lanes = Lanes {
-                    mask: arrived,
-                    all: arrived == warp.live,
-                };
+                let lanes = Lanes { mask: arrived, all: arrived == warp.live };
                 spaces.party.pc = warp.pc;
                 spaces.party.step = (counters.warp_instructions + steps) as u32;
                 execute(&inst.op, warp, lanes, spaces, counters)?;
@@ -125,20 +122,12 @@ pub(super) fn run<const COVERAGE: bool>(
             }
             op => {
                 if exec != 0 {
-                    let lanes = Lanes {
-                        mask: exec,
-                        all: exec == warp.live,
-                    };
+                    let lanes = Lanes { mask: exec, all: exec == warp.live };
                     spaces.party.pc = warp.pc;
                     spaces.party.step = (counters.warp_instructions + steps) as u32;
                     execute(op, warp, lanes, spaces, counters)?;
-                    if COVERAGE
-                        && let Op::Compare32 { d: Some(d), .. } | Op::Compare64 { d: Some(d), .. } =
-                            op
-                    {
-                        counters
-                            .coverage
-                            .comparison(warp.pc, warp.registers.pred(*d), exec);
+                    if COVERAGE && let Op::Compare32 { d: Some(d), .. } | Op::Compare64 { d: Some(d), .. } = op {
+                        counters.coverage.comparison(warp.pc, warp.registers.pred(*d), exec);
                     }
                 }
                 warp.pc += 1;
@@ -164,41 +153,21 @@ fn branch(warp: &mut Warp, taken: u32, target: u32) {
         return;
     }
     if taken != 0 {
-        warp.others.push(Group {
-            pc: target,
-            mask: taken,
-            waits: false,
-        });
+        warp.others.push(Group { pc: target, mask: taken, waits: false });
         warp.mask &= !taken;
     }
     warp.pc += 1;
 }
 
-fn branch_indexed(
-    warp: &mut Warp,
-    exec: u32,
-    index: Word,
-    targets: &[u32],
-) -> Result<(), Box<Fault>> {
+fn branch_indexed(warp: &mut Warp, exec: u32, index: Word, targets: &[u32]) -> Result<(), Box<Fault>> {
     let indices = *warp.registers.word(index);
-    let lanes = Lanes {
-        mask: exec,
-        all: false,
-    };
+    let lanes = Lanes { mask: exec, all: false };
     for lane in lanes.iter() {
         let Some(target) = targets.get(indices[lane] as usize) else {
-            let detail = format!(
-                "index {} into a list of {} targets",
-                indices[lane],
-                targets.len()
-            );
+            let detail = format!("index {} into a list of {} targets", indices[lane], targets.len());
             return Err(fault(ViolationKind::BranchTarget, lane, detail));
         };
-        warp.others.push(Group {
-            pc: *target,
-            mask: 1 << lane,
-            waits: false,
-        });
+        warp.others.push(Group { pc: *target, mask: 1 << lane, waits: false });
     }
     warp.mask &= !exec;
     warp.pc += 1;
@@ -218,11 +187,7 @@ fn regroup(code: &[Inst], warp: &mut Warp) -> Result<bool, Box<Fault>> {
 #[inline(never)]
 fn regroup_apart(code: &[Inst], warp: &mut Warp) -> Result<bool, Box<Fault>> {
     if warp.mask != 0 {
-        let current = Group {
-            pc: warp.pc,
-            mask: warp.mask,
-            waits: false,
-        };
+        let current = Group { pc: warp.pc, mask: warp.mask, waits: false };
         warp.others.push(current);
     }
     warp.mask = 0;
@@ -236,11 +201,7 @@ fn regroup_apart(code: &[Inst], warp: &mut Warp) -> Result<bool, Box<Fault>> {
         meet
     });
     let ready = warp.others.iter().take_while(|g| !g.waits).count();
-    warp.apart = if warp.others.len() > 1 {
-        warp.apart.saturating_add(1)
-    } else {
-        0
-    };
+    warp.apart = if warp.others.len() > 1 { warp.apart.saturating_add(1) } else { 0 };
     let chosen = match ready {
         0 => match unblock(code, warp)? {
             Some(chosen) => chosen,
@@ -270,30 +231,18 @@ fn unblock(code: &[Inst], warp: &mut Warp) -> Result<Option<usize>, Box<Fault>> 
     let Some(group) = warp.others.get(primary).copied() else {
         return Ok(None);
     };
-    let others: Vec<Group> = warp
-        .others
-        .iter()
-        .copied()
-        .filter(|g| *g != group)
-        .collect();
-    let elsewhere: Vec<String> = others
-        .iter()
-        .map(|g| format!("lanes {:#010x} at ptx {}", g.mask, code[g.pc as usize].line))
-        .collect();
+    let others: Vec<Group> = warp.others.iter().copied().filter(|g| *g != group).collect();
+    let elsewhere: Vec<String> =
+        others.iter().map(|g| format!("lanes {:#010x} at ptx {}", g.mask, code[g.pc as usize].line)).collect();
     let elsewhere = elsewhere.join(", ");
     let (kind, what) = match operation {
         Some(_) => (ViolationKind::AbsentLane, "a warp operation"),
         None => (ViolationKind::DivergentBarrier, "a barrier"),
     };
-    let detail = format!(
-        "lanes {:#010x} wait at {what} for lanes that never come: {elsewhere}",
-        group.mask
-    );
+    let detail = format!("lanes {:#010x} wait at {what} for lanes that never come: {elsewhere}", group.mask);
     warp.pc = group.pc;
     let mut fault = fault(kind, group.mask.trailing_zeros() as usize, detail);
-    fault.other = others
-        .first()
-        .map(|g| (g.pc, warp.index, g.mask.trailing_zeros()));
+    fault.other = others.first().map(|g| (g.pc, warp.index, g.mask.trailing_zeros()));
     Err(fault)
 }
 
@@ -302,11 +251,7 @@ fn unblock(code: &[Inst], warp: &mut Warp) -> Result<Option<usize>, Box<Fault>> 
 fn converge(code: &[Inst], warp: &mut Warp, exec: u32) -> Result<u32, Box<Fault>> {
     let pc = warp.pc;
     if exec != warp.mask {
-        warp.others.push(Group {
-            pc: pc + 1,
-            mask: warp.mask & !exec,
-            waits: false,
-        });
+        warp.others.push(Group { pc: pc + 1, mask: warp.mask & !exec, waits: false });
         warp.mask = exec;
     }
     if !warp.others.is_empty() {
@@ -322,11 +267,7 @@ fn converge(code: &[Inst], warp: &mut Warp, exec: u32) -> Result<u32, Box<Fault>
     }
     let able = able(code, warp, pc, warp.mask)?;
     if able != warp.mask {
-        warp.others.push(Group {
-            pc,
-            mask: warp.mask & !able,
-            waits: true,
-        });
+        warp.others.push(Group { pc, mask: warp.mask & !able, waits: true });
         warp.mask = able;
     }
     Ok(able)
@@ -351,12 +292,7 @@ fn able(code: &[Inst], warp: &Warp, pc: u32, here: u32) -> Result<u32, Box<Fault
         return Ok(here);
     }
     let mut able = 0;
-    for lane in (Lanes {
-        mask: here,
-        all: false,
-    })
-    .iter()
-    {
+    for lane in (Lanes { mask: here, all: false }).iter() {
         let own = mask[lane];
         if own >> lane & 1 == 0 {
             let detail = format!("lane {lane} isn't in its own mask {own:#010x}");
@@ -366,19 +302,9 @@ fn able(code: &[Inst], warp: &Warp, pc: u32, here: u32) -> Result<u32, Box<Fault
             able |= 1 << lane;
         }
     }
-    for lane in (Lanes {
-        mask: able,
-        all: false,
-    })
-    .iter()
-    {
+    for lane in (Lanes { mask: able, all: false }).iter() {
         let own = mask[lane];
-        let differing = (Lanes {
-            mask: own & able,
-            all: false,
-        })
-        .iter()
-        .find(|other| mask[*other] != own);
+        let differing = (Lanes { mask: own & able, all: false }).iter().find(|other| mask[*other] != own);
         if let Some(other) = differing {
             let detail = format!(
                 "lane {lane} names lane {other} in its mask {own:#010x}, which names {:#010x} itself",

@@ -73,11 +73,7 @@ pub(super) enum Span {
     /// Every lane at one place.
     Uniform(Place),
     /// The lanes from `first` on, `count` of them, side by side.
-    Consecutive {
-        place: Place,
-        first: usize,
-        count: usize,
-    },
+    Consecutive { place: Place, first: usize, count: usize },
     /// All in one segment: each lane's place.
     Scattered(Box<[Place; LANES]>),
 }
@@ -88,10 +84,7 @@ impl Span {
     pub(super) fn place(&self, lane: usize, size: usize) -> Place {
         match self {
             Self::Uniform(place) => *place,
-            Self::Consecutive { place, first, .. } => Place {
-                offset: place.offset + (lane - first) * size,
-                ..*place
-            },
+            Self::Consecutive { place, first, .. } => Place { offset: place.offset + (lane - first) * size, ..*place },
             Self::Scattered(places) => places[lane],
         }
     }
@@ -132,28 +125,17 @@ impl Spaces<'_> {
         {
             let base = request.addresses[first];
             if is_uniform(lanes, &request.addresses) {
-                return self
-                    .locate(space, base, size, first, request.verb)
-                    .map(Span::Uniform);
+                return self.locate(space, base, size, first, request.verb).map(Span::Uniform);
             }
             let count = lanes.mask.count_ones() as usize;
             if is_consecutive(lanes, &request.addresses, size)
                 && let Some(place) = self.find(space, base, size * count as u64)
                 && (base.is_multiple_of(size) || !self.checks.alignment)
             {
-                return Ok(Span::Consecutive {
-                    place,
-                    first,
-                    count,
-                });
+                return Ok(Span::Consecutive { place, first, count });
             }
         }
-        let mut places = Box::new(
-            [Place {
-                store: Store::Params,
-                offset: 0,
-            }; LANES],
-        );
+        let mut places = Box::new([Place { store: Store::Params, offset: 0 }; LANES]);
         for lane in lanes.iter() {
             let (space, address) = match space {
                 Some(space) => (space, request.addresses[lane]),
@@ -166,36 +148,21 @@ impl Spaces<'_> {
 
     /// Objects to reading bytes that nobody wrote.
     #[inline]
-    pub(super) fn check_initialised(
-        &mut self,
-        lanes: Lanes,
-        span: &Span,
-        size: usize,
-    ) -> Result<(), Box<Fault>> {
+    pub(super) fn check_initialised(&mut self, lanes: Lanes, span: &Span, size: usize) -> Result<(), Box<Fault>> {
         if !self.checks.uninitialised {
             return Ok(());
         }
         match span {
             Span::Uniform(place) => self.check_bytes(*place, size, lanes.first(), size),
-            Span::Consecutive {
-                place,
-                first,
-                count,
-            } => self.check_bytes(*place, size * count, *first, size),
-            Span::Scattered(places) => lanes
-                .iter()
-                .try_for_each(|lane| self.check_bytes(places[lane], size, lane, size)),
+            Span::Consecutive { place, first, count } => self.check_bytes(*place, size * count, *first, size),
+            Span::Scattered(places) => {
+                lanes.iter().try_for_each(|lane| self.check_bytes(places[lane], size, lane, size))
+            }
         }
     }
 
     #[inline]
-    fn check_bytes(
-        &mut self,
-        place: Place,
-        count: usize,
-        lane: usize,
-        each: usize,
-    ) -> Result<(), Box<Fault>> {
+    fn check_bytes(&mut self, place: Place, count: usize, lane: usize, each: usize) -> Result<(), Box<Fault>> {
         let segment = self.segment(place);
         let Some(byte) = segment.initialised.first_clear(place.offset, count) else {
             return Ok(());
@@ -205,53 +172,29 @@ impl Spaces<'_> {
             return Err(fault);
         }
         if self.pending.is_none() {
-            *self.pending = Some(Pending {
-                pc: self.party.pc,
-                warp: self.party.warp,
-                fault,
-            });
+            *self.pending = Some(Pending { pc: self.party.pc, warp: self.party.warp, fault });
         }
         Ok(())
     }
 
     /// Objects to writing what the kernel may only read; otherwise marks the bytes as written.
     #[inline]
-    pub(super) fn mark_written(
-        &mut self,
-        lanes: Lanes,
-        span: &Span,
-        size: usize,
-    ) -> Result<(), Box<Fault>> {
+    pub(super) fn mark_written(&mut self, lanes: Lanes, span: &Span, size: usize) -> Result<(), Box<Fault>> {
         match span {
             Span::Uniform(place) => self.mark(*place, size, lanes.first()),
-            Span::Consecutive {
-                place,
-                first,
-                count,
-            } => self.mark(*place, size * count, *first),
-            Span::Scattered(places) => lanes
-                .iter()
-                .try_for_each(|lane| self.mark(places[lane], size, lane)),
+            Span::Consecutive { place, first, count } => self.mark(*place, size * count, *first),
+            Span::Scattered(places) => lanes.iter().try_for_each(|lane| self.mark(places[lane], size, lane)),
         }
     }
 
     /// Objects to reading bytes of one segment that aren't all there, or that nobody wrote.
-    pub(super) fn check_readable(
-        &mut self,
-        place: Place,
-        count: usize,
-        lane: usize,
-    ) -> Result<(), Box<Fault>> {
+    pub(super) fn check_readable(&mut self, place: Place, count: usize, lane: usize) -> Result<(), Box<Fault>> {
         let segment = self.segment(place);
         let address = segment.base + place.offset as u64;
         if segment.offset(address, count as u64).is_none() {
             return Err(self.outside(Space::Global, address, count as u64, lane, "read"));
         }
-        if self.checks.uninitialised {
-            self.check_bytes(place, count, lane, count)
-        } else {
-            Ok(())
-        }
+        if self.checks.uninitialised { self.check_bytes(place, count, lane, count) } else { Ok(()) }
     }
 
     /// Whether a store must go lane by lane for the race check.
@@ -276,21 +219,11 @@ impl Spaces<'_> {
         if !self.checks.shared_races {
             return Ok(());
         }
-        let party = Party {
-            strong,
-            ..self.party
-        };
+        let party = Party { strong, ..self.party };
         match span {
-            Span::Uniform(place) if place.is_shared() => {
-                self.races.read(place.offset, size, lanes.mask, party)
-            }
-            Span::Consecutive {
-                place,
-                first,
-                count,
-            } if place.is_shared() => {
-                self.races
-                    .read_span(place.offset, size, (*first, *count), party)
+            Span::Uniform(place) if place.is_shared() => self.races.read(place.offset, size, lanes.mask, party),
+            Span::Consecutive { place, first, count } if place.is_shared() => {
+                self.races.read_span(place.offset, size, (*first, *count), party)
             }
             Span::Scattered(places) => lanes
                 .iter()
@@ -312,59 +245,37 @@ impl Spaces<'_> {
         if !place.is_shared() || !self.checks.shared_races {
             return Ok(());
         }
-        let party = Party {
-            strong,
-            ..self.party
-        };
+        let party = Party { strong, ..self.party };
         let bytes = &self.shared.bytes;
         let same = || bytes.get(place.offset..place.offset + value.len()) == Some(value);
-        self.races
-            .write(place.offset, value.len(), lane, party, same)
+        self.races.write(place.offset, value.len(), lane, party, same)
     }
 
     fn mark(&mut self, place: Place, count: usize, lane: usize) -> Result<(), Box<Fault>> {
         let read_only = self.checks.read_only;
         let segment = self.segment_mut(place);
         if read_only && !segment.writable {
-            return Err(check::read_only(
-                segment,
-                segment.base + place.offset as u64,
-                count as u64,
-                lane,
-            ));
+            return Err(check::read_only(segment, segment.base + place.offset as u64, count as u64, lane));
         }
         segment.initialised.insert(place.offset, count);
         segment.written.insert(place.offset, count);
         Ok(())
     }
 
-    fn locate(
-        &self,
-        space: Space,
-        address: u64,
-        size: u64,
-        lane: usize,
-        verb: &str,
-    ) -> Result<Place, Box<Fault>> {
+    fn locate(&self, space: Space, address: u64, size: u64, lane: usize, verb: &str) -> Result<Place, Box<Fault>> {
         if self.checks.alignment && !address.is_multiple_of(size) {
             return Err(self.misaligned(space, address, size, lane, verb));
         }
         if space == Space::Local {
             if address > self.local_bytes || size > self.local_bytes - address {
-                let detail = format!(
-                    "{verb} {size} bytes at offset {address} of a local frame of {} bytes",
-                    self.local_bytes
-                );
+                let detail =
+                    format!("{verb} {size} bytes at offset {address} of a local frame of {} bytes", self.local_bytes);
                 return Err(fault(ViolationKind::OutOfBounds, lane, detail));
             }
             let offset = (lane as u64 * self.local_bytes + address) as usize;
-            return Ok(Place {
-                store: Store::Local,
-                offset,
-            });
+            return Ok(Place { store: Store::Local, offset });
         }
-        self.find(space, address, size)
-            .ok_or_else(|| self.outside(space, address, size, lane, verb))
+        self.find(space, address, size).ok_or_else(|| self.outside(space, address, size, lane, verb))
     }
 
     /// The place of `size` bytes, if they lie in one segment.
@@ -372,16 +283,9 @@ impl Spaces<'_> {
     fn find(&self, space: Space, address: u64, size: u64) -> Option<Place> {
         let in_list = |segments: &[Segment], store: fn(usize) -> Store| {
             let index = segment_before(segments, address)?;
-            segments[index].offset(address, size).map(|offset| Place {
-                store: store(index),
-                offset,
-            })
+            segments[index].offset(address, size).map(|offset| Place { store: store(index), offset })
         };
-        let alone = |segment: &Segment, store| {
-            segment
-                .offset(address, size)
-                .map(|offset| Place { store, offset })
-        };
+        let alone = |segment: &Segment, store| segment.offset(address, size).map(|offset| Place { store, offset });
         match space {
             Space::Global if address >= FIRST_ADDRESS => in_list(self.global, Store::Global),
             Space::Global => in_list(self.module, Store::Module),
@@ -393,51 +297,21 @@ impl Spaces<'_> {
     }
 
     #[cold]
-    fn outside(
-        &self,
-        space: Space,
-        address: u64,
-        size: u64,
-        lane: usize,
-        verb: &str,
-    ) -> Box<Fault> {
+    fn outside(&self, space: Space, address: u64, size: u64, lane: usize, verb: &str) -> Box<Fault> {
         let name = space.to_string();
         match space {
             Space::Global => {
                 let all = self.global.iter().chain(self.module.iter());
                 check::out_of_bounds(all, &name, address, size, lane, verb)
             }
-            Space::Const => {
-                check::out_of_bounds(self.constant.iter(), &name, address, size, lane, verb)
-            }
-            Space::Shared => check::out_of_bounds(
-                std::iter::once(&*self.shared),
-                &name,
-                address,
-                size,
-                lane,
-                verb,
-            ),
-            _ => check::out_of_bounds(
-                std::iter::once(&*self.params),
-                &name,
-                address,
-                size,
-                lane,
-                verb,
-            ),
+            Space::Const => check::out_of_bounds(self.constant.iter(), &name, address, size, lane, verb),
+            Space::Shared => check::out_of_bounds(std::iter::once(&*self.shared), &name, address, size, lane, verb),
+            _ => check::out_of_bounds(std::iter::once(&*self.params), &name, address, size, lane, verb),
         }
     }
 
     #[cold]
-    fn misaligned(
-        &self,
-        space: Space,
-        address: u64,
-        size: u64,
-        lane: usize,
-        verb: &str,
-    ) -> Box<Fault> {
+    fn misaligned(&self, space: Space, address: u64, size: u64, lane: usize, verb: &str) -> Box<Fault> {
         match self.find(space, address, 1) {
             Some(place) => check::misaligned(self.segment(place), address, size, lane, verb),
             None if space == Space::Local => {
@@ -459,10 +333,7 @@ fn one_space(lanes: Lanes, request: &mut Request) -> Option<Space> {
     }
     let (space, relative) = generic(request.addresses[lanes.first()]);
     let window = request.addresses[lanes.first()] - relative;
-    if lanes
-        .iter()
-        .any(|lane| generic(request.addresses[lane]).0 != space)
-    {
+    if lanes.iter().any(|lane| generic(request.addresses[lane]).0 != space) {
         return None;
     }
     for address in &mut request.addresses {
@@ -479,12 +350,8 @@ fn generic(address: u64) -> (Space, u64) {
         (Space::Const, CONST_WINDOW),
         (Space::Param, PARAM_WINDOW),
     ];
-    let found = windows
-        .into_iter()
-        .find(|(_, start)| address.wrapping_sub(*start) < WINDOW_BYTES);
-    found.map_or((Space::Global, address), |(space, start)| {
-        (space, address - start)
-    })
+    let found = windows.into_iter().find(|(_, start)| address.wrapping_sub(*start) < WINDOW_BYTES);
+    found.map_or((Space::Global, address), |(space, start)| (space, address - start))
 }
 
 #[inline]

@@ -82,11 +82,7 @@ impl Registers {
             *target = value;
         } else {
             for lane in 0..LANES {
-                target[lane] = if lanes.mask & 1 << lane != 0 {
-                    value[lane]
-                } else {
-                    target[lane]
-                };
+                target[lane] = if lanes.mask & 1 << lane != 0 { value[lane] } else { target[lane] };
             }
         }
     }
@@ -98,11 +94,7 @@ impl Registers {
             *target = value;
         } else {
             for lane in 0..LANES {
-                target[lane] = if lanes.mask & 1 << lane != 0 {
-                    value[lane]
-                } else {
-                    target[lane]
-                };
+                target[lane] = if lanes.mask & 1 << lane != 0 { value[lane] } else { target[lane] };
             }
         }
     }
@@ -208,16 +200,9 @@ impl Warp {
 
     /// Sets the warp to the start of a block.
     pub(super) fn start(&mut self, program: &Program, context: &BlockContext, index: u32) {
-        let threads = context
-            .threads()
-            .saturating_sub(index * LANES as u32)
-            .min(LANES as u32);
+        let threads = context.threads().saturating_sub(index * LANES as u32).min(LANES as u32);
         self.index = index;
-        self.live = if threads == LANES as u32 {
-            u32::MAX
-        } else {
-            (1 << threads) - 1
-        };
+        self.live = if threads == LANES as u32 { u32::MAX } else { (1 << threads) - 1 };
         self.pc = 0;
         self.mask = self.live;
         self.others.clear();
@@ -256,12 +241,7 @@ impl Warp {
 
     /// The lowest program counter among groups that can run, apart from the running one.
     pub(super) fn next_ready(&self) -> u32 {
-        self.others
-            .iter()
-            .filter(|g| !g.waits)
-            .map(|g| g.pc)
-            .min()
-            .unwrap_or(u32::MAX)
+        self.others.iter().filter(|g| !g.waits).map(|g| g.pc).min().unwrap_or(u32::MAX)
     }
 }
 

@@ -19,10 +19,7 @@ pub struct Module {
 impl Module {
     /// Names of the kernels, in the order of the text.
     pub fn entries(&self) -> impl Iterator<Item = &str> {
-        self.functions
-            .iter()
-            .filter(|f| f.is_entry && f.body.is_some())
-            .map(|f| f.name.as_str())
+        self.functions.iter().filter(|f| f.is_entry && f.body.is_some()).map(|f| f.name.as_str())
     }
 
     /// The `.target`, such as `sm_80`.
@@ -60,11 +57,7 @@ pub(super) enum Initial {
     Int(u64),
     F32(u32),
     F64(u64),
-    Symbol {
-        name: String,
-        offset: i64,
-        generic: bool,
-    },
+    Symbol { name: String, offset: i64, generic: bool },
 }
 
 /// An `.entry` or a `.func`.

@@ -54,9 +54,7 @@ pub enum Error {
         found: u64,
     },
     /// PTX that may well be right but that this emulator doesn't know. Never a fault of the kernel.
-    #[error(
-        "{at}: `{opcode}` is not supported: {detail} (a limit of this emulator, not a fault of the kernel)"
-    )]
+    #[error("{at}: `{opcode}` is not supported: {detail} (a limit of this emulator, not a fault of the kernel)")]
     Unsupported {
         /// Where.
         at: Position,
@@ -78,27 +76,11 @@ impl Error {
         }
     }
 
-    pub(super) fn syntax(
-        at: Position,
-        expected: impl Into<String>,
-        found: impl Into<String>,
-    ) -> Self {
-        Self::Syntax {
-            at,
-            expected: expected.into(),
-            found: found.into(),
-        }
+    pub(super) fn syntax(at: Position, expected: impl Into<String>, found: impl Into<String>) -> Self {
+        Self::Syntax { at, expected: expected.into(), found: found.into() }
     }
 
-    pub(super) fn unsupported(
-        at: Position,
-        opcode: impl Into<String>,
-        detail: impl Into<String>,
-    ) -> Self {
-        Self::Unsupported {
-            at,
-            opcode: opcode.into(),
-            detail: detail.into(),
-        }
+    pub(super) fn unsupported(at: Position, opcode: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::Unsupported { at, opcode: opcode.into(), detail: detail.into() }
     }
 }

@@ -49,13 +49,7 @@ impl std::fmt::Display for Kind<'_> {
 
 /// All tokens of `text`, closed by [`Kind::End`].
 pub(super) fn tokens(text: &str) -> Result<Vec<Token<'_>>, Error> {
-    let mut lexer = Lexer {
-        text,
-        bytes: text.as_bytes(),
-        at: 0,
-        line: 1,
-        line_start: 0,
-    };
+    let mut lexer = Lexer { text, bytes: text.as_bytes(), at: 0, line: 1, line_start: 0 };
     let mut out = Vec::new();
     loop {
         let token = lexer.next()?;
@@ -81,10 +75,7 @@ impl<'t> Lexer<'t> {
 
     fn position(&self) -> Position {
         let column = u32::try_from(self.at - self.line_start + 1).unwrap_or(u32::MAX);
-        Position {
-            line: self.line,
-            column,
-        }
+        Position { line: self.line, column }
     }
 
     fn slice(&self, from: usize) -> &'t str {
@@ -96,10 +87,7 @@ impl<'t> Lexer<'t> {
         let at = self.position();
         let start = self.at;
         if self.at >= self.bytes.len() {
-            return Ok(Token {
-                kind: Kind::End,
-                at,
-            });
+            return Ok(Token { kind: Kind::End, at });
         }
         let first = self.peek(0);
         let kind = match first {
@@ -119,18 +107,14 @@ impl<'t> Lexer<'t> {
             }
             b'0'..=b'9' => self.number(at)?,
             b'"' => self.quoted(at)?,
-            b'{' | b'}' | b'[' | b']' | b'(' | b')' | b'<' | b'>' | b',' | b';' | b':' | b'='
-            | b'+' | b'-' | b'!' | b'|' | b'@' | b'*' | b'~' => {
+            b'{' | b'}' | b'[' | b']' | b'(' | b')' | b'<' | b'>' | b',' | b';' | b':' | b'=' | b'+' | b'-' | b'!'
+            | b'|' | b'@' | b'*' | b'~' => {
                 self.at += 1;
                 Kind::Punct(char::from(first))
             }
             _ => {
                 let found = self.text.get(start..).and_then(|s| s.chars().next());
-                return Err(Error::syntax(
-                    at,
-                    "a token",
-                    format!("{:?}", found.unwrap_or('\u{fffd}')),
-                ));
+                return Err(Error::syntax(at, "a token", format!("{:?}", found.unwrap_or('\u{fffd}'))));
             }
         };
         Ok(Token { kind, at })
@@ -161,11 +145,7 @@ impl<'t> Lexer<'t> {
                     self.at += 2;
                     while !(self.peek(0) == b'*' && self.peek(1) == b'/') {
                         if self.at >= self.bytes.len() {
-                            return Err(Error::syntax(
-                                start,
-                                "a comment closed by `*/`",
-                                "the end of the text",
-                            ));
+                            return Err(Error::syntax(start, "a comment closed by `*/`", "the end of the text"));
                         }
                         if self.peek(0) == b'\n' {
                             self.line += 1;
@@ -185,17 +165,9 @@ impl<'t> Lexer<'t> {
         let start = self.at;
         while self.peek(0) != b'"' {
             if self.at >= self.bytes.len() || self.peek(0) == b'\n' {
-                return Err(Error::syntax(
-                    at,
-                    "a closing quote on the same line",
-                    "the end of the line",
-                ));
+                return Err(Error::syntax(at, "a closing quote on the same line", "the end of the line"));
             }
-            self.at += if self.peek(0) == b'\\' && self.peek(1) != b'\n' {
-                2
-            } else {
-                1
-            };
+            self.at += if self.peek(0) == b'\\' && self.peek(1) != b'\n' { 2 } else { 1 };
         }
         let text = self.slice(start);
         self.at += 1;
@@ -207,9 +179,7 @@ impl<'t> Lexer<'t> {
         self.take_word();
         let word = self.slice(start);
         let second = word.as_bytes().get(1).copied().unwrap_or(0);
-        let is_decimal = word
-            .bytes()
-            .all(|b| b.is_ascii_digit() || b == b'e' || b == b'E');
+        let is_decimal = word.bytes().all(|b| b.is_ascii_digit() || b == b'e' || b == b'E');
         let has_exponent = is_decimal && word.bytes().any(|b| !b.is_ascii_digit());
         if is_decimal && (self.peek(0) == b'.' && self.peek(1).is_ascii_digit() || has_exponent) {
             return self.decimal(start, at);
@@ -218,10 +188,7 @@ impl<'t> Lexer<'t> {
         let digits = |from: usize| word.get(from..).unwrap_or("");
         let hex_float = |width: usize| {
             let digits = digits(2);
-            (digits.len() == width)
-                .then(|| u64::from_str_radix(digits, 16).ok())
-                .flatten()
-                .ok_or_else(bad)
+            (digits.len() == width).then(|| u64::from_str_radix(digits, 16).ok()).flatten().ok_or_else(bad)
         };
         match (word.starts_with('0'), second) {
             (true, b'f' | b'F') => Ok(Kind::F32(hex_float(8)? as u32)),
@@ -234,9 +201,7 @@ impl<'t> Lexer<'t> {
                     _ => (word, 10),
                 };
                 let digits = digits.strip_suffix('U').unwrap_or(digits);
-                u64::from_str_radix(digits, radix)
-                    .map(Kind::Int)
-                    .map_err(|_| bad())
+                u64::from_str_radix(digits, radix).map(Kind::Int).map_err(|_| bad())
             }
         }
     }
@@ -246,16 +211,12 @@ impl<'t> Lexer<'t> {
             self.at += 1;
             self.take_word();
         }
-        if matches!(self.bytes.get(self.at.wrapping_sub(1)), Some(b'e' | b'E'))
-            && matches!(self.peek(0), b'+' | b'-')
-        {
+        if matches!(self.bytes.get(self.at.wrapping_sub(1)), Some(b'e' | b'E')) && matches!(self.peek(0), b'+' | b'-') {
             self.at += 1;
             self.take_word();
         }
         let word = self.slice(start);
-        let value: f64 = word
-            .parse()
-            .map_err(|_| Error::syntax(at, "a number", format!("`{word}`")))?;
+        let value: f64 = word.parse().map_err(|_| Error::syntax(at, "a number", format!("`{word}`")))?;
         Ok(Kind::F64(value.to_bits()))
     }
 }

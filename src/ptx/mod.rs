@@ -21,7 +21,7 @@ pub use ast::Module;
 pub use error::{Error, Position};
 pub use parser::parse;
 pub use program::{
-    CONST_WINDOW, Constants, Global, Guard, Inst, LOCAL_WINDOW, MODULE_GLOBALS, PARAM_WINDOW,
-    Param, Program, SHARED_WINDOW, SharedVariable, WINDOW_BYTES,
+    CONST_WINDOW, Constants, Global, Guard, Inst, LOCAL_WINDOW, MODULE_GLOBALS, PARAM_WINDOW, Param, Program,
+    SHARED_WINDOW, SharedVariable, WINDOW_BYTES,
 };
 pub use types::{Space, Type};

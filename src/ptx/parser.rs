@@ -14,11 +14,7 @@ use super::types::{Space, Type};
 /// [`Error::Syntax`] where the text stops being PTX, [`Error::Unsupported`] for directives this program doesn't know.
 pub fn parse(text: &str) -> Result<Module, Error> {
     let tokens = tokens(text)?;
-    let mut parser = Parser {
-        tokens: &tokens,
-        at: 0,
-        depth: 0,
-    };
+    let mut parser = Parser { tokens: &tokens, at: 0, depth: 0 };
     let mut module = Module {
         version: (0, 0),
         target: String::new(),
@@ -42,14 +38,8 @@ struct Parser<'a, 't> {
 impl<'t> Parser<'_, 't> {
     fn token(&self, ahead: usize) -> Token<'t> {
         let last = self.tokens.len().saturating_sub(1);
-        let end = Token {
-            kind: Kind::End,
-            at: Position::default(),
-        };
-        self.tokens
-            .get((self.at + ahead).min(last))
-            .copied()
-            .unwrap_or(end)
+        let end = Token { kind: Kind::End, at: Position::default() };
+        self.tokens.get((self.at + ahead).min(last)).copied().unwrap_or(end)
     }
 
     fn peek(&self) -> Kind<'t> {
@@ -67,11 +57,7 @@ impl<'t> Parser<'_, 't> {
     }
 
     fn unexpected<T>(&self, expected: &str) -> Result<T, Error> {
-        Err(Error::syntax(
-            self.position(),
-            expected,
-            self.peek().to_string(),
-        ))
+        Err(Error::syntax(self.position(), expected, self.peek().to_string()))
     }
 
     fn eat(&mut self, punct: char) -> bool {
@@ -83,11 +69,7 @@ impl<'t> Parser<'_, 't> {
     }
 
     fn expect(&mut self, punct: char) -> Result<(), Error> {
-        if self.eat(punct) {
-            Ok(())
-        } else {
-            self.unexpected(&format!("`{punct}`"))
-        }
+        if self.eat(punct) { Ok(()) } else { self.unexpected(&format!("`{punct}`")) }
     }
 
     fn word(&mut self, what: &str) -> Result<&'t str, Error> {
@@ -161,11 +143,7 @@ impl<'t> Parser<'_, 't> {
                     self.at += 1;
                     let bits = self.int("64")?;
                     if bits != 64 {
-                        return Err(Error::unsupported(
-                            at,
-                            ".address_size",
-                            format!("{bits}-bit addresses"),
-                        ));
+                        return Err(Error::unsupported(at, ".address_size", format!("{bits}-bit addresses")));
                     }
                 }
                 "file" => self.file(module)?,
@@ -184,11 +162,7 @@ impl<'t> Parser<'_, 't> {
                 let tenths = (f64::from_bits(bits) * 10.0).round() as u32;
                 Ok((tenths / 10, tenths % 10))
             }
-            other => Err(Error::syntax(
-                at,
-                "a version such as 8.4",
-                other.to_string(),
-            )),
+            other => Err(Error::syntax(at, "a version such as 8.4", other.to_string())),
         }
     }
 
@@ -253,25 +227,10 @@ impl<'t> Parser<'_, 't> {
     }
 
     fn function(&mut self, is_entry: bool) -> Result<Function, Error> {
-        let returns = if !is_entry && self.peek() == Kind::Punct('(') {
-            self.parameters()?
-        } else {
-            Vec::new()
-        };
+        let returns = if !is_entry && self.peek() == Kind::Punct('(') { self.parameters()? } else { Vec::new() };
         let name = self.word("a function name")?.to_owned();
-        let params = if self.peek() == Kind::Punct('(') {
-            self.parameters()?
-        } else {
-            Vec::new()
-        };
-        let mut function = Function {
-            name,
-            is_entry,
-            params,
-            returns,
-            directives: Vec::new(),
-            body: None,
-        };
+        let params = if self.peek() == Kind::Punct('(') { self.parameters()? } else { Vec::new() };
+        let mut function = Function { name, is_entry, params, returns, directives: Vec::new(), body: None };
         loop {
             match self.peek() {
                 Kind::Punct(';') => {
@@ -283,9 +242,7 @@ impl<'t> Parser<'_, 't> {
                     function.body = Some(self.nested(Self::statements)?);
                     return Ok(function);
                 }
-                Kind::Dotted("pragma") => {
-                    while !matches!(self.bump(), Kind::Punct(';') | Kind::End) {}
-                }
+                Kind::Dotted("pragma") => while !matches!(self.bump(), Kind::Punct(';') | Kind::End) {},
                 Kind::Dotted(name) => {
                     self.at += 1;
                     let mut numbers = Vec::new();
@@ -324,11 +281,7 @@ impl<'t> Parser<'_, 't> {
             Kind::Dotted("global") => Space::Global,
             Kind::Dotted("const") => Space::Const,
             Kind::Dotted(other) => {
-                return Err(Error::unsupported(
-                    at,
-                    format!(".{other}"),
-                    "unknown directive",
-                ));
+                return Err(Error::unsupported(at, format!(".{other}"), "unknown directive"));
             }
             _ => return self.unexpected("a state space"),
         };
@@ -346,11 +299,7 @@ impl<'t> Parser<'_, 't> {
                 _ => match Type::from_name(word) {
                     Some(found) => ty = Some(found),
                     None => {
-                        return Err(Error::unsupported(
-                            word_at,
-                            format!(".{word}"),
-                            "unknown type or attribute",
-                        ));
+                        return Err(Error::unsupported(word_at, format!(".{word}"), "unknown type or attribute"));
                     }
                 },
             }
@@ -359,11 +308,7 @@ impl<'t> Parser<'_, 't> {
             return self.unexpected("a type");
         };
         if align.is_some_and(|a| !a.is_power_of_two() || a > 1 << 20) {
-            return Err(Error::syntax(
-                at,
-                "an alignment that is a power of two up to 2^20",
-                format!("{align:?}"),
-            ));
+            return Err(Error::syntax(at, "an alignment that is a power of two up to 2^20", format!("{align:?}")));
         }
         let shared = Variable {
             name: String::new(),
@@ -382,10 +327,7 @@ impl<'t> Parser<'_, 't> {
     }
 
     fn variable_name(&mut self, shared: &Variable) -> Result<Variable, Error> {
-        let mut variable = Variable {
-            at: self.position(),
-            ..shared.clone()
-        };
+        let mut variable = Variable { at: self.position(), ..shared.clone() };
         variable.name = self.word("a variable name")?.to_owned();
         if self.eat('<') {
             variable.range = Some(self.int("the number of registers")?);
@@ -444,22 +386,10 @@ impl<'t> Parser<'_, 't> {
                 let name = self.word("a variable")?.to_owned();
                 self.expect(')')?;
                 let offset = self.offset()?;
-                Initial::Symbol {
-                    name,
-                    offset,
-                    generic: true,
-                }
+                Initial::Symbol { name, offset, generic: true }
             }
-            Operand::Name(name) => Initial::Symbol {
-                name,
-                offset: 0,
-                generic: false,
-            },
-            Operand::Offset(name, offset) => Initial::Symbol {
-                name,
-                offset,
-                generic: false,
-            },
+            Operand::Name(name) => Initial::Symbol { name, offset: 0, generic: false },
+            Operand::Offset(name, offset) => Initial::Symbol { name, offset, generic: false },
             _ => return self.unexpected("an initial value"),
         };
         out.push(item);
@@ -488,36 +418,21 @@ impl<'t> Parser<'_, 't> {
                     self.skip_line();
                     out.push(Statement::Loc { file, line });
                 }
-                Kind::Dotted("pragma") => {
-                    while !matches!(self.bump(), Kind::Punct(';') | Kind::End) {}
-                }
+                Kind::Dotted("pragma") => while !matches!(self.bump(), Kind::Punct(';') | Kind::End) {},
                 Kind::Dotted("visible" | "extern") => self.at += 1,
-                Kind::Dotted(_) => {
-                    out.extend(self.variables(false)?.into_iter().map(Statement::Variable))
-                }
+                Kind::Dotted(_) => out.extend(self.variables(false)?.into_iter().map(Statement::Variable)),
                 Kind::Word(word) if self.token(1).kind == Kind::Punct(':') => {
                     self.at += 2;
                     if self.peek() == Kind::Dotted("branchtargets") {
                         self.at += 1;
-                        out.push(Statement::Targets {
-                            name: word.to_owned(),
-                            labels: self.labels()?,
-                        });
-                    } else if let Kind::Dotted(directive @ ("callprototype" | "calltargets")) =
-                        self.peek()
-                    {
-                        return Err(Error::unsupported(
-                            at,
-                            format!(".{directive}"),
-                            "indirect calls",
-                        ));
+                        out.push(Statement::Targets { name: word.to_owned(), labels: self.labels()? });
+                    } else if let Kind::Dotted(directive @ ("callprototype" | "calltargets")) = self.peek() {
+                        return Err(Error::unsupported(at, format!(".{directive}"), "indirect calls"));
                     } else {
                         out.push(Statement::Label(word.to_owned(), at));
                     }
                 }
-                Kind::Word(_) | Kind::Punct('@') => {
-                    out.push(Statement::Instruction(self.instruction()?))
-                }
+                Kind::Word(_) | Kind::Punct('@') => out.push(Statement::Instruction(self.instruction()?)),
                 _ => return self.unexpected("an instruction"),
             }
         }
@@ -552,13 +467,7 @@ impl<'t> Parser<'_, 't> {
                 self.expect(',')?;
             }
         }
-        Ok(Instruction {
-            guard,
-            opcode,
-            modifiers,
-            operands,
-            at,
-        })
+        Ok(Instruction { guard, opcode, modifiers, operands, at })
     }
 
     fn operand(&mut self) -> Result<Operand, Error> {
@@ -641,26 +550,16 @@ impl<'t> Parser<'_, 't> {
         let out = match self.peek() {
             Kind::Word(word) => {
                 self.at += 1;
-                Operand::Address {
-                    base: Base::Name(word.to_owned()),
-                    offset: self.offset()?,
-                }
+                Operand::Address { base: Base::Name(word.to_owned()), offset: self.offset()? }
             }
             Kind::Int(n) => {
                 self.at += 1;
-                Operand::Address {
-                    base: Base::Absolute,
-                    offset: n as i64,
-                }
+                Operand::Address { base: Base::Absolute, offset: n as i64 }
             }
             _ => return self.unexpected("an address"),
         };
         if self.peek() == Kind::Punct(',') {
-            return Err(Error::unsupported(
-                at,
-                "[a, b]",
-                "tensor-map and texture addresses",
-            ));
+            return Err(Error::unsupported(at, "[a, b]", "tensor-map and texture addresses"));
         }
         self.expect(']')?;
         Ok(out)

@@ -154,11 +154,7 @@ impl Program {
 
     /// Number of 32-bit slots, 64-bit slots and predicates.
     pub fn slots(&self) -> (usize, usize, usize) {
-        (
-            self.words as usize,
-            self.wides as usize,
-            self.preds as usize,
-        )
+        (self.words as usize, self.wides as usize, self.preds as usize)
     }
 
     /// Constant slots.
@@ -183,17 +179,11 @@ impl Program {
 
     /// The text of a line of PTX, trimmed.
     pub fn line(&self, line: u32) -> &str {
-        (line as usize)
-            .checked_sub(1)
-            .and_then(|i| self.lines.get(i))
-            .map_or("", |l| l.trim())
+        (line as usize).checked_sub(1).and_then(|i| self.lines.get(i)).map_or("", |l| l.trim())
     }
 
     /// Path of a `.file`.
     pub fn file(&self, index: u32) -> Option<&str> {
-        self.files
-            .iter()
-            .find(|(i, _)| *i == u64::from(index))
-            .map(|(_, path)| path.as_str())
+        self.files.iter().find(|(i, _)| *i == u64::from(index)).map(|(_, path)| path.as_str())
     }
 }

@@ -39,13 +39,7 @@ impl Type {
         match self {
             Self::Pred | Self::B8 | Self::U8 | Self::S8 => 1,
             Self::B16 | Self::U16 | Self::S16 | Self::F16 | Self::Bf16 => 2,
-            Self::B32
-            | Self::U32
-            | Self::S32
-            | Self::F32
-            | Self::F16x2
-            | Self::Bf16x2
-            | Self::Tf32 => 4,
+            Self::B32 | Self::U32 | Self::S32 | Self::F32 | Self::F16x2 | Self::Bf16x2 | Self::Tf32 => 4,
             Self::B64 | Self::U64 | Self::S64 | Self::F64 => 8,
         }
     }
@@ -57,35 +51,20 @@ impl Type {
 
     /// Whether it is a floating-point format, packed ones included.
     pub fn is_float(self) -> bool {
-        matches!(
-            self,
-            Self::F16
-                | Self::F16x2
-                | Self::Bf16
-                | Self::Bf16x2
-                | Self::Tf32
-                | Self::F32
-                | Self::F64
-        )
+        matches!(self, Self::F16 | Self::F16x2 | Self::Bf16 | Self::Bf16x2 | Self::Tf32 | Self::F32 | Self::F64)
     }
 }
 
 impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = NAMES
-            .iter()
-            .find(|(t, _)| t == self)
-            .map_or("?", |(_, n)| n);
+        let name = NAMES.iter().find(|(t, _)| t == self).map_or("?", |(_, n)| n);
         write!(f, ".{name}")
     }
 }
 
 /// Where a variable lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(
-    missing_docs,
-    reason = "each variant is the PTX state space of the same name"
-)]
+#[expect(missing_docs, reason = "each variant is the PTX state space of the same name")]
 pub enum Space {
     Reg,
     Param,

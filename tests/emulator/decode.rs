@@ -59,13 +59,7 @@ fn coverage_tells_cases_apart() {
 fn the_same_seed_gives_the_same_run_whatever_ran_before() {
     let module = ptx::parse(SM80).unwrap();
     let program = module.lower("dec_f16_128").unwrap();
-    let case = Case {
-        lens: vec![7, 40],
-        heads: 4,
-        kv_heads: 2,
-        dim: 128,
-        dtype: Dtype::F16,
-    };
+    let case = Case { lens: vec![7, 40], heads: 4, kv_heads: 2, dim: 128, dtype: Dtype::F16 };
     let mut fresh = case.set_up(3);
     let first = fresh.launch(&program, 5);
     let mut used = case.set_up(3);

@@ -14,11 +14,7 @@ pub(in crate::emulator) fn out_of_bounds<'s>(
     verb: &str,
 ) -> Box<Fault> {
     let distance = |s: &Segment| {
-        if address < s.base {
-            s.base - address
-        } else {
-            address.wrapping_add(size).saturating_sub(s.end())
-        }
+        if address < s.base { s.base - address } else { address.wrapping_add(size).saturating_sub(s.end()) }
     };
     let nearest = segments.min_by_key(|s| distance(s));
     let detail = match nearest {
@@ -37,9 +33,7 @@ pub(in crate::emulator) fn out_of_bounds<'s>(
             distance(s),
             s.bytes.len()
         ),
-        None => format!(
-            "{verb} {size} bytes at {address:#x} in {space} memory, where nothing is mapped"
-        ),
+        None => format!("{verb} {size} bytes at {address:#x} in {space} memory, where nothing is mapped"),
     };
     fault(ViolationKind::OutOfBounds, lane, detail)
 }
@@ -63,30 +57,15 @@ pub(in crate::emulator) fn misaligned(
 
 /// A write to a region the kernel may only read.
 #[cold]
-pub(in crate::emulator) fn read_only(
-    segment: &Segment,
-    address: u64,
-    size: u64,
-    lane: usize,
-) -> Box<Fault> {
-    let detail = format!(
-        "wrote {size} bytes at offset {} of `{}`, which is read-only",
-        address - segment.base,
-        segment.name
-    );
+pub(in crate::emulator) fn read_only(segment: &Segment, address: u64, size: u64, lane: usize) -> Box<Fault> {
+    let detail =
+        format!("wrote {size} bytes at offset {} of `{}`, which is read-only", address - segment.base, segment.name);
     fault(ViolationKind::ReadOnlyWritten, lane, detail)
 }
 
 /// A read of a byte that nobody wrote.
 #[cold]
-pub(in crate::emulator) fn uninitialised(
-    segment: &Segment,
-    byte: usize,
-    lane: usize,
-) -> Box<Fault> {
-    let detail = format!(
-        "read byte {byte} of `{}`, which nothing has written",
-        segment.name
-    );
+pub(in crate::emulator) fn uninitialised(segment: &Segment, byte: usize, lane: usize) -> Box<Fault> {
+    let detail = format!("read byte {byte} of `{}`, which nothing has written", segment.name);
     fault(ViolationKind::UninitialisedRead, lane, detail)
 }

@@ -25,11 +25,6 @@ pub struct Checks {
 
 impl Default for Checks {
     fn default() -> Self {
-        Self {
-            alignment: true,
-            uninitialised: true,
-            read_only: true,
-            shared_races: true,
-        }
+        Self { alignment: true, uninitialised: true, read_only: true, shared_races: true }
     }
 }

@@ -68,21 +68,10 @@ struct Access {
 
 impl SharedRaces {
     /// Starts a block. Cells keep their contents: earlier blocks' clocks lie below the new floor.
-    pub(in crate::emulator) fn start_block(
-        &mut self,
-        shared_bytes: usize,
-        cell_bytes: usize,
-        warps: usize,
-    ) {
+    pub(in crate::emulator) fn start_block(&mut self, shared_bytes: usize, cell_bytes: usize, warps: usize) {
         let cell_shift = cell_bytes.trailing_zeros();
         let count = (shared_bytes >> cell_shift) + 1;
-        let highest = self
-            .clocks
-            .iter()
-            .copied()
-            .max()
-            .unwrap_or(0)
-            .max(self.floor);
+        let highest = self.clocks.iter().copied().max().unwrap_or(0).max(self.floor);
         if self.cell_shift != cell_shift || highest > u32::MAX / 2 {
             self.cells.clear();
             self.floor = 0;
@@ -90,8 +79,7 @@ impl SharedRaces {
             self.floor = highest;
         }
         self.cell_shift = cell_shift;
-        self.cells
-            .resize(count.max(self.cells.len()), Cell::default());
+        self.cells.resize(count.max(self.cells.len()), Cell::default());
         self.clocks = [self.floor + 1; WARPS];
         self.horizons.clear();
         self.horizons.resize(warps, [self.floor; WARPS]);
@@ -127,10 +115,7 @@ impl SharedRaces {
         party: Party,
     ) -> Result<(), Box<Fault>> {
         let warp = party.warp as usize;
-        let (first, last) = (
-            offset >> self.cell_shift,
-            (offset + bytes - 1) >> self.cell_shift,
-        );
+        let (first, last) = (offset >> self.cell_shift, (offset + bytes - 1) >> self.cell_shift);
         let clock = self.clocks[warp];
         for cell in first..=last {
             if party.strong {
@@ -141,13 +126,7 @@ impl SharedRaces {
             if conflicts(write, lanes, party, horizon) {
                 return Err(race(offset, ("read", lanes, party), ("written", *write)));
             }
-            let access = Access {
-                clock,
-                warp: party.warp as u16,
-                lanes,
-                pc: party.pc,
-                strong: party.strong,
-            };
+            let access = Access { clock, warp: party.warp as u16, lanes, pc: party.pc, strong: party.strong };
             note_read(reads, access, horizon);
         }
         Ok(())
@@ -162,43 +141,23 @@ impl SharedRaces {
         party: Party,
     ) -> Result<(), Box<Fault>> {
         if party.strong || bytes != 1 << self.cell_shift {
-            return (0..count)
-                .try_for_each(|i| self.read(offset + i * bytes, bytes, 1 << (first + i), party));
+            return (0..count).try_for_each(|i| self.read(offset + i * bytes, bytes, 1 << (first + i), party));
         }
         let start = offset >> self.cell_shift;
         let warp = party.warp as usize;
         let (horizon, clock) = (&self.horizons[warp], self.clocks[warp]);
         // Nothing up to here can conflict with this warp, whoever did it.
-        let settled = horizon
-            .iter()
-            .take(self.horizons.len())
-            .copied()
-            .min()
-            .unwrap_or(0);
+        let settled = horizon.iter().take(self.horizons.len()).copied().min().unwrap_or(0);
         for (i, cell) in self.cells[start..start + count].iter_mut().enumerate() {
             let lanes = 1 << (first + i);
             if cell.write.clock > settled && conflicts(&cell.write, lanes, party, horizon) {
-                return Err(race(
-                    offset + i * bytes,
-                    ("read", lanes, party),
-                    ("written", cell.write),
-                ));
+                return Err(race(offset + i * bytes, ("read", lanes, party), ("written", cell.write)));
             }
             let [one, other] = &cell.reads;
-            let has = |r: &Access| {
-                u32::from(r.warp) == party.warp
-                    && r.clock == clock
-                    && r.lanes & lanes != 0
-                    && !r.strong
-            };
+            let has =
+                |r: &Access| u32::from(r.warp) == party.warp && r.clock == clock && r.lanes & lanes != 0 && !r.strong;
             if !has(one) && !has(other) {
-                let access = Access {
-                    clock,
-                    warp: party.warp as u16,
-                    lanes,
-                    pc: party.pc,
-                    strong: false,
-                };
+                let access = Access { clock, warp: party.warp as u16, lanes, pc: party.pc, strong: false };
                 note_read(&mut cell.reads, access, horizon);
             }
         }
@@ -218,10 +177,7 @@ impl SharedRaces {
     ) -> Result<(), Box<Fault>> {
         let warp = party.warp as usize;
         let lanes = 1u32 << lane;
-        let (first, last) = (
-            offset >> self.cell_shift,
-            (offset + bytes - 1) >> self.cell_shift,
-        );
+        let (first, last) = (offset >> self.cell_shift, (offset + bytes - 1) >> self.cell_shift);
         for cell in first..=last {
             if party.strong {
                 self.acquire_cell(cell, warp);
@@ -235,20 +191,12 @@ impl SharedRaces {
             if conflicts(write, lanes, party, horizon) && !(one_instruction && same()) {
                 return Err(race(offset, ("written", lanes, party), ("written", *write)));
             }
-            if let Some(read) = reads
-                .iter()
-                .find(|read| conflicts(read, lanes, party, horizon))
-            {
+            if let Some(read) = reads.iter().find(|read| conflicts(read, lanes, party, horizon)) {
                 return Err(race(offset, ("written", lanes, party), ("read", *read)));
             }
             *step = party.step;
-            *write = Access {
-                clock: self.clocks[warp],
-                warp: party.warp as u16,
-                lanes,
-                pc: party.pc,
-                strong: party.strong,
-            };
+            *write =
+                Access { clock: self.clocks[warp], warp: party.warp as u16, lanes, pc: party.pc, strong: party.strong };
         }
         Ok(())
     }
@@ -267,8 +215,7 @@ impl SharedRaces {
 pub(in crate::emulator) fn cell_bytes(program: &crate::ptx::Program) -> usize {
     use crate::ptx::Space;
     use crate::ptx::op::{AccessSpace, Op};
-    let shared =
-        |space: AccessSpace| matches!(space, AccessSpace::Generic | AccessSpace::Is(Space::Shared));
+    let shared = |space: AccessSpace| matches!(space, AccessSpace::Generic | AccessSpace::Is(Space::Shared));
     let widths = program.code().iter().filter_map(|inst| match &inst.op {
         Op::Load { access, .. } | Op::Store { access, .. } if shared(access.space) => {
             Some(usize::from(access.element_bytes))
@@ -289,9 +236,8 @@ pub(in crate::emulator) fn join(into: &mut Horizon, from: &Horizon) {
 #[inline(always)]
 fn conflicts(earlier: &Access, lanes: u32, party: Party, horizon: &Horizon) -> bool {
     let unordered = earlier.clock > horizon[(earlier.warp as usize) % WARPS];
-    let other_lane = u32::from(earlier.warp) != party.warp
-        || earlier.lanes & !lanes != 0
-        || lanes & !earlier.lanes != 0;
+    let other_lane =
+        u32::from(earlier.warp) != party.warp || earlier.lanes & !lanes != 0 || lanes & !earlier.lanes != 0;
     unordered && other_lane && !(earlier.strong && party.strong)
 }
 
@@ -317,21 +263,11 @@ fn race(offset: usize, now: (&str, u32, Party), before: (&str, Access)) -> Box<F
     let (earlier_verb, earlier) = before;
     // Name two different lanes.
     let lane = lanes.trailing_zeros().min(LANES as u32 - 1);
-    let own = if u32::from(earlier.warp) == party.warp {
-        1 << lane
-    } else {
-        0
-    };
-    let rest = if earlier.lanes & !own != 0 {
-        earlier.lanes & !own
-    } else {
-        earlier.lanes
-    };
+    let own = if u32::from(earlier.warp) == party.warp { 1 << lane } else { 0 };
+    let rest = if earlier.lanes & !own != 0 { earlier.lanes & !own } else { earlier.lanes };
     let earlier_lane = rest.trailing_zeros().min(LANES as u32 - 1);
     let lane = if u32::from(earlier.warp) == party.warp && earlier_lane == lane {
-        (lanes & !(1 << lane))
-            .trailing_zeros()
-            .min(LANES as u32 - 1)
+        (lanes & !(1 << lane)).trailing_zeros().min(LANES as u32 - 1)
     } else {
         lane
     };

@@ -130,15 +130,6 @@ pub(in crate::emulator) struct Fault {
 
 /// Builds a fault by the given lane.
 #[cold]
-pub(in crate::emulator) fn fault(
-    kind: ViolationKind,
-    lane: usize,
-    detail: impl Into<String>,
-) -> Box<Fault> {
-    Box::new(Fault {
-        kind,
-        lane: lane as u32,
-        detail: detail.into(),
-        other: None,
-    })
+pub(in crate::emulator) fn fault(kind: ViolationKind, lane: usize, detail: impl Into<String>) -> Box<Fault> {
+    Box::new(Fault { kind, lane: lane as u32, detail: detail.into(), other: None })
 }

@@ -30,12 +30,7 @@ pub(in crate::emulator) fn atomic(
 ) -> Result<(), Box<Fault>> {
     let size = atomic.ty.size_bytes();
     let addresses = effective(registers, atomic.address);
-    let mut request = Request {
-        space: atomic.space,
-        addresses,
-        size,
-        verb: "updated",
-    };
+    let mut request = Request { space: atomic.space, addresses, size, verb: "updated" };
     let span = spaces.resolve(lanes, &mut request)?;
     spaces.check_initialised(lanes, &span, size)?;
     spaces.check_read_races(lanes, &span, size, true)?;
@@ -48,10 +43,7 @@ pub(in crate::emulator) fn atomic(
         spaces.check_write_race(place, lane, &[0; 8][..size], true)?;
         let bytes = &mut spaces.segment_mut(place).bytes[place.offset..place.offset + size];
         old[lane] = read(bytes);
-        write(
-            bytes,
-            combine(atomic.op, atomic.ty, old[lane], b[lane], c[lane]),
-        );
+        write(bytes, combine(atomic.op, atomic.ty, old[lane], b[lane], c[lane]));
     }
     if let Some(d) = atomic.d {
         registers.set_values(d, lanes, map1(&old, |v| v));
@@ -61,25 +53,13 @@ pub(in crate::emulator) fn atomic(
 
 fn combine(op: AtomicOp, ty: Type, old: u64, b: u64, c: u64) -> u64 {
     let signed = |v: u64| {
-        if ty.size_bytes() == 8 {
-            v as i64
-        } else {
-            i64::from(v as i32)
-        }
+        if ty.size_bytes() == 8 { v as i64 } else { i64::from(v as i32) }
     };
     match op {
         AtomicOp::Add => add(ty, old, b),
         AtomicOp::Min | AtomicOp::Max => {
-            let b_wins = if ty.is_signed() {
-                signed(b) < signed(old)
-            } else {
-                b < old
-            };
-            if b_wins == (op == AtomicOp::Min) {
-                b
-            } else {
-                old
-            }
+            let b_wins = if ty.is_signed() { signed(b) < signed(old) } else { b < old };
+            if b_wins == (op == AtomicOp::Min) { b } else { old }
         }
         AtomicOp::And => old & b,
         AtomicOp::Or => old | b,
@@ -114,12 +94,9 @@ fn add(ty: Type, old: u64, b: u64) -> u64 {
         let sum = super::float::sum(decode_half(bf16, a as u16), decode_half(bf16, b as u16));
         u64::from(encode_half(bf16, Rounding::Nearest, sum))
     };
-    let packed =
-        |bf16: bool| half(bf16, old >> 16, b >> 16) << 16 | half(bf16, old & 0xffff, b & 0xffff);
+    let packed = |bf16: bool| half(bf16, old >> 16, b >> 16) << 16 | half(bf16, old & 0xffff, b & 0xffff);
     match ty {
-        Type::F32 => u64::from(canonical(
-            f32::from_bits(old as u32) + f32::from_bits(b as u32),
-        )),
+        Type::F32 => u64::from(canonical(f32::from_bits(old as u32) + f32::from_bits(b as u32))),
         Type::F64 => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
         Type::F16 => half(false, old, b),
         Type::Bf16 => half(true, old, b),

@@ -13,20 +13,10 @@ pub(in crate::emulator) fn compare32(compare: Compare, a: &[u32; LANES], b: &[u3
             bits(|i| holds(compare.relation, f64::from(f(a[i])), f64::from(f(b[i]))))
         }
         Type::F32 => float32(compare.relation, a, b),
-        Type::F16 => bits(|i| {
-            holds(
-                compare.relation,
-                decode_half(false, a[i] as u16),
-                decode_half(false, b[i] as u16),
-            )
-        }),
-        Type::Bf16 => bits(|i| {
-            holds(
-                compare.relation,
-                decode_half(true, a[i] as u16),
-                decode_half(true, b[i] as u16),
-            )
-        }),
+        Type::F16 => {
+            bits(|i| holds(compare.relation, decode_half(false, a[i] as u16), decode_half(false, b[i] as u16)))
+        }
+        Type::Bf16 => bits(|i| holds(compare.relation, decode_half(true, a[i] as u16), decode_half(true, b[i] as u16))),
         Type::S32 => ordered(compare.relation, |i| a[i] as i32, |i| b[i] as i32),
         Type::S16 => ordered(compare.relation, |i| a[i] as i16, |i| b[i] as i16),
         _ => ordered(compare.relation, |i| a[i], |i| b[i]),

@@ -8,13 +8,7 @@ use crate::ptx::Type;
 use crate::ptx::op::{Conversion, Reg, Rounding};
 
 /// Frequent conversions have a loop of their own; the rest share one per lane.
-pub(in crate::emulator) fn convert(
-    registers: &mut Registers,
-    lanes: Lanes,
-    conversion: Conversion,
-    d: Reg,
-    a: Reg,
-) {
+pub(in crate::emulator) fn convert(registers: &mut Registers, lanes: Lanes, conversion: Conversion, d: Reg, a: Reg) {
     let c = conversion;
     let plain = !c.sat && !c.ftz && !c.relu;
     match (c.to, c.from, d, a) {
@@ -31,14 +25,10 @@ pub(in crate::emulator) fn convert(
             registers.set_word(d, lanes, out);
         }
         (Type::F32, Type::F16, Reg::Word(d), Reg::Word(a)) if plain && !c.to_integral => {
-            let out = map1(registers.word(a), |a| {
-                super::float::canonical(f16_to_f32(a as u16))
-            });
+            let out = map1(registers.word(a), |a| super::float::canonical(f16_to_f32(a as u16)));
             registers.set_word(d, lanes, out);
         }
-        (Type::F32, Type::S32, Reg::Word(d), Reg::Word(a))
-            if plain && c.rounding == Rounding::Nearest =>
-        {
+        (Type::F32, Type::S32, Reg::Word(d), Reg::Word(a)) if plain && c.rounding == Rounding::Nearest => {
             let out = map1(registers.word(a), |a| (a as i32 as f32).to_bits());
             registers.set_word(d, lanes, out);
         }
@@ -53,18 +43,10 @@ pub(in crate::emulator) fn convert(
 fn one(c: &Conversion, bits: u64) -> u64 {
     if c.from.is_float() {
         let value = decode(c, bits);
-        if c.to.is_float() {
-            float_to_float(c, value)
-        } else {
-            float_to_integer(c, value)
-        }
+        if c.to.is_float() { float_to_float(c, value) } else { float_to_integer(c, value) }
     } else {
         let value = integer(c.from, bits);
-        if c.to.is_float() {
-            integer_to_float(c, value)
-        } else {
-            extend(c, clamp_integer(c, value))
-        }
+        if c.to.is_float() { integer_to_float(c, value) } else { extend(c, clamp_integer(c, value)) }
     }
 }
 
@@ -92,11 +74,7 @@ fn integer(ty: Type, bits: u64) -> i128 {
 
 fn range(ty: Type) -> (i128, i128) {
     let bits = ty.size_bytes() * 8;
-    if ty.is_signed() {
-        (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
-    } else {
-        (0, (1 << bits) - 1)
-    }
+    if ty.is_signed() { (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) } else { (0, (1 << bits) - 1) }
 }
 
 fn clamp_integer(c: &Conversion, value: i128) -> i128 {
@@ -107,11 +85,7 @@ fn clamp_integer(c: &Conversion, value: i128) -> i128 {
 /// The value's low bits in the result type, extended to the register by the result type's sign.
 fn extend(c: &Conversion, value: i128) -> u64 {
     let bits = integer(c.to, value as u64) as u64;
-    if c.destination_bits >= 64 {
-        bits
-    } else {
-        bits & ((1 << c.destination_bits) - 1)
-    }
+    if c.destination_bits >= 64 { bits } else { bits & ((1 << c.destination_bits) - 1) }
 }
 
 /// Out of range clamps, NaN is 0 (PTX ISA, `cvt`); to 64 bits NaN is the lowest or highest pattern.
@@ -137,11 +111,7 @@ fn integral(rounding: Rounding, value: f64) -> f64 {
 }
 
 fn float_to_float(c: &Conversion, value: f64) -> u64 {
-    let value = if c.to_integral {
-        integral(c.rounding, value)
-    } else {
-        value
-    };
+    let value = if c.to_integral { integral(c.rounding, value) } else { value };
     let value = match value {
         v if c.sat && v > 0.0 => v.min(1.0),
         // NaN and -0 become +0 too.
@@ -160,11 +130,7 @@ fn integer_to_float(c: &Conversion, value: i128) -> u64 {
     let mut wide = value as f64;
     if wide as i128 != value && wide.to_bits() & 1 == 0 {
         let outward = (value.abs() > (wide as i128).abs()) as u64;
-        wide = f64::from_bits(if outward == 1 {
-            wide.to_bits() + 1
-        } else {
-            wide.to_bits() - 1
-        });
+        wide = f64::from_bits(if outward == 1 { wide.to_bits() + 1 } else { wide.to_bits() - 1 });
     }
     encode(c, if c.sat { wide.clamp(0.0, 1.0) } else { wide })
 }
@@ -178,22 +144,11 @@ fn encode(c: &Conversion, value: f64) -> u64 {
         Type::Tf32 => {
             // 10 bits of significand in an f32; ties away from zero is the hardware's `.rna`.
             let bits = (value as f32).to_bits();
-            if value.is_nan() {
-                u64::from(super::float::NAN)
-            } else {
-                u64::from(bits.wrapping_add(0x1000) & !0x1fff)
-            }
+            if value.is_nan() { u64::from(super::float::NAN) } else { u64::from(bits.wrapping_add(0x1000) & !0x1fff) }
         }
         _ => {
-            let rounding = if c.to_integral {
-                Rounding::Nearest
-            } else {
-                c.rounding
-            };
-            u64::from(flush_if(
-                c.ftz,
-                super::float::canonical(round(rounding, value)),
-            ))
+            let rounding = if c.to_integral { Rounding::Nearest } else { c.rounding };
+            u64::from(flush_if(c.ftz, super::float::canonical(round(rounding, value))))
         }
     }
 }

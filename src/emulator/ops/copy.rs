@@ -19,52 +19,27 @@ pub(in crate::emulator) fn issue(
 ) -> Result<(), Box<Fault>> {
     let size = usize::from(copy.bytes);
     let addresses = effective(registers, copy.to);
-    let mut to = Request {
-        space: AccessSpace::Is(Space::Shared),
-        addresses,
-        size,
-        verb: "wrote",
-    };
+    let mut to = Request { space: AccessSpace::Is(Space::Shared), addresses, size, verb: "wrote" };
     let to = spaces.resolve(lanes, &mut to)?;
     spaces.mark_written(lanes, &to, size)?;
     let addresses = effective(registers, copy.from);
     for lane in lanes.iter() {
-        let one = Lanes {
-            mask: 1 << lane,
-            all: false,
-        };
-        let wanted = copy
-            .source_bytes
-            .map_or(size, |n| (registers.word(n)[lane] as usize).min(size));
+        let one = Lanes { mask: 1 << lane, all: false };
+        let wanted = copy.source_bytes.map_or(size, |n| (registers.word(n)[lane] as usize).min(size));
         let mut bytes = [0; 16];
         if wanted > 0 {
-            let mut from = Request {
-                space: AccessSpace::Is(Space::Global),
-                addresses,
-                size,
-                verb: "read",
-            };
+            let mut from = Request { space: AccessSpace::Is(Space::Global), addresses, size, verb: "read" };
             // Fewer source bytes than copied still need the full alignment, but only their own bounds.
             from.size = if wanted == size { size } else { 1 };
             let span = spaces.resolve(one, &mut from)?;
             let place = span.place(lane, 1);
             spaces.check_readable(place, wanted, lane)?;
-            bytes[..wanted]
-                .copy_from_slice(&spaces.segment(place).bytes[place.offset..place.offset + wanted]);
+            bytes[..wanted].copy_from_slice(&spaces.segment(place).bytes[place.offset..place.offset + wanted]);
         }
         let place = to.place(lane, size);
         spaces.check_write_race(place, lane, &bytes[..size], false)?;
-        spaces
-            .segment_mut(place)
-            .initialised
-            .remove(place.offset, size);
-        copies.pending.push(PendingCopy {
-            lane: lane as u8,
-            group: copies.open[lane],
-            place,
-            bytes,
-            size: copy.bytes,
-        });
+        spaces.segment_mut(place).initialised.remove(place.offset, size);
+        copies.pending.push(PendingCopy { lane: lane as u8, group: copies.open[lane], place, bytes, size: copy.bytes });
     }
     Ok(())
 }
@@ -84,14 +59,12 @@ pub(in crate::emulator) fn wait(
     pending: Option<u32>,
 ) -> Result<(), Box<Fault>> {
     let open = copies.open;
-    let (landing, left): (Vec<_>, Vec<_>) = std::mem::take(&mut copies.pending)
-        .into_iter()
-        .partition(|copy| {
-            let lane = usize::from(copy.lane);
-            let waits = lanes.mask >> lane & 1 == 1;
-            // Groups are numbered from 0; the open one isn't committed and lands only with `wait_all`.
-            waits && pending.is_none_or(|n| copy.group.saturating_add(n) < open[lane])
-        });
+    let (landing, left): (Vec<_>, Vec<_>) = std::mem::take(&mut copies.pending).into_iter().partition(|copy| {
+        let lane = usize::from(copy.lane);
+        let waits = lanes.mask >> lane & 1 == 1;
+        // Groups are numbered from 0; the open one isn't committed and lands only with `wait_all`.
+        waits && pending.is_none_or(|n| copy.group.saturating_add(n) < open[lane])
+    });
     copies.pending = left;
     for copy in landing {
         let (place, size) = (copy.place, usize::from(copy.size));

@@ -16,9 +16,7 @@ pub(super) fn unary(op: Unary32, a: &[u32; LANES]) -> [u32; LANES] {
     match op {
         Unary32::NegF32 { ftz } => map1(a, |a| flush_if(ftz, a) ^ 1 << 31),
         Unary32::AbsF32 { ftz } => map1(a, |a| flush_if(ftz, a) & !(1 << 31)),
-        Unary32::RcpF32(mode) => map1(a, |a| {
-            divide(mode, 1.0, f32::from_bits(flush_if(mode.ftz, a)))
-        }),
+        Unary32::RcpF32(mode) => map1(a, |a| divide(mode, 1.0, f32::from_bits(flush_if(mode.ftz, a)))),
         Unary32::SqrtF32(mode) => map1(a, |a| {
             let root = sqrt_to_odd(f32::from_bits(flush_if(mode.ftz, a)));
             finish(mode, round(mode.rounding, root))
@@ -39,36 +37,18 @@ pub(super) fn unary(op: Unary32, a: &[u32; LANES]) -> [u32; LANES] {
 pub(super) fn binary(op: Binary32, a: &[u32; LANES], b: &[u32; LANES]) -> [u32; LANES] {
     match op {
         Binary32::AddF32(mode) => match plain(mode) {
-            Some(false) => map2(a, b, |a, b| {
-                canonical(f32::from_bits(a) + f32::from_bits(b))
-            }),
-            Some(true) => map2(a, b, |a, b| {
-                flush(canonical(
-                    f32::from_bits(flush(a)) + f32::from_bits(flush(b)),
-                ))
-            }),
+            Some(false) => map2(a, b, |a, b| canonical(f32::from_bits(a) + f32::from_bits(b))),
+            Some(true) => map2(a, b, |a, b| flush(canonical(f32::from_bits(flush(a)) + f32::from_bits(flush(b))))),
             None => map2(a, b, |a, b| add(mode, a, b)),
         },
         Binary32::SubF32(mode) => match plain(mode) {
-            Some(false) => map2(a, b, |a, b| {
-                canonical(f32::from_bits(a) - f32::from_bits(b))
-            }),
-            Some(true) => map2(a, b, |a, b| {
-                flush(canonical(
-                    f32::from_bits(flush(a)) - f32::from_bits(flush(b)),
-                ))
-            }),
+            Some(false) => map2(a, b, |a, b| canonical(f32::from_bits(a) - f32::from_bits(b))),
+            Some(true) => map2(a, b, |a, b| flush(canonical(f32::from_bits(flush(a)) - f32::from_bits(flush(b))))),
             None => map2(a, b, |a, b| add(mode, a, b ^ 1 << 31)),
         },
         Binary32::MulF32(mode) => match plain(mode) {
-            Some(false) => map2(a, b, |a, b| {
-                canonical(f32::from_bits(a) * f32::from_bits(b))
-            }),
-            Some(true) => map2(a, b, |a, b| {
-                flush(canonical(
-                    f32::from_bits(flush(a)) * f32::from_bits(flush(b)),
-                ))
-            }),
+            Some(false) => map2(a, b, |a, b| canonical(f32::from_bits(a) * f32::from_bits(b))),
+            Some(true) => map2(a, b, |a, b| flush(canonical(f32::from_bits(flush(a)) * f32::from_bits(flush(b))))),
             None => map2(a, b, |a, b| {
                 let product = f64::from(input(mode, a)) * f64::from(input(mode, b));
                 finish(mode, round(mode.rounding, product))
@@ -77,11 +57,7 @@ pub(super) fn binary(op: Binary32, a: &[u32; LANES], b: &[u32; LANES]) -> [u32; 
         Binary32::DivF32(mode) => map2(a, b, |a, b| divide(mode, input(mode, a), input(mode, b))),
         Binary32::DivApproxF32 { ftz } => map2(a, b, |a, b| div_approx(ftz, a, b)),
         Binary32::DivFullF32 { ftz } => map2(a, b, |a, b| {
-            let mode = FloatMode {
-                rounding: Rounding::Nearest,
-                ftz,
-                sat: false,
-            };
+            let mode = FloatMode { rounding: Rounding::Nearest, ftz, sat: false };
             divide(mode, input(mode, a), input(mode, b))
         }),
         Binary32::MinF32(mode) => min_max(mode, a, b, true),
@@ -92,12 +68,7 @@ pub(super) fn binary(op: Binary32, a: &[u32; LANES], b: &[u32; LANES]) -> [u32; 
 }
 
 /// Fused multiply-add. The common case goes through f64 and one cheap test for the rare lane that needs more.
-pub(super) fn fma(
-    mode: FloatMode,
-    a: &[u32; LANES],
-    b: &[u32; LANES],
-    c: &[u32; LANES],
-) -> [u32; LANES] {
+pub(super) fn fma(mode: FloatMode, a: &[u32; LANES], b: &[u32; LANES], c: &[u32; LANES]) -> [u32; LANES] {
     match plain(mode) {
         Some(false) => fma_nearest(a, b, c),
         Some(true) => {
@@ -120,11 +91,7 @@ fn fma_nearest(a: &[u32; LANES], b: &[u32; LANES], c: &[u32; LANES]) -> [u32; LA
     let mut out = [0; LANES];
     let mut hard = 0u64;
     for lane in 0..LANES {
-        let (a, b, c) = (
-            f32::from_bits(a[lane]),
-            f32::from_bits(b[lane]),
-            f32::from_bits(c[lane]),
-        );
+        let (a, b, c) = (f32::from_bits(a[lane]), f32::from_bits(b[lane]), f32::from_bits(c[lane]));
         let sum = f64::from(a) * f64::from(b) + f64::from(c);
         // Rounding twice can differ from rounding once only where the first result is halfway between two f32, or
         // in the subnormal range, where f32 has fewer bits.
@@ -136,11 +103,7 @@ fn fma_nearest(a: &[u32; LANES], b: &[u32; LANES], c: &[u32; LANES]) -> [u32; LA
     }
     if hard != 0 {
         for lane in 0..LANES {
-            let value = fma_f32(
-                f32::from_bits(a[lane]),
-                f32::from_bits(b[lane]),
-                f32::from_bits(c[lane]),
-            );
+            let value = fma_f32(f32::from_bits(a[lane]), f32::from_bits(b[lane]), f32::from_bits(c[lane]));
             out[lane] = canonical(value);
         }
     }
@@ -149,25 +112,14 @@ fn fma_nearest(a: &[u32; LANES], b: &[u32; LANES], c: &[u32; LANES]) -> [u32; LA
 
 fn ex2(ftz: bool, a: &[u32; LANES]) -> [u32; LANES] {
     if ftz {
-        map1(a, |a| {
-            flush(canonical(
-                approx::exp2(f64::from(f32::from_bits(flush(a)))) as f32
-            ))
-        })
+        map1(a, |a| flush(canonical(approx::exp2(f64::from(f32::from_bits(flush(a)))) as f32)))
     } else {
-        map1(a, |a| {
-            canonical(approx::exp2(f64::from(f32::from_bits(a))) as f32)
-        })
+        map1(a, |a| canonical(approx::exp2(f64::from(f32::from_bits(a))) as f32))
     }
 }
 
 fn function(ftz: bool, a: &[u32; LANES], f: impl Fn(f64) -> f64) -> [u32; LANES] {
-    map1(a, |a| {
-        flush_if(
-            ftz,
-            canonical(f(f64::from(f32::from_bits(flush_if(ftz, a)))) as f32),
-        )
-    })
+    map1(a, |a| flush_if(ftz, canonical(f(f64::from(f32::from_bits(flush_if(ftz, a)))) as f32)))
 }
 
 /// `Some(ftz)` for rounding to nearest without saturation, the forms with a fast path.
@@ -198,11 +150,7 @@ fn div_approx(ftz: bool, a: u32, b: u32) -> u32 {
     let (x, y) = (f32::from_bits(a), f32::from_bits(b));
     let huge = y.abs() > 2f32.powi(126) && y.is_finite();
     if huge {
-        return if x.is_infinite() || x.is_nan() {
-            NAN
-        } else {
-            (a ^ b) & 1 << 31
-        };
+        return if x.is_infinite() || x.is_nan() { NAN } else { (a ^ b) & 1 << 31 };
     }
     flush_if(ftz, canonical((f64::from(x) / f64::from(y)) as f32))
 }
@@ -211,17 +159,9 @@ fn min_max(mode: MinMaxMode, a: &[u32; LANES], b: &[u32; LANES], min: bool) -> [
     map2(a, b, |a, b| {
         let (a, b) = (flush_if(mode.ftz, a), flush_if(mode.ftz, b));
         let sign = (a ^ b) & 1 << 31;
-        let (a, b) = if mode.xorsign_abs {
-            (a & !(1 << 31), b & !(1 << 31))
-        } else {
-            (a, b)
-        };
+        let (a, b) = if mode.xorsign_abs { (a & !(1 << 31), b & !(1 << 31)) } else { (a, b) };
         let value = min_max_bits(a, b, min, mode.nan);
-        if mode.xorsign_abs && value != NAN {
-            value | sign
-        } else {
-            value
-        }
+        if mode.xorsign_abs && value != NAN { value | sign } else { value }
     })
 }
 
@@ -239,11 +179,7 @@ fn min_max_bits(a: u32, b: u32, min: bool, nan: bool) -> u32 {
     } else {
         pick
     };
-    if (x.is_nan() && y.is_nan()) || nan && (x.is_nan() || y.is_nan()) {
-        NAN
-    } else {
-        either
-    }
+    if (x.is_nan() && y.is_nan()) || nan && (x.is_nan() || y.is_nan()) { NAN } else { either }
 }
 
 #[inline(always)]
@@ -254,11 +190,7 @@ pub(super) fn canonical(x: f32) -> u32 {
 /// Subnormals to zero of the same sign.
 #[inline(always)]
 pub(super) fn flush(bits: u32) -> u32 {
-    if bits & 0x7f80_0000 == 0 {
-        bits & 0x8000_0000
-    } else {
-        bits
-    }
+    if bits & 0x7f80_0000 == 0 { bits & 0x8000_0000 } else { bits }
 }
 
 #[inline(always)]
@@ -274,11 +206,7 @@ fn input(mode: FloatMode, bits: u32) -> f32 {
 fn finish(mode: FloatMode, value: f32) -> u32 {
     if mode.sat {
         // NaN fails both comparisons and becomes +0, as does -0.
-        return if value > 0.0 {
-            flush_if(mode.ftz, value.min(1.0).to_bits())
-        } else {
-            0
-        };
+        return if value > 0.0 { flush_if(mode.ftz, value.min(1.0).to_bits()) } else { 0 };
     }
     flush_if(mode.ftz, canonical(value))
 }

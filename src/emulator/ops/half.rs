@@ -20,28 +20,14 @@ pub(super) fn unary(op: Unary32, a: &[u32; LANES]) -> [u32; LANES] {
 
 pub(super) fn binary(op: Binary32, a: &[u32; LANES], b: &[u32; LANES]) -> [u32; LANES] {
     match op {
-        Binary32::AddHalf(mode) => each2(mode, a, b, |a, b| {
-            encode(mode, sum(decode(mode, a), decode(mode, b)))
-        }),
-        Binary32::SubHalf(mode) => each2(mode, a, b, |a, b| {
-            encode(mode, sum(decode(mode, a), -decode(mode, b)))
-        }),
-        Binary32::MulHalf(mode) => each2(mode, a, b, |a, b| {
-            encode(mode, decode(mode, a) * decode(mode, b))
-        }),
-        Binary32::MinHalf(mode, min_max) => {
-            each2(mode, a, b, |a, b| pick(mode, min_max, a, b, true))
+        Binary32::AddHalf(mode) => each2(mode, a, b, |a, b| encode(mode, sum(decode(mode, a), decode(mode, b)))),
+        Binary32::SubHalf(mode) => each2(mode, a, b, |a, b| encode(mode, sum(decode(mode, a), -decode(mode, b)))),
+        Binary32::MulHalf(mode) => each2(mode, a, b, |a, b| encode(mode, decode(mode, a) * decode(mode, b))),
+        Binary32::MinHalf(mode, min_max) => each2(mode, a, b, |a, b| pick(mode, min_max, a, b, true)),
+        Binary32::MaxHalf(mode, min_max) => each2(mode, a, b, |a, b| pick(mode, min_max, a, b, false)),
+        Binary32::SetHalf { mode, compare, one } => {
+            each2(mode, a, b, |a, b| if holds(compare.relation, decode(mode, a), decode(mode, b)) { one } else { 0 })
         }
-        Binary32::MaxHalf(mode, min_max) => {
-            each2(mode, a, b, |a, b| pick(mode, min_max, a, b, false))
-        }
-        Binary32::SetHalf { mode, compare, one } => each2(mode, a, b, |a, b| {
-            if holds(compare.relation, decode(mode, a), decode(mode, b)) {
-                one
-            } else {
-                0
-            }
-        }),
         Binary32::PackHalf { mode, rounding } => map2(a, b, |a, b| {
             let upper = from_f32(mode, rounding, a);
             let lower = from_f32(mode, rounding, b);
@@ -51,25 +37,11 @@ pub(super) fn binary(op: Binary32, a: &[u32; LANES], b: &[u32; LANES]) -> [u32; 
     }
 }
 
-pub(super) fn fma(
-    mode: HalfMode,
-    a: &[u32; LANES],
-    b: &[u32; LANES],
-    c: &[u32; LANES],
-) -> [u32; LANES] {
-    let one = |a, b, c| {
-        encode(
-            mode,
-            fma_to_odd(decode(mode, a), decode(mode, b), decode(mode, c)),
-        )
-    };
+pub(super) fn fma(mode: HalfMode, a: &[u32; LANES], b: &[u32; LANES], c: &[u32; LANES]) -> [u32; LANES] {
+    let one = |a, b, c| encode(mode, fma_to_odd(decode(mode, a), decode(mode, b), decode(mode, c)));
     map3(a, b, c, |a, b, c| {
         let low = one(a as u16, b as u16, c as u16);
-        let high = if mode.packed {
-            one((a >> 16) as u16, (b >> 16) as u16, (c >> 16) as u16)
-        } else {
-            0
-        };
+        let high = if mode.packed { one((a >> 16) as u16, (b >> 16) as u16, (c >> 16) as u16) } else { 0 };
         u32::from(high) << 16 | u32::from(low)
     })
 }
@@ -99,11 +71,7 @@ pub(super) fn holds(relation: Relation, a: f64, b: f64) -> bool {
 /// The value of a half's bits.
 #[inline(always)]
 pub(super) fn decode_half(bf16: bool, bits: u16) -> f64 {
-    if bf16 {
-        f64::from(f32::from_bits(u32::from(bits) << 16))
-    } else {
-        f64::from(f16_to_f32(bits))
-    }
+    if bf16 { f64::from(f32::from_bits(u32::from(bits) << 16)) } else { f64::from(f16_to_f32(bits)) }
 }
 
 /// f16 to f32, exact, without branches on the value: the exponent is rebased by one multiplication.
@@ -112,11 +80,7 @@ pub(super) fn f16_to_f32(bits: u16) -> f32 {
     let bits = u32::from(bits);
     let magnitude = (bits & 0x7fff) << 13;
     let scaled = f32::from_bits(magnitude) * f32::from_bits(0x7780_0000);
-    let special = if magnitude >= 0x0f80_0000 {
-        0x7f80_0000
-    } else {
-        0
-    };
+    let special = if magnitude >= 0x0f80_0000 { 0x7f80_0000 } else { 0 };
     f32::from_bits(scaled.to_bits() | special | (bits & 0x8000) << 16)
 }
 
@@ -188,21 +152,13 @@ fn flush(mode: HalfMode, bits: u16) -> u16 {
     if mode.bf16 {
         return (flush_if(mode.ftz, u32::from(bits) << 16) >> 16) as u16;
     }
-    if mode.ftz && bits & 0x7c00 == 0 {
-        bits & 0x8000
-    } else {
-        bits
-    }
+    if mode.ftz && bits & 0x7c00 == 0 { bits & 0x8000 } else { bits }
 }
 
 fn pick(mode: HalfMode, min_max: MinMaxMode, a: u16, b: u16, min: bool) -> u16 {
     let (a, b) = (flush(mode, a), flush(mode, b));
     let sign = (a ^ b) & 0x8000;
-    let (a, b) = if min_max.xorsign_abs {
-        (a & 0x7fff, b & 0x7fff)
-    } else {
-        (a, b)
-    };
+    let (a, b) = if min_max.xorsign_abs { (a & 0x7fff, b & 0x7fff) } else { (a, b) };
     let (a_nan, b_nan) = (is_nan(mode.bf16, a), is_nan(mode.bf16, b));
     if a_nan && b_nan || min_max.nan && (a_nan || b_nan) {
         return NAN as u16 & 0x7fff;
@@ -214,11 +170,7 @@ fn pick(mode: HalfMode, min_max: MinMaxMode, a: u16, b: u16, min: bool) -> u16 {
         _ if (key(a) < key(b)) == min => a,
         _ => b,
     };
-    if min_max.xorsign_abs {
-        chosen | sign
-    } else {
-        chosen
-    }
+    if min_max.xorsign_abs { chosen | sign } else { chosen }
 }
 
 #[inline(always)]
@@ -230,18 +182,9 @@ fn each1(mode: HalfMode, a: &[u32; LANES], f: impl Fn(u16) -> u16) -> [u32; LANE
 }
 
 #[inline(always)]
-fn each2(
-    mode: HalfMode,
-    a: &[u32; LANES],
-    b: &[u32; LANES],
-    f: impl Fn(u16, u16) -> u16,
-) -> [u32; LANES] {
+fn each2(mode: HalfMode, a: &[u32; LANES], b: &[u32; LANES], f: impl Fn(u16, u16) -> u16) -> [u32; LANES] {
     map2(a, b, |a, b| {
-        let high = if mode.packed {
-            f((a >> 16) as u16, (b >> 16) as u16)
-        } else {
-            0
-        };
+        let high = if mode.packed { f((a >> 16) as u16, (b >> 16) as u16) } else { 0 };
         u32::from(high) << 16 | u32::from(f(a as u16, b as u16))
     })
 }

@@ -16,21 +16,13 @@ pub(in crate::emulator) fn unary32(op: Unary32, a: &[u32; LANES]) -> [u32; LANES
         Unary32::Clz => map1(a, u32::leading_zeros),
         Unary32::Brev => map1(a, u32::reverse_bits),
         Unary32::BfindU { shiftamt } => map1(a, |a| bfind(a, shiftamt)),
-        Unary32::BfindS { shiftamt } => {
-            map1(a, |a| bfind(if (a as i32) < 0 { !a } else { a }, shiftamt))
-        }
-        Unary32::NegHalf(_) | Unary32::AbsHalf(_) | Unary32::Ex2Half(_) | Unary32::TanhHalf(_) => {
-            half::unary(op, a)
-        }
+        Unary32::BfindS { shiftamt } => map1(a, |a| bfind(if (a as i32) < 0 { !a } else { a }, shiftamt)),
+        Unary32::NegHalf(_) | Unary32::AbsHalf(_) | Unary32::Ex2Half(_) | Unary32::TanhHalf(_) => half::unary(op, a),
         _ => float::unary(op, a),
     }
 }
 
-pub(in crate::emulator) fn binary32(
-    op: Binary32,
-    a: &[u32; LANES],
-    b: &[u32; LANES],
-) -> [u32; LANES] {
+pub(in crate::emulator) fn binary32(op: Binary32, a: &[u32; LANES], b: &[u32; LANES]) -> [u32; LANES] {
     match op {
         Binary32::Add => map2(a, b, u32::wrapping_add),
         Binary32::Sub => map2(a, b, u32::wrapping_sub),
@@ -38,26 +30,12 @@ pub(in crate::emulator) fn binary32(
         Binary32::MulHiU => map2(a, b, mul_hi_u),
         Binary32::MulHiS => map2(a, b, mul_hi_s),
         Binary32::Mul24LoU => map2(a, b, |a, b| (a & 0xff_ffff).wrapping_mul(b & 0xff_ffff)),
-        Binary32::Mul24LoS => map2(a, b, |a, b| {
-            (((a << 8) as i32 >> 8).wrapping_mul((b << 8) as i32 >> 8)) as u32
-        }),
+        Binary32::Mul24LoS => map2(a, b, |a, b| (((a << 8) as i32 >> 8).wrapping_mul((b << 8) as i32 >> 8)) as u32),
         // Division by zero is all ones on the hardware; the manual leaves it unspecified.
         Binary32::DivU => map2(a, b, |a, b| a.checked_div(b).unwrap_or(u32::MAX)),
-        Binary32::DivS => map2(a, b, |a, b| {
-            if b == 0 {
-                u32::MAX
-            } else {
-                (a as i32).wrapping_div(b as i32) as u32
-            }
-        }),
+        Binary32::DivS => map2(a, b, |a, b| if b == 0 { u32::MAX } else { (a as i32).wrapping_div(b as i32) as u32 }),
         Binary32::RemU => map2(a, b, |a, b| a.checked_rem(b).unwrap_or(a)),
-        Binary32::RemS => map2(a, b, |a, b| {
-            if b == 0 {
-                a
-            } else {
-                (a as i32).wrapping_rem(b as i32) as u32
-            }
-        }),
+        Binary32::RemS => map2(a, b, |a, b| if b == 0 { a } else { (a as i32).wrapping_rem(b as i32) as u32 }),
         Binary32::MinU => map2(a, b, u32::min),
         Binary32::MinS => map2(a, b, |a, b| (a as i32).min(b as i32) as u32),
         Binary32::MaxU => map2(a, b, u32::max),
@@ -74,12 +52,8 @@ pub(in crate::emulator) fn binary32(
         Binary32::Sub16 => map2(a, b, |a, b| a.wrapping_sub(b) & 0xffff),
         Binary32::MulLo16 => map2(a, b, |a, b| a.wrapping_mul(b) & 0xffff),
         Binary32::MulHiU16 => map2(a, b, |a, b| a.wrapping_mul(b) >> 16),
-        Binary32::MulHiS16 => map2(a, b, |a, b| {
-            (i32::from(a as i16) * i32::from(b as i16)) as u32 >> 16
-        }),
-        Binary32::MulWideS16 => map2(a, b, |a, b| {
-            (i32::from(a as i16) * i32::from(b as i16)) as u32
-        }),
+        Binary32::MulHiS16 => map2(a, b, |a, b| (i32::from(a as i16) * i32::from(b as i16)) as u32 >> 16),
+        Binary32::MulWideS16 => map2(a, b, |a, b| (i32::from(a as i16) * i32::from(b as i16)) as u32),
         Binary32::DivS16 => map2(a, b, |a, b| match b as i16 {
             0 => 0xffff,
             b => u32::from((a as i16).wrapping_div(b) as u16),
@@ -116,21 +90,15 @@ pub(in crate::emulator) fn ternary32(
         Ternary32::MadLo => map3(a, b, c, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
         Ternary32::MadHiU => map3(a, b, c, |a, b, c| mul_hi_u(a, b).wrapping_add(c)),
         Ternary32::MadHiS => map3(a, b, c, |a, b, c| mul_hi_s(a, b).wrapping_add(c)),
-        Ternary32::MadLo16 => map3(a, b, c, |a, b, c| {
-            a.wrapping_mul(b).wrapping_add(c) & 0xffff
-        }),
+        Ternary32::MadLo16 => map3(a, b, c, |a, b, c| a.wrapping_mul(b).wrapping_add(c) & 0xffff),
         Ternary32::SadU => map3(a, b, c, |a, b, c| c.wrapping_add(a.abs_diff(b))),
-        Ternary32::SadS => map3(a, b, c, |a, b, c| {
-            c.wrapping_add((a as i32).abs_diff(b as i32))
-        }),
+        Ternary32::SadS => map3(a, b, c, |a, b, c| c.wrapping_add((a as i32).abs_diff(b as i32))),
         Ternary32::BfeU => map3(a, b, c, |a, p, n| bfe(u64::from(a), p, n, 32, false) as u32),
         Ternary32::BfeS => map3(a, b, c, |a, p, n| bfe(u64::from(a), p, n, 32, true) as u32),
         Ternary32::Lop3(table) => lop3(table, a, b, c),
         Ternary32::Prmt => map3(a, b, c, prmt),
         Ternary32::PrmtF4e => map3(a, b, c, |a, b, c| permute(a, b, |i| (i + c % 4) % 8)),
-        Ternary32::PrmtB4e => map3(a, b, c, |a, b, c| {
-            permute(a, b, |i| (c % 4).wrapping_sub(i) % 8)
-        }),
+        Ternary32::PrmtB4e => map3(a, b, c, |a, b, c| permute(a, b, |i| (c % 4).wrapping_sub(i) % 8)),
         Ternary32::PrmtRc8 => map3(a, b, c, |a, b, c| permute(a, b, |_| c % 4)),
         Ternary32::PrmtEcl => map3(a, b, c, |a, b, c| permute(a, b, |i| i.max(c % 4))),
         Ternary32::PrmtEcr => map3(a, b, c, |a, b, c| permute(a, b, |i| i.min(c % 4))),
@@ -146,15 +114,9 @@ pub(in crate::emulator) fn ternary32(
         Ternary32::Dp4a { a_signed, b_signed } => map3(a, b, c, |a, b, c| {
             let part = |v: u32, i: u32, signed: bool| {
                 let byte = (v >> (8 * i)) as u8;
-                if signed {
-                    i32::from(byte as i8)
-                } else {
-                    i32::from(byte)
-                }
+                if signed { i32::from(byte as i8) } else { i32::from(byte) }
             };
-            (0..4).fold(c, |sum, i| {
-                sum.wrapping_add((part(a, i, a_signed) * part(b, i, b_signed)) as u32)
-            })
+            (0..4).fold(c, |sum, i| sum.wrapping_add((part(a, i, a_signed) * part(b, i, b_signed)) as u32))
         }),
     }
 }
@@ -164,23 +126,13 @@ pub(in crate::emulator) fn bfi(a: u64, b: u64, position: u32, length: u32, width
     if position >= width || length == 0 {
         return b;
     }
-    let ones = if length >= 64 {
-        u64::MAX
-    } else {
-        (1 << length) - 1
-    };
+    let ones = if length >= 64 { u64::MAX } else { (1 << length) - 1 };
     let field = ones << position;
     (b & !field) | (a << position & field)
 }
 
 /// Bit-field extraction: fields past the top are filled with the sign, or with zeros.
-pub(in crate::emulator) fn bfe(
-    a: u64,
-    position: u32,
-    length: u32,
-    width: u32,
-    signed: bool,
-) -> u64 {
+pub(in crate::emulator) fn bfe(a: u64, position: u32, length: u32, width: u32, signed: bool) -> u64 {
     let (position, length) = (position & 0xff, length & 0xff);
     if length == 0 {
         return 0;
@@ -190,11 +142,7 @@ pub(in crate::emulator) fn bfe(
     let sign = signed && a >> sign_at & 1 == 1;
     let field = if position > top { 0 } else { a >> position };
     let kept = length.min(width.saturating_sub(position));
-    let ones = if kept >= 64 {
-        u64::MAX
-    } else {
-        (1u64 << kept) - 1
-    };
+    let ones = if kept >= 64 { u64::MAX } else { (1u64 << kept) - 1 };
     (field & ones) | if sign { !ones } else { 0 }
 }
 
@@ -220,20 +168,14 @@ fn prmt(a: u32, b: u32, c: u32) -> u32 {
         let selector = c >> (4 * i) & 0xf;
         let byte = (bytes >> (8 * (selector & 7))) as u8;
         // The selector's top bit replicates the byte's sign instead of copying the byte.
-        let byte = if selector & 8 != 0 {
-            (byte as i8 >> 7) as u8
-        } else {
-            byte
-        };
+        let byte = if selector & 8 != 0 { (byte as i8 >> 7) as u8 } else { byte };
         out | u32::from(byte) << (8 * i)
     })
 }
 
 fn permute(a: u32, b: u32, select: impl Fn(u32) -> u32) -> u32 {
     let bytes = u64::from(b) << 32 | u64::from(a);
-    (0..4).fold(0, |out, i| {
-        out | ((bytes >> (8 * select(i))) as u32 & 0xff) << (8 * i)
-    })
+    (0..4).fold(0, |out, i| out | ((bytes >> (8 * select(i))) as u32 & 0xff) << (8 * i))
 }
 
 fn lop3(table: u8, a: &[u32; LANES], b: &[u32; LANES], c: &[u32; LANES]) -> [u32; LANES] {

@@ -24,15 +24,9 @@ pub struct TensorCore {
 
 impl TensorCore {
     /// sm_80 to sm_89.
-    pub const AMPERE: Self = Self {
-        fraction_bits: 24,
-        step: 8,
-    };
+    pub const AMPERE: Self = Self { fraction_bits: 24, step: 8 };
     /// sm_90 and later.
-    pub const HOPPER: Self = Self {
-        fraction_bits: 25,
-        step: 16,
-    };
+    pub const HOPPER: Self = Self { fraction_bits: 25, step: 16 };
 }
 
 /// `ldmatrix`/`stmatrix`: lanes 8j to 8j+7 give the addresses of the rows of matrix j.
@@ -44,18 +38,10 @@ pub(in crate::emulator) fn access(
 ) -> Result<(), Box<Fault>> {
     const ROW_BYTES: usize = 16;
     let count = usize::from(m.count);
-    let givers = Lanes {
-        mask: lanes.mask & (u32::MAX >> (32 - 8 * count)),
-        all: false,
-    };
+    let givers = Lanes { mask: lanes.mask & (u32::MAX >> (32 - 8 * count)), all: false };
     let verb = if m.is_store { "wrote" } else { "read" };
     let addresses = effective(registers, m.address);
-    let mut request = Request {
-        space: m.space,
-        addresses,
-        size: ROW_BYTES,
-        verb,
-    };
+    let mut request = Request { space: m.space, addresses, size: ROW_BYTES, verb };
     let span = spaces.resolve(givers, &mut request)?;
     if m.is_store {
         spaces.mark_written(givers, &span, ROW_BYTES)?;
@@ -83,8 +69,7 @@ pub(in crate::emulator) fn access(
                     write(bytes, u64::from(*element));
                 }
                 spaces.check_write_race(place, lane, &bytes, false)?;
-                spaces.segment_mut(place).bytes[place.offset..place.offset + ROW_BYTES]
-                    .copy_from_slice(&bytes);
+                spaces.segment_mut(place).bytes[place.offset..place.offset + ROW_BYTES].copy_from_slice(&bytes);
             } else {
                 let bytes = &spaces.segment(place).bytes[place.offset..place.offset + ROW_BYTES];
                 for (bytes, element) in bytes.chunks_exact(2).zip(elements) {
@@ -109,11 +94,7 @@ pub(in crate::emulator) fn access(
 /// Row and column of a lane's lower (0) or upper (1) half.
 fn element(lane: usize, half: usize, transposed: bool) -> (usize, usize) {
     let (row, column) = (lane / 4, lane % 4 * 2 + half);
-    if transposed {
-        (column, row)
-    } else {
-        (row, column)
-    }
+    if transposed { (column, row) } else { (row, column) }
 }
 
 /// `mma.sync.m16n8k*`.
@@ -136,8 +117,7 @@ pub(in crate::emulator) fn mma(registers: &mut Registers, lanes: Lanes, m: &Mma,
             for half in 0..2 {
                 let value = |bits: u32| decode_half(bf16, (bits >> (16 * half)) as u16);
                 for (r, word) in m.a.iter().enumerate().take(k / 4) {
-                    a[group + 8 * (r % 2)][member * 2 + 8 * (r / 2) + half] =
-                        value(registers.word(*word)[lane]);
+                    a[group + 8 * (r % 2)][member * 2 + 8 * (r / 2) + half] = value(registers.word(*word)[lane]);
                 }
                 for (r, word) in m.b.iter().enumerate().take(k / 8) {
                     b[member * 2 + 8 * r + half][group] = value(registers.word(*word)[lane]);
@@ -148,10 +128,7 @@ pub(in crate::emulator) fn mma(registers: &mut Registers, lanes: Lanes, m: &Mma,
     let result = |lane: usize, i: usize| {
         let (row, column) = (lane / 4 + 8 * (i / 2), lane % 4 * 2 + i % 2);
         let before = if m.half_sums {
-            decode_half(
-                false,
-                (registers.word(m.c[i / 2])[lane] >> (16 * (i % 2))) as u16,
-            )
+            decode_half(false, (registers.word(m.c[i / 2])[lane] >> (16 * (i % 2))) as u16)
         } else {
             f64::from(f32::from_bits(registers.word(m.c[i])[lane]))
         };
@@ -159,19 +136,13 @@ pub(in crate::emulator) fn mma(registers: &mut Registers, lanes: Lanes, m: &Mma,
         for (step, product) in products.iter_mut().enumerate().take(k) {
             *product = a[row][step] * b[step][column];
         }
-        products[..k]
-            .chunks(core.step)
-            .fold(before, |sum, products| add(core, sum, products))
+        products[..k].chunks(core.step).fold(before, |sum, products| add(core, sum, products))
     };
     let out: [[u32; LANES]; 4] = std::array::from_fn(|r| {
         std::array::from_fn(|lane| {
             if m.half_sums {
                 let half = |i| u32::from(encode_half(false, Rounding::Nearest, result(lane, i)));
-                return if r < 2 {
-                    half(2 * r) | half(2 * r + 1) << 16
-                } else {
-                    0
-                };
+                return if r < 2 { half(2 * r) | half(2 * r + 1) << 16 } else { 0 };
             }
             super::float::canonical(result(lane, r) as f32)
         })

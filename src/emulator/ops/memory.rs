@@ -18,12 +18,7 @@ pub(in crate::emulator) fn load(
     let elements = usize::from(access.elements);
     let size = width * elements;
     let addresses = effective(registers, address);
-    let mut request = Request {
-        space: access.space,
-        addresses,
-        size,
-        verb: "read",
-    };
+    let mut request = Request { space: access.space, addresses, size, verb: "read" };
     let span = spaces.resolve(lanes, &mut request)?;
     spaces.check_initialised(lanes, &span, size)?;
     spaces.check_read_races(lanes, &span, size, access.strong)?;
@@ -40,14 +35,9 @@ pub(in crate::emulator) fn load(
                 }
             }
         }
-        Span::Consecutive {
-            place,
-            first,
-            count,
-        } => {
+        Span::Consecutive { place, first, count } => {
             let bytes = &spaces.segment(*place).bytes[place.offset..place.offset + size * count];
-            if *count == LANES && !access.signed && load_full(registers, d, bytes, width, elements)
-            {
+            if *count == LANES && !access.signed && load_full(registers, d, bytes, width, elements) {
                 return Ok(());
             }
             for (element, d) in d.iter().enumerate().take(elements) {
@@ -65,10 +55,7 @@ pub(in crate::emulator) fn load(
                 let mut values = [0; LANES];
                 for lane in lanes.iter() {
                     let at = places[lane].offset + element * width;
-                    values[lane] = extend(
-                        access,
-                        read(&spaces.segment(places[lane]).bytes[at..at + width]),
-                    );
+                    values[lane] = extend(access, read(&spaces.segment(places[lane]).bytes[at..at + width]));
                 }
                 registers.set_values(*d, lanes, values);
             }
@@ -89,12 +76,7 @@ pub(in crate::emulator) fn store(
     let elements = usize::from(access.elements);
     let size = width * elements;
     let addresses = effective(registers, address);
-    let mut request = Request {
-        space: access.space,
-        addresses,
-        size,
-        verb: "wrote",
-    };
+    let mut request = Request { space: access.space, addresses, size, verb: "wrote" };
     let span = spaces.resolve(lanes, &mut request)?;
     spaces.mark_written(lanes, &span, size)?;
     if spaces.watches_writes(&span) {
@@ -109,22 +91,14 @@ pub(in crate::emulator) fn store(
                 write(bytes, value(registers, *a, last));
             }
         }
-        Span::Consecutive {
-            place,
-            first,
-            count,
-        } => {
-            let bytes =
-                &mut spaces.segment_mut(*place).bytes[place.offset..place.offset + size * count];
+        Span::Consecutive { place, first, count } => {
+            let bytes = &mut spaces.segment_mut(*place).bytes[place.offset..place.offset + size * count];
             for (element, a) in a.iter().enumerate().take(elements) {
                 match a {
                     Reg::Word(word) => {
                         let values = &registers.word(*word)[*first..];
                         for (value, bytes) in values.iter().zip(bytes.chunks_exact_mut(size)) {
-                            write(
-                                &mut bytes[element * width..(element + 1) * width],
-                                u64::from(*value),
-                            );
+                            write(&mut bytes[element * width..(element + 1) * width], u64::from(*value));
                         }
                     }
                     Reg::Wide(wide) => {
@@ -141,10 +115,7 @@ pub(in crate::emulator) fn store(
                 for (element, a) in a.iter().enumerate().take(elements) {
                     let at = places[lane].offset + element * width;
                     let value = value(registers, *a, lane);
-                    write(
-                        &mut spaces.segment_mut(places[lane]).bytes[at..at + width],
-                        value,
-                    );
+                    write(&mut spaces.segment_mut(places[lane]).bytes[at..at + width], value);
                 }
             }
         }
@@ -182,9 +153,7 @@ pub(super) fn effective(registers: &Registers, address: Address) -> [u64; LANES]
     let offset = address.offset as u64;
     match address.base {
         AddressBase::Absolute => [offset; LANES],
-        AddressBase::Word(word) => {
-            map1(registers.word(word), |a| u64::from(a).wrapping_add(offset))
-        }
+        AddressBase::Word(word) => map1(registers.word(word), |a| u64::from(a).wrapping_add(offset)),
         AddressBase::Wide(wide) => map1(registers.wide(wide), |a| a.wrapping_add(offset)),
     }
 }
@@ -196,10 +165,7 @@ pub(in crate::emulator) fn read(bytes: &[u8]) -> u64 {
         [a, b, c, d] => u64::from(u32::from_le_bytes([*a, *b, *c, *d])),
         [a, b] => u64::from(u16::from_le_bytes([*a, *b])),
         [a, b, c, d, e, f, g, h] => u64::from_le_bytes([*a, *b, *c, *d, *e, *f, *g, *h]),
-        _ => bytes
-            .iter()
-            .rev()
-            .fold(0, |value, byte| value << 8 | u64::from(*byte)),
+        _ => bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)),
     }
 }
 
@@ -209,10 +175,7 @@ pub(super) fn write(bytes: &mut [u8], value: u64) {
         4 => bytes.copy_from_slice(&(value as u32).to_le_bytes()),
         2 => bytes.copy_from_slice(&(value as u16).to_le_bytes()),
         8 => bytes.copy_from_slice(&value.to_le_bytes()),
-        _ => bytes
-            .iter_mut()
-            .zip(value.to_le_bytes())
-            .for_each(|(byte, v)| *byte = v),
+        _ => bytes.iter_mut().zip(value.to_le_bytes()).for_each(|(byte, v)| *byte = v),
     }
 }
 
@@ -231,26 +194,13 @@ fn extend(access: &Access, value: u64) -> u64 {
     }
     let unused = 64 - 8 * u32::from(access.element_bytes);
     let extended = ((value << unused) as i64 >> unused) as u64;
-    if access.register_bits >= 64 {
-        extended
-    } else {
-        extended & ((1 << access.register_bits) - 1)
-    }
+    if access.register_bits >= 64 { extended } else { extended & ((1 << access.register_bits) - 1) }
 }
 
 /// The frequent cases, as loops the compiler can turn into vector code: all lanes, words in words or halves in words.
 #[inline]
-fn load_full(
-    registers: &mut Registers,
-    d: &[Option<Reg>; 4],
-    bytes: &[u8],
-    width: usize,
-    elements: usize,
-) -> bool {
-    let lanes = Lanes {
-        mask: u32::MAX,
-        all: true,
-    };
+fn load_full(registers: &mut Registers, d: &[Option<Reg>; 4], bytes: &[u8], width: usize, elements: usize) -> bool {
+    let lanes = Lanes { mask: u32::MAX, all: true };
     match (width, elements, d) {
         (4, 1, [Some(Reg::Word(d)), ..]) => {
             let mut out = [0; LANES];

@@ -18,27 +18,12 @@ pub(in crate::emulator) struct Shuffle {
 }
 
 /// PTX ISA, `shfl.sync`. A source lane that isn't among `lanes`, or not in the reader's mask, is a fault.
-pub(in crate::emulator) fn shuffle(
-    registers: &mut Registers,
-    lanes: Lanes,
-    s: Shuffle,
-) -> Result<(), Box<Fault>> {
-    let (a, b, c) = (
-        registers.word(s.a),
-        registers.word(s.b),
-        registers.word(s.c),
-    );
+pub(in crate::emulator) fn shuffle(registers: &mut Registers, lanes: Lanes, s: Shuffle) -> Result<(), Box<Fault>> {
+    let (a, b, c) = (registers.word(s.a), registers.word(s.b), registers.word(s.c));
     let masks = registers.word(s.mask);
-    let is = |values: &[u32; LANES], value: u32| {
-        values.iter().fold(0, |bits, v| bits | (v ^ value)) == 0
-    };
+    let is = |values: &[u32; LANES], value: u32| values.iter().fold(0, |bits, v| bits | (v ^ value)) == 0;
     // The usual butterfly: all lanes, one distance, no segments.
-    if s.mode == ShuffleMode::Bfly
-        && lanes.mask == u32::MAX
-        && is(b, b[0])
-        && is(c, 31)
-        && is(masks, u32::MAX)
-    {
+    if s.mode == ShuffleMode::Bfly && lanes.mask == u32::MAX && is(b, b[0]) && is(c, 31) && is(masks, u32::MAX) {
         let by = (b[0] & 31) as usize;
         let out = std::array::from_fn(|lane| a[lane ^ by]);
         registers.set_word(s.d, lanes, out);
@@ -129,14 +114,8 @@ pub(in crate::emulator) fn matching(
     let mut out = [0; LANES];
     let mut preds = 0;
     for lane in lanes.iter() {
-        let members = Lanes {
-            mask: masks[lane] & lanes.mask,
-            all: false,
-        };
-        let equal = members
-            .iter()
-            .filter(|m| values[*m] == values[lane])
-            .fold(0u32, |bits, m| bits | 1 << m);
+        let members = Lanes { mask: masks[lane] & lanes.mask, all: false };
+        let equal = members.iter().filter(|m| values[*m] == values[lane]).fold(0u32, |bits, m| bits | 1 << m);
         let agreed = equal == members.mask;
         out[lane] = if all && !agreed { 0 } else { equal };
         preds |= u32::from(agreed) << lane;
@@ -147,22 +126,12 @@ pub(in crate::emulator) fn matching(
     }
 }
 
-pub(in crate::emulator) fn redux(
-    registers: &mut Registers,
-    lanes: Lanes,
-    op: ReduxOp,
-    d: Word,
-    a: Word,
-    mask: Word,
-) {
+pub(in crate::emulator) fn redux(registers: &mut Registers, lanes: Lanes, op: ReduxOp, d: Word, a: Word, mask: Word) {
     let values = *registers.word(a);
     let masks = *registers.word(mask);
     let mut out = [0; LANES];
     for lane in lanes.iter() {
-        let members = Lanes {
-            mask: masks[lane] & lanes.mask,
-            all: false,
-        };
+        let members = Lanes { mask: masks[lane] & lanes.mask, all: false };
         let folded = members.iter().map(|m| values[m]).reduce(|x, y| match op {
             ReduxOp::Add => x.wrapping_add(y),
             ReduxOp::MinU => x.min(y),

@@ -16,25 +16,13 @@ pub(in crate::emulator) fn unary64(op: Unary64, a: &[u64; LANES]) -> [u64; LANES
         Unary64::RcpF64 => map1(a, |a| canonical(1.0 / f64::from_bits(a))),
         Unary64::SqrtF64 => map1(a, |a| canonical(f64::from_bits(a).sqrt())),
         // The hardware's estimate has 20 bits; its low word is zero.
-        Unary64::RcpApproxF64 => map1(a, |a| {
-            canonical(1.0 / f64::from_bits(a)) & 0xffff_ffff_0000_0000
-        }),
-        Unary64::RsqrtApproxF64 => map1(a, |a| {
-            canonical(1.0 / f64::from_bits(a).sqrt()) & 0xffff_ffff_0000_0000
-        }),
+        Unary64::RcpApproxF64 => map1(a, |a| canonical(1.0 / f64::from_bits(a)) & 0xffff_ffff_0000_0000),
+        Unary64::RsqrtApproxF64 => map1(a, |a| canonical(1.0 / f64::from_bits(a).sqrt()) & 0xffff_ffff_0000_0000),
     }
 }
 
-pub(in crate::emulator) fn binary64(
-    op: Binary64,
-    a: &[u64; LANES],
-    b: &[u64; LANES],
-) -> [u64; LANES] {
-    let float = |f: fn(f64, f64) -> f64| {
-        map2(a, b, |a, b| {
-            canonical(f(f64::from_bits(a), f64::from_bits(b)))
-        })
-    };
+pub(in crate::emulator) fn binary64(op: Binary64, a: &[u64; LANES], b: &[u64; LANES]) -> [u64; LANES] {
+    let float = |f: fn(f64, f64) -> f64| map2(a, b, |a, b| canonical(f(f64::from_bits(a), f64::from_bits(b))));
     match op {
         Binary64::Add => map2(a, b, u64::wrapping_add),
         Binary64::Sub => map2(a, b, u64::wrapping_sub),
@@ -42,21 +30,9 @@ pub(in crate::emulator) fn binary64(
         Binary64::MulHiU => map2(a, b, mul_hi_u),
         Binary64::MulHiS => map2(a, b, mul_hi_s),
         Binary64::DivU => map2(a, b, |a, b| a.checked_div(b).unwrap_or(u64::MAX)),
-        Binary64::DivS => map2(a, b, |a, b| {
-            if b == 0 {
-                u64::MAX
-            } else {
-                (a as i64).wrapping_div(b as i64) as u64
-            }
-        }),
+        Binary64::DivS => map2(a, b, |a, b| if b == 0 { u64::MAX } else { (a as i64).wrapping_div(b as i64) as u64 }),
         Binary64::RemU => map2(a, b, |a, b| a.checked_rem(b).unwrap_or(a)),
-        Binary64::RemS => map2(a, b, |a, b| {
-            if b == 0 {
-                a
-            } else {
-                (a as i64).wrapping_rem(b as i64) as u64
-            }
-        }),
+        Binary64::RemS => map2(a, b, |a, b| if b == 0 { a } else { (a as i64).wrapping_rem(b as i64) as u64 }),
         Binary64::MinU => map2(a, b, u64::min),
         Binary64::MinS => map2(a, b, |a, b| (a as i64).min(b as i64) as u64),
         Binary64::MaxU => map2(a, b, u64::max),
@@ -84,17 +60,13 @@ pub(in crate::emulator) fn ternary64(
         Ternary64::MadLo => map3(a, b, c, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
         Ternary64::MadHiU => map3(a, b, c, |a, b, c| mul_hi_u(a, b).wrapping_add(c)),
         Ternary64::MadHiS => map3(a, b, c, |a, b, c| mul_hi_s(a, b).wrapping_add(c)),
-        Ternary64::FmaF64 => map3(a, b, c, |a, b, c| {
-            canonical(f64::from_bits(a).mul_add(f64::from_bits(b), f64::from_bits(c)))
-        }),
+        Ternary64::FmaF64 => {
+            map3(a, b, c, |a, b, c| canonical(f64::from_bits(a).mul_add(f64::from_bits(b), f64::from_bits(c))))
+        }
     }
 }
 
-pub(in crate::emulator) fn shift64(
-    op: Shift64,
-    a: &[u64; LANES],
-    b: &[u32; LANES],
-) -> [u64; LANES] {
+pub(in crate::emulator) fn shift64(op: Shift64, a: &[u64; LANES], b: &[u32; LANES]) -> [u64; LANES] {
     match op {
         Shift64::Shl => map2(a, b, |a, b| if b < 64 { a << b } else { 0 }),
         Shift64::ShrU => map2(a, b, |a, b| if b < 64 { a >> b } else { 0 }),
@@ -112,21 +84,13 @@ pub(in crate::emulator) fn count64(op: Count64, a: &[u64; LANES]) -> [u32; LANES
         Count64::Popc => map1(a, u64::count_ones),
         Count64::Clz => map1(a, u64::leading_zeros),
         Count64::BfindU { shiftamt } => map1(a, |a| bfind(a, shiftamt)),
-        Count64::BfindS { shiftamt } => {
-            map1(a, |a| bfind(if (a as i64) < 0 { !a } else { a }, shiftamt))
-        }
+        Count64::BfindS { shiftamt } => map1(a, |a| bfind(if (a as i64) < 0 { !a } else { a }, shiftamt)),
     }
 }
 
-pub(in crate::emulator) fn mul_wide(
-    signed: bool,
-    a: &[u32; LANES],
-    b: &[u32; LANES],
-) -> [u64; LANES] {
+pub(in crate::emulator) fn mul_wide(signed: bool, a: &[u32; LANES], b: &[u32; LANES]) -> [u64; LANES] {
     if signed {
-        map2(a, b, |a, b| {
-            (i64::from(a as i32) * i64::from(b as i32)) as u64
-        })
+        map2(a, b, |a, b| (i64::from(a as i32) * i64::from(b as i32)) as u64)
     } else {
         map2(a, b, |a, b| u64::from(a) * u64::from(b))
     }
@@ -142,12 +106,7 @@ pub(in crate::emulator) fn mad_wide(
     map2(&product, c, u64::wrapping_add)
 }
 
-pub(in crate::emulator) fn bfe64(
-    signed: bool,
-    a: &[u64; LANES],
-    p: &[u32; LANES],
-    n: &[u32; LANES],
-) -> [u64; LANES] {
+pub(in crate::emulator) fn bfe64(signed: bool, a: &[u64; LANES], p: &[u32; LANES], n: &[u32; LANES]) -> [u64; LANES] {
     map3(a, p, n, |a, p, n| bfe(a, p, n, 64, signed))
 }
 
@@ -162,11 +121,7 @@ pub(in crate::emulator) fn bfi64(
 
 /// NaN results have one pattern, whatever the processor's.
 fn canonical(x: f64) -> u64 {
-    if x.is_nan() {
-        0x7fff_ffff_ffff_ffff
-    } else {
-        x.to_bits()
-    }
+    if x.is_nan() { 0x7fff_ffff_ffff_ffff } else { x.to_bits() }
 }
 
 fn min_max(a: f64, b: f64, min: bool) -> f64 {

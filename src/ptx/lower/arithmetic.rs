@@ -4,8 +4,7 @@ use super::Lowerer;
 use super::form::Form;
 use crate::ptx::error::Error;
 use crate::ptx::op::{
-    Binary32, Binary64, FloatMode, HalfMode, MinMaxMode, Op, Rounding, Ternary32, Ternary64,
-    Unary32, Unary64,
+    Binary32, Binary64, FloatMode, HalfMode, MinMaxMode, Op, Rounding, Ternary32, Ternary64, Unary32, Unary64,
 };
 use crate::ptx::types::Type;
 
@@ -105,12 +104,7 @@ fn unary64(lw: &mut Lowerer<'_>, form: &Form<'_>, op: Unary64) -> Result<(), Err
     Ok(())
 }
 
-pub(super) fn binary32(
-    lw: &mut Lowerer<'_>,
-    form: &Form<'_>,
-    ty: Type,
-    op: Binary32,
-) -> Result<(), Error> {
+pub(super) fn binary32(lw: &mut Lowerer<'_>, form: &Form<'_>, ty: Type, op: Binary32) -> Result<(), Error> {
     form.done()?;
     let [d, a, b] = form.exactly()?;
     let a = lw.word_source(a, ty)?;
@@ -120,12 +114,7 @@ pub(super) fn binary32(
     Ok(())
 }
 
-pub(super) fn binary64(
-    lw: &mut Lowerer<'_>,
-    form: &Form<'_>,
-    ty: Type,
-    op: Binary64,
-) -> Result<(), Error> {
+pub(super) fn binary64(lw: &mut Lowerer<'_>, form: &Form<'_>, ty: Type, op: Binary64) -> Result<(), Error> {
     form.done()?;
     let [d, a, b] = form.exactly()?;
     let a = lw.wide_source(a, ty)?;
@@ -157,11 +146,7 @@ fn f32_operation(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error>
     }
     let mode = form.float_mode();
     let ftz = mode.ftz;
-    let min_max = MinMaxMode {
-        nan,
-        ftz,
-        xorsign_abs,
-    };
+    let min_max = MinMaxMode { nan, ftz, xorsign_abs };
     let op = match opcode {
         "add" => Binary32::AddF32(mode),
         "sub" => Binary32::SubF32(mode),
@@ -184,11 +169,7 @@ fn f32_operation(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error>
 }
 
 fn f64_operation(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
-    let FloatMode {
-        rounding,
-        ftz: _,
-        sat,
-    } = form.float_mode();
+    let FloatMode { rounding, ftz: _, sat } = form.float_mode();
     if rounding != Rounding::Nearest || sat {
         return Err(form.unsupported("f64 rounding other than .rn"));
     }
@@ -216,11 +197,7 @@ fn half_operation(lw: &mut Lowerer<'_>, form: &mut Form<'_>, ty: Type) -> Result
         form.has("abs");
     }
     let mode: HalfMode = form.half_mode(ty)?;
-    let min_max = MinMaxMode {
-        nan,
-        ftz: mode.ftz,
-        xorsign_abs,
-    };
+    let min_max = MinMaxMode { nan, ftz: mode.ftz, xorsign_abs };
     let op = match opcode {
         "add" => Binary32::AddHalf(mode),
         "sub" => Binary32::SubHalf(mode),
@@ -238,35 +215,18 @@ fn half_operation(lw: &mut Lowerer<'_>, form: &mut Form<'_>, ty: Type) -> Result
 fn integer_unary(lw: &mut Lowerer<'_>, form: &Form<'_>, ty: Type) -> Result<(), Error> {
     let negate = form.opcode() == "neg";
     match (ty, form.opcode()) {
-        (Type::S16 | Type::B16, "neg" | "abs") => unary32(
-            lw,
-            form,
-            ty,
-            if negate {
-                Unary32::Neg16
-            } else {
-                Unary32::Abs16
-            },
-        ),
-        (Type::S32 | Type::B32, "neg" | "abs") => unary32(
-            lw,
-            form,
-            ty,
-            if negate { Unary32::Neg } else { Unary32::Abs },
-        ),
-        (Type::S64 | Type::B64, "neg" | "abs") => {
-            unary64(lw, form, if negate { Unary64::Neg } else { Unary64::Abs })
+        (Type::S16 | Type::B16, "neg" | "abs") => {
+            unary32(lw, form, ty, if negate { Unary32::Neg16 } else { Unary32::Abs16 })
         }
+        (Type::S32 | Type::B32, "neg" | "abs") => {
+            unary32(lw, form, ty, if negate { Unary32::Neg } else { Unary32::Abs })
+        }
+        (Type::S64 | Type::B64, "neg" | "abs") => unary64(lw, form, if negate { Unary64::Neg } else { Unary64::Abs }),
         _ => Err(form.unsupported("no such integer form")),
     }
 }
 
-fn integer_binary(
-    lw: &mut Lowerer<'_>,
-    form: &mut Form<'_>,
-    ty: Type,
-    part: Option<Part>,
-) -> Result<(), Error> {
+fn integer_binary(lw: &mut Lowerer<'_>, form: &mut Form<'_>, ty: Type, part: Option<Part>) -> Result<(), Error> {
     use Type::{S16, S32, S64, U16, U32, U64};
     if form.opcode() == "mul" && part == Some(Part::Wide) {
         return mul_wide(lw, form, ty);
@@ -307,12 +267,7 @@ fn integer_binary(
     binary32(lw, form, ty, op32)
 }
 
-fn integer_binary64(
-    lw: &mut Lowerer<'_>,
-    form: &Form<'_>,
-    ty: Type,
-    high: bool,
-) -> Result<(), Error> {
+fn integer_binary64(lw: &mut Lowerer<'_>, form: &Form<'_>, ty: Type, high: bool) -> Result<(), Error> {
     let signed = ty.is_signed();
     let pick = |unsigned, signed_op| if signed { signed_op } else { unsigned };
     let op = match form.opcode() {
@@ -337,33 +292,19 @@ fn mul_wide(lw: &mut Lowerer<'_>, form: &Form<'_>, ty: Type) -> Result<(), Error
     match ty {
         Type::U16 | Type::S16 => {
             let d = lw.word_destination(d, Type::B32)?;
-            let op = if ty == Type::S16 {
-                Binary32::MulWideS16
-            } else {
-                Binary32::MulLo
-            };
+            let op = if ty == Type::S16 { Binary32::MulWideS16 } else { Binary32::MulLo };
             lw.push(Op::Binary32 { op, d, a, b });
         }
         Type::U32 | Type::S32 => {
             let d = lw.wide_destination(d)?;
-            lw.push(Op::MulWide {
-                signed: ty.is_signed(),
-                d,
-                a,
-                b,
-            });
+            lw.push(Op::MulWide { signed: ty.is_signed(), d, a, b });
         }
         _ => return Err(form.unsupported("no such widening form")),
     }
     Ok(())
 }
 
-fn integer_ternary(
-    lw: &mut Lowerer<'_>,
-    form: &mut Form<'_>,
-    ty: Type,
-    part: Option<Part>,
-) -> Result<(), Error> {
+fn integer_ternary(lw: &mut Lowerer<'_>, form: &mut Form<'_>, ty: Type, part: Option<Part>) -> Result<(), Error> {
     let op = match (form.opcode(), ty, part) {
         ("mad", Type::U32 | Type::S32, Some(Part::Wide)) => return mad_wide(lw, form, ty),
         ("mad", Type::U32 | Type::S32, Some(Part::Low)) => Ternary32::MadLo,
@@ -389,13 +330,7 @@ fn mad_wide(lw: &mut Lowerer<'_>, form: &Form<'_>, ty: Type) -> Result<(), Error
     let b = lw.word_source(b, ty)?;
     let c = lw.wide_source(c, Type::B64)?;
     let d = lw.wide_destination(d)?;
-    lw.push(Op::MadWide {
-        signed: ty.is_signed(),
-        d,
-        a,
-        b,
-        c,
-    });
+    lw.push(Op::MadWide { signed: ty.is_signed(), d, a, b, c });
     Ok(())
 }
 

@@ -51,11 +51,8 @@ fn setp(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     let (relation, logic, ftz) = head(form)?;
     let ty = form.ty()?;
     form.done()?;
-    let (Some(targets), Some(a), Some(b)) = (
-        form.operands().first(),
-        form.operands().get(1),
-        form.operands().get(2),
-    ) else {
+    let (Some(targets), Some(a), Some(b)) = (form.operands().first(), form.operands().get(1), form.operands().get(2))
+    else {
         return Err(form.unsupported("fewer than three operands"));
     };
     let combine = match (logic, form.operands().get(3)) {
@@ -71,15 +68,7 @@ fn setp(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     if matches!(ty, Type::F16x2 | Type::Bf16x2) {
         let a = lw.word_source(a, ty)?;
         let b = lw.word_source(b, ty)?;
-        lw.push(Op::CompareHalves {
-            compare,
-            bf16: ty == Type::Bf16x2,
-            d,
-            q,
-            a,
-            b,
-            combine,
-        });
+        lw.push(Op::CompareHalves { compare, bf16: ty == Type::Bf16x2, d, q, a, b, combine });
         return Ok(());
     }
     push_compare(lw, form, compare, (d, q), (a, b), combine)
@@ -94,22 +83,8 @@ fn push_compare(
     combine: Option<(Logic, Condition)>,
 ) -> Result<(), Error> {
     match (lw.source(a, compare.ty)?, lw.source(b, compare.ty)?) {
-        (Reg::Word(a), Reg::Word(b)) => lw.push(Op::Compare32 {
-            compare,
-            d,
-            q,
-            a,
-            b,
-            combine,
-        }),
-        (Reg::Wide(a), Reg::Wide(b)) => lw.push(Op::Compare64 {
-            compare,
-            d,
-            q,
-            a,
-            b,
-            combine,
-        }),
+        (Reg::Word(a), Reg::Word(b)) => lw.push(Op::Compare32 { compare, d, q, a, b, combine }),
+        (Reg::Wide(a), Reg::Wide(b)) => lw.push(Op::Compare64 { compare, d, q, a, b, combine }),
         _ => return Err(form.unsupported("operands of different widths")),
     }
     Ok(())
@@ -121,18 +96,10 @@ fn set(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     let to = form.ty()?;
     let from = form.ty()?;
     form.done()?;
-    let (Some(d), Some(a), Some(b)) = (
-        form.operands().first(),
-        form.operands().get(1),
-        form.operands().get(2),
-    ) else {
+    let (Some(d), Some(a), Some(b)) = (form.operands().first(), form.operands().get(1), form.operands().get(2)) else {
         return Err(form.unsupported("fewer than three operands"));
     };
-    let compare = Compare {
-        relation,
-        ty: from,
-        ftz,
-    };
+    let compare = Compare { relation, ty: from, ftz };
     let packed = matches!(from, Type::F16x2 | Type::Bf16x2);
     if packed {
         if logic.is_some() {
@@ -147,19 +114,8 @@ fn set(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
         let b = lw.word_source(b, from)?;
         let d = lw.word_destination(d, to)?;
         let bf16 = from == Type::Bf16x2;
-        let mode = HalfMode {
-            bf16,
-            packed: true,
-            ftz,
-            sat: false,
-            relu: false,
-        };
-        lw.push(Op::Binary32 {
-            op: Binary32::SetHalf { mode, compare, one },
-            d,
-            a,
-            b,
-        });
+        let mode = HalfMode { bf16, packed: true, ftz, sat: false, relu: false };
+        lw.push(Op::Binary32 { op: Binary32::SetHalf { mode, compare, one }, d, a, b });
         return Ok(());
     }
     let combine = match (logic, form.operands().get(3)) {
@@ -180,15 +136,7 @@ fn set(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     let d = lw.word_destination(d, to)?;
     let a = lw.slots.constant32(one);
     let b = lw.slots.constant32(0);
-    lw.push(Op::Select32 {
-        d,
-        a,
-        b,
-        p: Condition {
-            pred,
-            negated: false,
-        },
-    });
+    lw.push(Op::Select32 { d, a, b, p: Condition { pred, negated: false } });
     Ok(())
 }
 
@@ -207,28 +155,10 @@ fn slct(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     form.done()?;
     let [d, a, b, c] = form.exactly()?;
     let pred = lw.slots.pred();
-    let compare = Compare {
-        relation: Relation::Ge,
-        ty: by,
-        ftz,
-    };
-    let zero = if by == Type::F32 {
-        Operand::F32(0)
-    } else {
-        Operand::Int(0)
-    };
+    let compare = Compare { relation: Relation::Ge, ty: by, ftz };
+    let zero = if by == Type::F32 { Operand::F32(0) } else { Operand::Int(0) };
     push_compare(lw, form, compare, (Some(pred), None), (c, &zero), None)?;
-    push_select(
-        lw,
-        form,
-        ty,
-        d,
-        (a, b),
-        Condition {
-            pred,
-            negated: false,
-        },
-    )
+    push_select(lw, form, ty, d, (a, b), Condition { pred, negated: false })
 }
 
 fn push_select(

@@ -41,18 +41,11 @@ fn indexed(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
         return Err(form.unsupported("no list of targets"));
     };
     let Symbol::Targets(names) = lw.symbol(list, "list of targets")? else {
-        return Err(Error::syntax(
-            lw.at,
-            "a list of targets",
-            format!("`{list}`"),
-        ));
+        return Err(Error::syntax(lw.at, "a list of targets", format!("`{list}`")));
     };
     lw.targets = lw.within(lw.targets, names.len(), MAX_TARGETS, "targets of indexed branches")?;
     let index = lw.word_source(index, Type::U32)?;
-    let targets = names
-        .iter()
-        .map(|n| lw.label(n))
-        .collect::<Result<Box<[u32]>, _>>()?;
+    let targets = names.iter().map(|n| lw.label(n)).collect::<Result<Box<[u32]>, _>>()?;
     lw.push(Op::BranchIndexed { index, targets });
     Ok(())
 }
@@ -63,22 +56,14 @@ fn call(lw: &mut Lowerer<'_>, form: &Form<'_>) -> Result<(), Error> {
         [Operand::Name(name)] => (&[], name, &[]),
         [Operand::Name(name), Operand::List(arguments)] => (&[], name, arguments),
         [Operand::List(returns), Operand::Name(name)] => (returns, name, &[]),
-        [
-            Operand::List(returns),
-            Operand::Name(name),
-            Operand::List(arguments),
-        ] => (returns, name, arguments),
+        [Operand::List(returns), Operand::Name(name), Operand::List(arguments)] => (returns, name, arguments),
         _ => return Err(form.unsupported("indirect calls")),
     };
     let function = lw.functions.get(name.as_str()).copied();
     let Some(function) = function else {
         return match lw.lookup(name)? {
             Some(_) => Err(form.unsupported("indirect calls")),
-            None => Err(Error::UnknownName {
-                at: lw.at,
-                what: "function",
-                name: name.clone(),
-            }),
+            None => Err(Error::UnknownName { at: lw.at, what: "function", name: name.clone() }),
         };
     };
     if function.body.is_some() {
@@ -92,11 +77,7 @@ fn call(lw: &mut Lowerer<'_>, form: &Form<'_>) -> Result<(), Error> {
                 Some(d) => Some(word_argument(lw, d)?),
                 None => None,
             };
-            lw.push(Op::Print {
-                d,
-                format,
-                arguments: list,
-            });
+            lw.push(Op::Print { d, format, arguments: list });
             Ok(())
         }
         ("__assertfail", [message, file, line, function, _]) => {
@@ -104,12 +85,7 @@ fn call(lw: &mut Lowerer<'_>, form: &Form<'_>) -> Result<(), Error> {
             let file = wide_argument(lw, file)?;
             let line = word_argument(lw, line)?;
             let function = wide_argument(lw, function)?;
-            lw.push(Op::AssertFail {
-                message,
-                file,
-                line,
-                function,
-            });
+            lw.push(Op::AssertFail { message, file, line, function });
             Ok(())
         }
         _ => Err(form.unsupported(&format!("the external function `{name}`"))),
@@ -129,21 +105,13 @@ fn inline<'m>(
     if function.params.len() != arguments.len() || function.returns.len() != returns.len() {
         return Err(Error::syntax(
             lw.at,
-            format!(
-                "{} arguments and {} results",
-                function.params.len(),
-                function.returns.len()
-            ),
+            format!("{} arguments and {} results", function.params.len(), function.returns.len()),
             format!("{} and {}", arguments.len(), returns.len()),
         ));
     }
     // The callee's parameters are the caller's variables under other names.
     let mut bound = Vec::new();
-    let pairs = function
-        .params
-        .iter()
-        .zip(arguments)
-        .chain(function.returns.iter().zip(returns));
+    let pairs = function.params.iter().zip(arguments).chain(function.returns.iter().zip(returns));
     for (variable, operand) in pairs {
         let symbol = match operand {
             Operand::Name(name) => lw.symbol(name, "argument")?,
@@ -164,12 +132,7 @@ fn inline<'m>(
         lw.guard = guard;
         lw.push(Op::Branch { target: end });
     }
-    let saved = (
-        lw.function_base,
-        lw.return_label.replace(end),
-        lw.at,
-        lw.source,
-    );
+    let saved = (lw.function_base, lw.return_label.replace(end), lw.at, lw.source);
     lw.function_base = lw.scopes.len();
     lw.call_depth += 1;
     lw.scopes.push(Scope::default());

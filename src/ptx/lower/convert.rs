@@ -22,11 +22,7 @@ pub(super) fn cvt(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error
     let to = form.ty()?;
     let from = form.ty()?;
     form.done()?;
-    let chosen = integral.or(rounding).unwrap_or(if to.is_float() {
-        Rounding::Nearest
-    } else {
-        Rounding::Zero
-    });
+    let chosen = integral.or(rounding).unwrap_or(if to.is_float() { Rounding::Nearest } else { Rounding::Zero });
     if matches!(to, Type::F16x2 | Type::Bf16x2) {
         let [d, a, b] = form.exactly()?;
         if from != Type::F32 || ftz {
@@ -35,22 +31,8 @@ pub(super) fn cvt(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error
         let a = lw.word_source(a, Type::F32)?;
         let b = lw.word_source(b, Type::F32)?;
         let d = lw.word_destination(d, to)?;
-        let mode = HalfMode {
-            bf16: to == Type::Bf16x2,
-            packed: true,
-            ftz: false,
-            sat,
-            relu,
-        };
-        lw.push(Op::Binary32 {
-            op: Binary32::PackHalf {
-                mode,
-                rounding: chosen,
-            },
-            d,
-            a,
-            b,
-        });
+        let mode = HalfMode { bf16: to == Type::Bf16x2, packed: true, ftz: false, sat, relu };
+        lw.push(Op::Binary32 { op: Binary32::PackHalf { mode, rounding: chosen }, d, a, b });
         return Ok(());
     }
     if matches!(from, Type::F16x2 | Type::Bf16x2 | Type::Tf32 | Type::Pred) || to == Type::Pred {
@@ -63,16 +45,7 @@ pub(super) fn cvt(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error
         return Err(form.unsupported("a destination narrower than its type"));
     }
     let to_integral = integral.is_some();
-    let conversion = Conversion {
-        from,
-        to,
-        destination_bits,
-        rounding: chosen,
-        to_integral,
-        ftz,
-        sat,
-        relu,
-    };
+    let conversion = Conversion { from, to, destination_bits, rounding: chosen, to_integral, ftz, sat, relu };
     lw.push(Op::Convert { conversion, d, a });
     Ok(())
 }
@@ -109,24 +82,13 @@ pub(super) fn push_mov(lw: &mut Lowerer<'_>, form: &Form<'_>, d: Reg, a: Reg) ->
     Ok(())
 }
 
-fn pack(
-    lw: &mut Lowerer<'_>,
-    form: &Form<'_>,
-    ty: Type,
-    d: &Operand,
-    a: &[Operand],
-) -> Result<(), Error> {
+fn pack(lw: &mut Lowerer<'_>, form: &Form<'_>, ty: Type, d: &Operand, a: &[Operand]) -> Result<(), Error> {
     match (ty.size_bytes(), a) {
         (4, [low, high]) => {
             let a = lw.word_source(low, Type::B16)?;
             let b = lw.word_source(high, Type::B16)?;
             let d = lw.word_destination(d, ty)?;
-            lw.push(Op::Binary32 {
-                op: Binary32::Pack16,
-                d,
-                a,
-                b,
-            });
+            lw.push(Op::Binary32 { op: Binary32::Pack16, d, a, b });
         }
         (8, [low, high]) => {
             let low = lw.word_source(low, Type::B32)?;
@@ -149,22 +111,11 @@ fn pair(lw: &mut Lowerer<'_>, low: &Operand, high: &Operand) -> Result<Word, Err
     let a = lw.word_source(low, Type::B16)?;
     let b = lw.word_source(high, Type::B16)?;
     let d = lw.slots.word();
-    lw.push_unguarded(Op::Binary32 {
-        op: Binary32::Pack16,
-        d,
-        a,
-        b,
-    });
+    lw.push_unguarded(Op::Binary32 { op: Binary32::Pack16, d, a, b });
     Ok(d)
 }
 
-fn unpack(
-    lw: &mut Lowerer<'_>,
-    form: &Form<'_>,
-    ty: Type,
-    d: &[Operand],
-    a: &Operand,
-) -> Result<(), Error> {
+fn unpack(lw: &mut Lowerer<'_>, form: &Form<'_>, ty: Type, d: &[Operand], a: &Operand) -> Result<(), Error> {
     let source = lw.source(a, ty)?;
     match (source, d) {
         (Reg::Word(a), [low, high]) if ty.size_bytes() == 4 => extract_halves(lw, a, low, high),
@@ -179,16 +130,8 @@ fn unpack(
         }
         (Reg::Wide(a), [d0, d1, d2, d3]) => {
             let (low, high) = (lw.slots.word(), lw.slots.word());
-            lw.push_unguarded(Op::ExtractWord {
-                d: low,
-                a,
-                upper: false,
-            });
-            lw.push_unguarded(Op::ExtractWord {
-                d: high,
-                a,
-                upper: true,
-            });
+            lw.push_unguarded(Op::ExtractWord { d: low, a, upper: false });
+            lw.push_unguarded(Op::ExtractWord { d: high, a, upper: true });
             extract_halves(lw, low, d0, d1)?;
             extract_halves(lw, high, d2, d3)
         }
@@ -196,12 +139,7 @@ fn unpack(
     }
 }
 
-fn extract_halves(
-    lw: &mut Lowerer<'_>,
-    a: Word,
-    low: &Operand,
-    high: &Operand,
-) -> Result<(), Error> {
+fn extract_halves(lw: &mut Lowerer<'_>, a: Word, low: &Operand, high: &Operand) -> Result<(), Error> {
     for (operand, shift) in [(low, 0), (high, 16)] {
         if !is_sink(operand) {
             let d = lw.word_destination(operand, Type::B16)?;

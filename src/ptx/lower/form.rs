@@ -13,10 +13,7 @@ pub(super) struct Form<'i> {
 
 impl<'i> Form<'i> {
     pub(super) fn new(instruction: &'i Instruction) -> Self {
-        Self {
-            instruction,
-            left: instruction.modifiers.iter().map(String::as_str).collect(),
-        }
+        Self { instruction, left: instruction.modifiers.iter().map(String::as_str).collect() }
     }
 
     pub(super) fn opcode(&self) -> &'i str {
@@ -40,10 +37,7 @@ impl<'i> Form<'i> {
 
     /// Takes the first of `choices` that is there.
     pub(super) fn choice<T: Copy>(&mut self, choices: &[(&str, T)]) -> Option<T> {
-        choices
-            .iter()
-            .find(|(name, _)| self.has(name))
-            .map(|(_, value)| *value)
+        choices.iter().find(|(name, _)| self.has(name)).map(|(_, value)| *value)
     }
 
     /// Takes every modifier for which `known` holds.
@@ -53,11 +47,7 @@ impl<'i> Form<'i> {
 
     /// Takes the first modifier that is a type.
     pub(super) fn ty(&mut self) -> Result<Type, Error> {
-        let found = self
-            .left
-            .iter()
-            .enumerate()
-            .find_map(|(i, m)| Type::from_name(m).map(|t| (i, t)));
+        let found = self.left.iter().enumerate().find_map(|(i, m)| Type::from_name(m).map(|t| (i, t)));
         match found {
             Some((i, ty)) => {
                 self.left.remove(i);
@@ -78,11 +68,7 @@ impl<'i> Form<'i> {
     /// `N` operands, neither more nor fewer.
     pub(super) fn exactly<const N: usize>(&self) -> Result<&'i [Operand; N], Error> {
         self.operands().try_into().map_err(|_| {
-            Error::syntax(
-                self.instruction.at,
-                format!("{N} operands"),
-                format!("{}", self.operands().len()),
-            )
+            Error::syntax(self.instruction.at, format!("{N} operands"), format!("{}", self.operands().len()))
         })
     }
 
@@ -101,11 +87,7 @@ impl<'i> Form<'i> {
     }
 
     pub(super) fn float_mode(&mut self) -> FloatMode {
-        FloatMode {
-            rounding: self.rounding().unwrap_or(Rounding::Nearest),
-            ftz: self.has("ftz"),
-            sat: self.has("sat"),
-        }
+        FloatMode { rounding: self.rounding().unwrap_or(Rounding::Nearest), ftz: self.has("ftz"), sat: self.has("sat") }
     }
 
     /// Mode of a half-precision instruction of type `ty`, which must be f16, f16x2, bf16 or bf16x2.

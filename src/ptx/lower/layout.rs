@@ -5,9 +5,7 @@ use super::{Function, Lowerer};
 use crate::ptx::ast::{Initial, Variable};
 use crate::ptx::error::Error;
 use crate::ptx::op::{Wide, Word};
-use crate::ptx::program::{
-    CONST_WINDOW, Global, LOCAL_WINDOW, MODULE_GLOBALS, Param, SHARED_WINDOW, SharedVariable,
-};
+use crate::ptx::program::{CONST_WINDOW, Global, LOCAL_WINDOW, MODULE_GLOBALS, Param, SHARED_WINDOW, SharedVariable};
 use crate::ptx::types::Space;
 
 /// Bytes of all variables of one space; more is refused.
@@ -39,26 +37,17 @@ impl Layout {
         }
         let base = self.shared_bytes as u64;
         for (word, offset) in &self.dynamic_words {
-            slots
-                .constants
-                .words
-                .push((*word, base.wrapping_add(*offset as u64) as u32));
+            slots.constants.words.push((*word, base.wrapping_add(*offset as u64) as u32));
         }
         for (wide, offset) in &self.dynamic_wides {
-            slots
-                .constants
-                .wides
-                .push((*wide, base.wrapping_add(*offset as u64)));
+            slots.constants.wides.push((*wide, base.wrapping_add(*offset as u64)));
         }
     }
 }
 
 impl Lowerer<'_> {
     /// The parameter block of a kernel: names, offsets, total size.
-    pub(super) fn entry_params(
-        &mut self,
-        function: &Function,
-    ) -> Result<(Vec<Param>, usize), Error> {
+    pub(super) fn entry_params(&mut self, function: &Function) -> Result<(Vec<Param>, usize), Error> {
         self.scopes.push(super::Scope::default());
         let mut params = Vec::new();
         let mut offset = 0;
@@ -66,13 +55,7 @@ impl Lowerer<'_> {
             self.at = variable.at;
             let (size, align) = self.size_and_align(variable)?;
             offset = u64::next_multiple_of(offset, align);
-            self.define(
-                &variable.name,
-                Symbol::Memory {
-                    space: Space::Param,
-                    address: offset,
-                },
-            )?;
+            self.define(&variable.name, Symbol::Memory { space: Space::Param, address: offset })?;
             params.push(Param {
                 name: variable.name.clone(),
                 ty: variable.ty,
@@ -98,15 +81,8 @@ impl Lowerer<'_> {
         for variable in with_initial {
             self.at = variable.at;
             let bytes = self.initial_bytes(variable)?;
-            if let Some(global) = self
-                .layout
-                .globals
-                .iter_mut()
-                .find(|g| g.name == variable.name)
-            {
-                global
-                    .bytes
-                    .splice(..bytes.len().min(global.bytes.len()), bytes);
+            if let Some(global) = self.layout.globals.iter_mut().find(|g| g.name == variable.name) {
+                global.bytes.splice(..bytes.len().min(global.bytes.len()), bytes);
             }
         }
         self.scopes.extend(inner);
@@ -122,13 +98,9 @@ impl Lowerer<'_> {
             }
             Space::Param | Space::Local => {
                 let (size, align) = self.size_and_align(variable)?;
-                let address =
-                    self.place_bytes(self.layout.local_bytes as u64, size, align, Space::Local)?;
+                let address = self.place_bytes(self.layout.local_bytes as u64, size, align, Space::Local)?;
                 self.layout.local_bytes = (address + size) as usize;
-                Symbol::Memory {
-                    space: Space::Local,
-                    address,
-                }
+                Symbol::Memory { space: Space::Local, address }
             }
             Space::Shared if variable.array == Some(0) => {
                 let (_, align) = self.size_and_align(variable)?;
@@ -137,19 +109,11 @@ impl Lowerer<'_> {
             }
             Space::Shared => {
                 let (size, align) = self.size_and_align(variable)?;
-                let address =
-                    self.place_bytes(self.layout.shared_bytes as u64, size, align, Space::Shared)?;
+                let address = self.place_bytes(self.layout.shared_bytes as u64, size, align, Space::Shared)?;
                 self.layout.shared_bytes = (address + size) as usize;
                 let name = variable.name.clone();
-                self.layout.shared.push(SharedVariable {
-                    name,
-                    offset: address as usize,
-                    size_bytes: size as usize,
-                });
-                Symbol::Memory {
-                    space: Space::Shared,
-                    address,
-                }
+                self.layout.shared.push(SharedVariable { name, offset: address as usize, size_bytes: size as usize });
+                Symbol::Memory { space: Space::Shared, address }
             }
             Space::Global | Space::Const => self.declare_global(variable)?,
         };
@@ -158,19 +122,11 @@ impl Lowerer<'_> {
 
     fn declare_global(&mut self, variable: &Variable) -> Result<Symbol, Error> {
         if variable.is_extern {
-            return Err(Error::unsupported(
-                self.at,
-                ".extern",
-                "global variables defined in another module",
-            ));
+            return Err(Error::unsupported(self.at, ".extern", "global variables defined in another module"));
         }
         let (size, align) = self.size_and_align(variable)?;
         let is_const = variable.space == Space::Const;
-        let next = if is_const {
-            self.layout.next_const
-        } else {
-            self.layout.next_global
-        };
+        let next = if is_const { self.layout.next_const } else { self.layout.next_global };
         let offset = self.place_bytes(next, size, align.max(16), variable.space)?;
         let after = offset + size + GLOBAL_GAP;
         let address = if is_const {
@@ -186,10 +142,7 @@ impl Lowerer<'_> {
             address,
             bytes: vec![0; size as usize],
         });
-        Ok(Symbol::Memory {
-            space: variable.space,
-            address,
-        })
+        Ok(Symbol::Memory { space: variable.space, address })
     }
 
     fn place_bytes(&self, next: u64, size: u64, align: u64, space: Space) -> Result<u64, Error> {
@@ -231,21 +184,11 @@ impl Lowerer<'_> {
             let value = match item {
                 Initial::Int(n) => *n,
                 Initial::F32(bits) => u64::from(*bits),
-                Initial::F64(bits) if element == 4 => {
-                    u64::from((f64::from_bits(*bits) as f32).to_bits())
-                }
+                Initial::F64(bits) if element == 4 => u64::from((f64::from_bits(*bits) as f32).to_bits()),
                 Initial::F64(bits) => *bits,
-                Initial::Symbol {
-                    name,
-                    offset,
-                    generic,
-                } => {
+                Initial::Symbol { name, offset, generic } => {
                     let Symbol::Memory { space, address } = self.symbol(name, "variable")? else {
-                        return Err(Error::syntax(
-                            self.at,
-                            "a variable with an address",
-                            format!("`{name}`"),
-                        ));
+                        return Err(Error::syntax(self.at, "a variable with an address", format!("`{name}`")));
                     };
                     let window = match space {
                         Space::Const if *generic => CONST_WINDOW,

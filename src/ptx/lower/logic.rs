@@ -5,9 +5,7 @@ use super::arithmetic::{binary32, binary64};
 use super::form::Form;
 use crate::ptx::ast::Operand;
 use crate::ptx::error::Error;
-use crate::ptx::op::{
-    Binary32, Binary64, Condition, Count64, Logic, Op, Reg, Shift64, Ternary32, Unary32, Unary64,
-};
+use crate::ptx::op::{Binary32, Binary64, Condition, Count64, Logic, Op, Reg, Shift64, Ternary32, Unary32, Unary64};
 use crate::ptx::types::Type;
 
 pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
@@ -76,13 +74,7 @@ fn bitwise_unary(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error>
     if ty == Type::Pred && form.opcode() == "not" {
         let a = lw.condition(a)?;
         if let Some(d) = lw.pred_destination(d)? {
-            lw.push(Op::PredMov {
-                d,
-                a: Condition {
-                    negated: !a.negated,
-                    ..a
-                },
-            });
+            lw.push(Op::PredMov { d, a: Condition { negated: !a.negated, ..a } });
         }
         return Ok(());
     }
@@ -145,15 +137,7 @@ fn funnel(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
         return Err(form.unsupported("neither `.wrap` nor `.clamp`"));
     }
     form.ty()?;
-    ternary(
-        lw,
-        form,
-        if left {
-            Ternary32::ShfL { wrap }
-        } else {
-            Ternary32::ShfR { wrap }
-        },
-    )
+    ternary(lw, form, if left { Ternary32::ShfL { wrap } } else { Ternary32::ShfR { wrap } })
 }
 
 fn count(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
@@ -197,26 +181,10 @@ fn bit_field(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
         let signed = ty.is_signed();
         match (lw.destination(d, ty)?, a) {
             (Reg::Word(d), Reg::Word(a)) => {
-                let op = if signed {
-                    Ternary32::BfeS
-                } else {
-                    Ternary32::BfeU
-                };
-                lw.push(Op::Ternary32 {
-                    op,
-                    d,
-                    a,
-                    b: position,
-                    c: length,
-                });
+                let op = if signed { Ternary32::BfeS } else { Ternary32::BfeU };
+                lw.push(Op::Ternary32 { op, d, a, b: position, c: length });
             }
-            (Reg::Wide(d), Reg::Wide(a)) => lw.push(Op::Bfe64 {
-                signed,
-                d,
-                a,
-                position,
-                length,
-            }),
+            (Reg::Wide(d), Reg::Wide(a)) => lw.push(Op::Bfe64 { signed, d, a, position, length }),
             _ => return Err(form.unsupported("operands of different widths")),
         }
         return Ok(());
@@ -227,20 +195,8 @@ fn bit_field(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     let position = lw.word_source(position, Type::U32)?;
     let length = lw.word_source(length, Type::U32)?;
     match (lw.destination(d, ty)?, a, b) {
-        (Reg::Word(d), Reg::Word(a), Reg::Word(b)) => lw.push(Op::Bfi32 {
-            d,
-            a,
-            b,
-            position,
-            length,
-        }),
-        (Reg::Wide(d), Reg::Wide(a), Reg::Wide(b)) => lw.push(Op::Bfi64 {
-            d,
-            a,
-            b,
-            position,
-            length,
-        }),
+        (Reg::Word(d), Reg::Word(a), Reg::Word(b)) => lw.push(Op::Bfi32 { d, a, b, position, length }),
+        (Reg::Wide(d), Reg::Wide(a), Reg::Wide(b)) => lw.push(Op::Bfi64 { d, a, b, position, length }),
         _ => return Err(form.unsupported("operands of different widths")),
     }
     Ok(())
@@ -256,12 +212,6 @@ fn lop3(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     let b = lw.word_source(b, Type::B32)?;
     let c = lw.word_source(c, Type::B32)?;
     let d = lw.word_destination(d, Type::B32)?;
-    lw.push(Op::Ternary32 {
-        op: Ternary32::Lop3(*table as u8),
-        d,
-        a,
-        b,
-        c,
-    });
+    lw.push(Op::Ternary32 { op: Ternary32::Lop3(*table as u8), d, a, b, c });
     Ok(())
 }

@@ -24,36 +24,14 @@ pub(super) fn access(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Er
     form.done()?;
     let [first, second] = form.exactly()?;
     let is_store = form.opcode() == "stmatrix";
-    let (address, fragments) = if is_store {
-        (first, second)
-    } else {
-        (second, first)
-    };
+    let (address, fragments) = if is_store { (first, second) } else { (second, first) };
     let Operand::Address { base, offset } = address else {
         return lw.operand_error("an address", address);
     };
-    let space = if shared {
-        AccessSpace::Is(Space::Shared)
-    } else {
-        AccessSpace::Generic
-    };
+    let space = if shared { AccessSpace::Is(Space::Shared) } else { AccessSpace::Generic };
     let (address, space) = resolve(lw, base, *offset, space)?;
-    let registers = words(
-        lw,
-        form,
-        fragments,
-        usize::from(count),
-        !is_store,
-        Type::B32,
-    )?;
-    lw.push(Op::Matrix(Box::new(MatrixAccess {
-        is_store,
-        count,
-        transposed,
-        space,
-        address,
-        registers,
-    })));
+    let registers = words(lw, form, fragments, usize::from(count), !is_store, Type::B32)?;
+    lw.push(Op::Matrix(Box::new(MatrixAccess { is_store, count, transposed, space, address, registers })));
     Ok(())
 }
 
@@ -71,9 +49,7 @@ pub(super) fn mma(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error
     let types = (form.ty()?, form.ty()?, form.ty()?, form.ty()?);
     form.done()?;
     let (accumulator, factor) = match types {
-        (d @ (Type::F16 | Type::F32), Type::F16, Type::F16, c) if d == c && k != 4 => {
-            (d, Factor::F16)
-        }
+        (d @ (Type::F16 | Type::F32), Type::F16, Type::F16, c) if d == c && k != 4 => (d, Factor::F16),
         (Type::F32, Type::Bf16, Type::Bf16, Type::F32) if k != 4 => (Type::F32, Factor::Bf16),
         (Type::F32, Type::Tf32, Type::Tf32, Type::F32) if k != 16 => (Type::F32, Factor::Tf32),
         _ => return Err(form.unsupported("these element types")),
@@ -82,24 +58,12 @@ pub(super) fn mma(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error
     // Two 16-bit elements to a register, one of tf32; 16 by k elements over 32 lanes, and k by 8.
     let per_word = if factor == Factor::Tf32 { 1 } else { 2 };
     let sums = if accumulator == Type::F16 { 2 } else { 4 };
-    let sum_type = if accumulator == Type::F16 {
-        Type::B32
-    } else {
-        Type::F32
-    };
+    let sum_type = if accumulator == Type::F16 { Type::B32 } else { Type::F32 };
     let a = words(lw, form, a, usize::from(k) / 2 / per_word, false, Type::B32)?;
     let b = words(lw, form, b, usize::from(k) / 4 / per_word, false, Type::B32)?;
     let c = words(lw, form, c, sums, false, sum_type)?;
     let d = words(lw, form, d, sums, true, sum_type)?;
-    lw.push(Op::Mma(Box::new(Mma {
-        k,
-        factor,
-        half_sums: accumulator == Type::F16,
-        d,
-        a,
-        b,
-        c,
-    })));
+    lw.push(Op::Mma(Box::new(Mma { k, factor, half_sums: accumulator == Type::F16, d, a, b, c })));
     Ok(())
 }
 
@@ -121,11 +85,7 @@ fn words(
     }
     let mut out = [Word(0); 4];
     for (slot, item) in out.iter_mut().zip(items) {
-        *slot = if destination {
-            lw.word_destination(item, ty)?
-        } else {
-            lw.word_source(item, ty)?
-        };
+        *slot = if destination { lw.word_destination(item, ty)? } else { lw.word_source(item, ty)? };
     }
     Ok(out)
 }
@@ -150,9 +110,7 @@ pub(super) fn copy(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Erro
         let [Operand::Int(n)] = form.exactly()? else {
             return Err(form.unsupported("a count that isn't constant"));
         };
-        lw.push(Op::CopyWait {
-            pending: Some(u32::try_from(*n).unwrap_or(u32::MAX)),
-        });
+        lw.push(Op::CopyWait { pending: Some(u32::try_from(*n).unwrap_or(u32::MAX)) });
         return Ok(());
     }
     form.ignore(|m| matches!(m, "ca" | "cg") || m.starts_with("L2::"));
@@ -167,23 +125,12 @@ pub(super) fn copy(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Erro
         }
         _ => return Err(form.unsupported("other than 4, 8 or 16 bytes")),
     };
-    let (
-        Operand::Address { base, offset },
-        Operand::Address {
-            base: from_base,
-            offset: from_offset,
-        },
-    ) = (to, from)
+    let (Operand::Address { base, offset }, Operand::Address { base: from_base, offset: from_offset }) = (to, from)
     else {
         return Err(form.unsupported("an operand that isn't an address"));
     };
     let (to, _) = resolve(lw, base, *offset, AccessSpace::Is(Space::Shared))?;
     let (from, _) = resolve(lw, from_base, *from_offset, AccessSpace::Is(Space::Global))?;
-    lw.push(Op::CopyAsync(Box::new(CopyAsync {
-        to,
-        from,
-        bytes: bytes as u8,
-        source_bytes,
-    })));
+    lw.push(Op::CopyAsync(Box::new(CopyAsync { to, from, bytes: bytes as u8, source_bytes })));
     Ok(())
 }

@@ -7,12 +7,9 @@ use super::names::Symbol;
 use crate::ptx::ast::{Base, Operand};
 use crate::ptx::error::Error;
 use crate::ptx::op::{
-    Access, AccessSpace, Address, AddressBase, AtomicOp, Binary64, Compare, Op, Reg, Relation,
-    Wide, Word,
+    Access, AccessSpace, Address, AddressBase, AtomicOp, Binary64, Compare, Op, Reg, Relation, Wide, Word,
 };
-use crate::ptx::program::{
-    CONST_WINDOW, LOCAL_WINDOW, MODULE_GLOBALS, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES,
-};
+use crate::ptx::program::{CONST_WINDOW, LOCAL_WINDOW, MODULE_GLOBALS, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::ptx::types::{Space, Type};
 
 pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
@@ -22,11 +19,8 @@ pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Err
     }
     let space = space(form);
     let non_coherent = form.has("nc");
-    let strong = form.has("volatile")
-        | form.has("relaxed")
-        | form.has("acquire")
-        | form.has("release")
-        | form.has("mmio");
+    let strong =
+        form.has("volatile") | form.has("relaxed") | form.has("acquire") | form.has("release") | form.has("mmio");
     form.ignore(is_hint);
     let elements = form.choice(&[("v2", 2u8), ("v4", 4)]).unwrap_or(1);
     if form.has("v8") {
@@ -40,11 +34,7 @@ pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Err
         [first, second] | [first, second, _] => [first, second],
         _ => return Err(form.unsupported("other than two operands")),
     };
-    let (address, value) = if is_store {
-        (first, second)
-    } else {
-        (second, first)
-    };
+    let (address, value) = if is_store { (first, second) } else { (second, first) };
     let Operand::Address { base, offset } = address else {
         return lw.operand_error("an address", address);
     };
@@ -75,10 +65,7 @@ pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Err
         for (slot, operand) in a.iter_mut().zip(values) {
             let (reg, bits) = lw.any_source(operand, ty)?;
             if usize::from(bits) < ty.size_bytes() * 8 {
-                return lw.operand_error(
-                    &format!("a register of at least {} bytes", ty.size_bytes()),
-                    operand,
-                );
+                return lw.operand_error(&format!("a register of at least {} bytes", ty.size_bytes()), operand);
             }
             *slot = reg;
         }
@@ -89,10 +76,7 @@ pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Err
     for (slot, operand) in d.iter_mut().zip(values) {
         let (reg, bits) = lw.any_destination(operand, (ty.size_bytes() * 8) as u8)?;
         if usize::from(bits) < ty.size_bytes() * 8 {
-            return lw.operand_error(
-                &format!("a register of at least {} bytes", ty.size_bytes()),
-                operand,
-            );
+            return lw.operand_error(&format!("a register of at least {} bytes", ty.size_bytes()), operand);
         }
         access.register_bits = bits;
         *slot = Some(reg);
@@ -146,13 +130,7 @@ pub(super) fn resolve(
     space: AccessSpace,
 ) -> Result<(Address, AccessSpace), Error> {
     let Base::Name(name) = base else {
-        return Ok((
-            Address {
-                base: AddressBase::Absolute,
-                offset,
-            },
-            space,
-        ));
+        return Ok((Address { base: AddressBase::Absolute, offset }, space));
     };
     match lw.symbol(name, "register or variable")? {
         Symbol::Register(_) => {
@@ -163,10 +141,7 @@ pub(super) fn resolve(
             };
             Ok((Address { base, offset }, space))
         }
-        Symbol::Memory {
-            space: own,
-            address,
-        } => {
+        Symbol::Memory { space: own, address } => {
             let window = match (space, own) {
                 (AccessSpace::Generic, own) => window(own),
                 _ => 0,
@@ -176,30 +151,14 @@ pub(super) fn resolve(
                 _ => space,
             };
             let at = (window + address).wrapping_add(offset as u64) as i64;
-            Ok((
-                Address {
-                    base: AddressBase::Absolute,
-                    offset: at,
-                },
-                space,
-            ))
+            Ok((Address { base: AddressBase::Absolute, offset: at }, space))
         }
         _ => {
             let Reg::Wide(wide) = lw.address_of(name, 0, 64)? else {
                 return Err(Error::syntax(lw.at, "a variable", format!("`{name}`")));
             };
-            let window = if space == AccessSpace::Generic {
-                SHARED_WINDOW as i64
-            } else {
-                0
-            };
-            Ok((
-                Address {
-                    base: AddressBase::Wide(wide),
-                    offset: offset.wrapping_add(window),
-                },
-                space,
-            ))
+            let window = if space == AccessSpace::Generic { SHARED_WINDOW as i64 } else { 0 };
+            Ok((Address { base: AddressBase::Wide(wide), offset: offset.wrapping_add(window) }, space))
         }
     }
 }
@@ -222,18 +181,7 @@ fn space(form: &mut Form<'_>) -> AccessSpace {
 fn is_hint(modifier: &str) -> bool {
     matches!(
         modifier,
-        "ca" | "cg"
-            | "cs"
-            | "lu"
-            | "cv"
-            | "wb"
-            | "wt"
-            | "weak"
-            | "cta"
-            | "cluster"
-            | "gpu"
-            | "sys"
-            | "unified"
+        "ca" | "cg" | "cs" | "lu" | "cv" | "wb" | "wt" | "weak" | "cta" | "cluster" | "gpu" | "sys" | "unified"
     ) || modifier.starts_with("L1::")
         || modifier.starts_with("L2::")
         || modifier.starts_with("level::")
@@ -291,34 +239,16 @@ fn is_in_space(lw: &mut Lowerer<'_>, form: &Form<'_>, space: Space) -> Result<()
     let relative: Wide = lw.slots.wide();
     let start = lw.slots.constant64(start);
     let size = lw.slots.constant64(size);
-    lw.push_unguarded(Op::Binary64 {
-        op: Binary64::Sub,
-        d: relative,
-        a,
-        b: start,
-    });
-    let compare = Compare {
-        relation: Relation::Lt,
-        ty: Type::U64,
-        ftz: false,
-    };
-    lw.push(Op::Compare64 {
-        compare,
-        d: Some(d),
-        q: None,
-        a: relative,
-        b: size,
-        combine: None,
-    });
+    lw.push_unguarded(Op::Binary64 { op: Binary64::Sub, d: relative, a, b: start });
+    let compare = Compare { relation: Relation::Lt, ty: Type::U64, ftz: false };
+    lw.push(Op::Compare64 { compare, d: Some(d), q: None, a: relative, b: size, combine: None });
     Ok(())
 }
 
 /// `atom` and `red`.
 pub(super) fn atomic(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     let space = space(form);
-    form.ignore(|m| {
-        is_hint(m) || matches!(m, "relaxed" | "acquire" | "release" | "acq_rel" | "noftz")
-    });
+    form.ignore(|m| is_hint(m) || matches!(m, "relaxed" | "acquire" | "release" | "acq_rel" | "noftz"));
     let Some(op) = form.choice(&[
         ("add", AtomicOp::Add),
         ("min", AtomicOp::Min),
@@ -351,14 +281,6 @@ pub(super) fn atomic(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Er
     let (address, space) = resolve(lw, base, *offset, space)?;
     let b = lw.source(b, ty)?;
     let c = rest.first().map(|c| lw.source(c, ty)).transpose()?;
-    lw.push(Op::Atomic {
-        op,
-        ty,
-        space,
-        d,
-        address,
-        b,
-        c,
-    });
+    lw.push(Op::Atomic { op, ty, space, d, address, b, c });
     Ok(())
 }

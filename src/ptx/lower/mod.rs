@@ -39,14 +39,9 @@ impl Module {
     /// [`Error::UnknownName`] for an entry or name that isn't there, [`Error::Unsupported`] for an instruction outside
     /// this program's surface, [`Error::Syntax`] for operands that don't fit their instruction.
     pub fn lower(&self, entry: &str) -> Result<Program, Error> {
-        let function = self
-            .functions
-            .iter()
-            .find(|f| f.is_entry && f.body.is_some() && f.name == entry)
-            .ok_or_else(|| Error::UnknownName {
-                at: Position::default(),
-                what: "kernel",
-                name: entry.to_owned(),
+        let function =
+            self.functions.iter().find(|f| f.is_entry && f.body.is_some() && f.name == entry).ok_or_else(|| {
+                Error::UnknownName { at: Position::default(), what: "kernel", name: entry.to_owned() }
             })?;
         let mut lowerer = Lowerer::new(self);
         let (params, param_bytes) = lowerer.entry_params(function)?;
@@ -132,10 +127,7 @@ impl<'m> Lowerer<'m> {
                 Statement::Instruction(instruction) => self.instruction(instruction)?,
                 Statement::Block(inner) => self.statements(inner)?,
                 Statement::Loc { file, line } => {
-                    self.source = (
-                        u32::try_from(*file).unwrap_or(0),
-                        u32::try_from(*line).unwrap_or(0),
-                    );
+                    self.source = (u32::try_from(*file).unwrap_or(0), u32::try_from(*line).unwrap_or(0));
                 }
                 Statement::Targets { .. } => {}
             }
@@ -161,9 +153,7 @@ impl<'m> Lowerer<'m> {
                     let label = self.new_label();
                     self.define(name, Symbol::Label(label))?;
                 }
-                Statement::Targets { name, labels } => {
-                    self.define(name, Symbol::Targets(labels.clone()))?
-                }
+                Statement::Targets { name, labels } => self.define(name, Symbol::Targets(labels.clone()))?,
                 _ => {}
             }
         }
@@ -187,11 +177,7 @@ impl<'m> Lowerer<'m> {
             None => Guard::Always,
             Some((name, negated)) => {
                 let Condition { pred, .. } = self.condition_named(name)?;
-                if *negated {
-                    Guard::Unless(pred)
-                } else {
-                    Guard::If(pred)
-                }
+                if *negated { Guard::Unless(pred) } else { Guard::If(pred) }
             }
         };
         if self.code.len() >= MAX_CODE {
@@ -207,22 +193,12 @@ impl<'m> Lowerer<'m> {
 
     /// Appends an operation under the current guard.
     fn push(&mut self, op: Op) {
-        self.code.push(Inst {
-            op,
-            guard: self.guard,
-            line: self.at.line,
-            source: self.source,
-        });
+        self.code.push(Inst { op, guard: self.guard, line: self.at.line, source: self.source });
     }
 
     /// Appends an operation that writes only scratch slots, for all lanes.
     fn push_unguarded(&mut self, op: Op) {
-        self.code.push(Inst {
-            op,
-            guard: Guard::Always,
-            line: self.at.line,
-            source: self.source,
-        });
+        self.code.push(Inst { op, guard: Guard::Always, line: self.at.line, source: self.source });
     }
 
     fn finish(
@@ -235,12 +211,7 @@ impl<'m> Lowerer<'m> {
         self.push(Op::Exit);
         let resolve = |label: &mut u32| {
             // Every label is declared by the statement that places it, so an unplaced one can't be named.
-            *label = self
-                .labels
-                .get(*label as usize)
-                .copied()
-                .flatten()
-                .unwrap_or(0);
+            *label = self.labels.get(*label as usize).copied().flatten().unwrap_or(0);
         };
         for inst in &mut self.code {
             match &mut inst.op {
@@ -250,13 +221,7 @@ impl<'m> Lowerer<'m> {
             }
         }
         self.layout.finish(&mut self.slots);
-        let directive = |name: &str| {
-            function
-                .directives
-                .iter()
-                .find(|(n, _)| n == name)
-                .map(|(_, v)| v.as_slice())
-        };
+        let directive = |name: &str| function.directives.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_slice());
         let dim = |v: &[u64], i: usize| v.get(i).copied().unwrap_or(1);
         Ok(Program {
             name: function.name.clone(),
@@ -264,11 +229,7 @@ impl<'m> Lowerer<'m> {
             param_bytes,
             static_shared_bytes: self.layout.shared_bytes,
             local_bytes: self.layout.local_bytes,
-            max_threads: directive("maxntid").map(|v| {
-                dim(v, 0)
-                    .saturating_mul(dim(v, 1))
-                    .saturating_mul(dim(v, 2))
-            }),
+            max_threads: directive("maxntid").map(|v| dim(v, 0).saturating_mul(dim(v, 1)).saturating_mul(dim(v, 2))),
             required_block: directive("reqntid")
                 .map(|v| [0, 1, 2].map(|i| u32::try_from(dim(v, i)).unwrap_or(u32::MAX))),
             code: self.code,
@@ -288,21 +249,20 @@ impl<'m> Lowerer<'m> {
 /// The table of instructions, by family.
 fn dispatch(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     match form.opcode() {
-        "add" | "sub" | "mul" | "mad" | "fma" | "div" | "rem" | "min" | "max" | "abs" | "neg"
-        | "sad" | "mul24" | "copysign" | "dp4a" => arithmetic::lower(lw, form),
-        "rcp" | "sqrt" | "rsqrt" | "sin" | "cos" | "lg2" | "ex2" | "tanh" => {
-            arithmetic::function(lw, form)
-        }
-        "and" | "or" | "xor" | "not" | "cnot" | "shl" | "shr" | "shf" | "popc" | "clz" | "brev"
-        | "bfind" | "bfe" | "bfi" | "prmt" | "lop3" => logic::lower(lw, form),
+        "add" | "sub" | "mul" | "mad" | "fma" | "div" | "rem" | "min" | "max" | "abs" | "neg" | "sad" | "mul24"
+        | "copysign" | "dp4a" => arithmetic::lower(lw, form),
+        "rcp" | "sqrt" | "rsqrt" | "sin" | "cos" | "lg2" | "ex2" | "tanh" => arithmetic::function(lw, form),
+        "and" | "or" | "xor" | "not" | "cnot" | "shl" | "shr" | "shf" | "popc" | "clz" | "brev" | "bfind" | "bfe"
+        | "bfi" | "prmt" | "lop3" => logic::lower(lw, form),
         "setp" | "set" | "selp" | "slct" => compare::lower(lw, form),
         "cvt" => convert::cvt(lw, form),
         "mov" => convert::mov(lw, form),
         "cvta" | "isspacep" => memory::windows(lw, form),
         "ld" | "ldu" | "st" | "prefetch" | "prefetchu" => memory::lower(lw, form),
         "atom" | "red" => memory::atomic(lw, form),
-        "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt" | "nanosleep"
-        | "griddepcontrol" | "pmevent" => control::lower(lw, form),
+        "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt" | "nanosleep" | "griddepcontrol" | "pmevent" => {
+            control::lower(lw, form)
+        }
         "bar" | "barrier" | "membar" | "fence" => warp::barrier(lw, form),
         "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => warp::lower(lw, form),
         "ldmatrix" | "stmatrix" => matrix::access(lw, form),
@@ -317,16 +277,7 @@ impl Lowerer<'_> {
         Err(Error::syntax(self.at, expected, names::describe(operand)))
     }
 
-    fn register_error<T>(
-        &self,
-        expected: &str,
-        name: &str,
-        register: Register,
-    ) -> Result<T, Error> {
-        Err(Error::syntax(
-            self.at,
-            expected,
-            format!("`{name}` of {} bits", register.bits),
-        ))
+    fn register_error<T>(&self, expected: &str, name: &str, register: Register) -> Result<T, Error> {
+        Err(Error::syntax(self.at, expected, format!("`{name}` of {} bits", register.bits)))
     }
 }

@@ -112,18 +112,9 @@ impl Slots {
     fn register(&mut self, ty: Type) -> Register {
         let bits = (ty.size_bytes() * 8) as u8;
         match ty {
-            Type::Pred => Register {
-                slot: Slot::Pred(self.pred()),
-                bits: 1,
-            },
-            _ if bits == 64 => Register {
-                slot: Slot::Wide(self.wide()),
-                bits,
-            },
-            _ => Register {
-                slot: Slot::Word(self.word()),
-                bits,
-            },
+            Type::Pred => Register { slot: Slot::Pred(self.pred()), bits: 1 },
+            _ if bits == 64 => Register { slot: Slot::Wide(self.wide()), bits },
+            _ => Register { slot: Slot::Word(self.word()), bits },
         }
     }
 }
@@ -136,21 +127,13 @@ impl Lowerer<'_> {
                 scope.names.insert(name.to_owned(), symbol);
                 Ok(())
             }
-            _ => Err(Error::syntax(
-                at,
-                "a new name",
-                format!("`{name}`, which is already declared in this scope"),
-            )),
+            _ => Err(Error::syntax(at, "a new name", format!("`{name}`, which is already declared in this scope"))),
         }
     }
 
     pub(super) fn declare_registers(&mut self, variable: &Variable) -> Result<(), Error> {
         if variable.vector != 1 {
-            return Err(Error::unsupported(
-                self.at,
-                ".reg .v2/.v4",
-                "vector registers",
-            ));
+            return Err(Error::unsupported(self.at, ".reg .v2/.v4", "vector registers"));
         }
         let Some(count) = variable.range else {
             let register = self.new_register(variable.ty)?;
@@ -166,9 +149,7 @@ impl Lowerer<'_> {
                     found: MAX_RANGES as u64 + 1,
                 });
             }
-            scope
-                .ranges
-                .push((variable.name.clone(), count, variable.ty));
+            scope.ranges.push((variable.name.clone(), count, variable.ty));
         }
         Ok(())
     }
@@ -207,9 +188,7 @@ impl Lowerer<'_> {
             if let Some((_, _, ty)) = scope.ranges.iter().find(in_range) {
                 let register = self.new_register(*ty)?;
                 if let Some(scope) = self.scopes.get_mut(index) {
-                    scope
-                        .names
-                        .insert(name.to_owned(), Symbol::Register(register));
+                    scope.names.insert(name.to_owned(), Symbol::Register(register));
                 }
                 return Ok(Some(Symbol::Register(register)));
             }
@@ -219,11 +198,7 @@ impl Lowerer<'_> {
 
     pub(super) fn symbol(&mut self, name: &str, what: &'static str) -> Result<Symbol, Error> {
         let at = self.at;
-        self.lookup(name)?.ok_or_else(|| Error::UnknownName {
-            at,
-            what,
-            name: name.to_owned(),
-        })
+        self.lookup(name)?.ok_or_else(|| Error::UnknownName { at, what, name: name.to_owned() })
     }
 
     pub(super) fn register(&mut self, name: &str) -> Result<Register, Error> {
@@ -243,10 +218,7 @@ impl Lowerer<'_> {
     pub(super) fn condition_named(&mut self, name: &str) -> Result<Condition, Error> {
         let register = self.register(name)?;
         match register.slot {
-            Slot::Pred(pred) => Ok(Condition {
-                pred,
-                negated: false,
-            }),
+            Slot::Pred(pred) => Ok(Condition { pred, negated: false }),
             _ => self.register_error("a predicate", name, register),
         }
     }
@@ -257,18 +229,12 @@ impl Lowerer<'_> {
             Operand::Name(name) => self.condition_named(name),
             Operand::Not(inner) => {
                 let inner = self.condition(inner)?;
-                Ok(Condition {
-                    negated: !inner.negated,
-                    ..inner
-                })
+                Ok(Condition { negated: !inner.negated, ..inner })
             }
             Operand::Int(n) => {
                 let pred = self.slots.pred();
                 self.slots.constants.preds.push((pred, *n != 0));
-                Ok(Condition {
-                    pred,
-                    negated: false,
-                })
+                Ok(Condition { pred, negated: false })
             }
             _ => self.operand_error("a predicate", operand),
         }
@@ -286,28 +252,16 @@ impl Lowerer<'_> {
     pub(super) fn destination(&mut self, operand: &Operand, ty: Type) -> Result<Reg, Error> {
         let bits = (ty.size_bytes() * 8) as u8;
         let (reg, found) = self.any_destination(operand, bits)?;
-        if found == bits {
-            Ok(reg)
-        } else {
-            self.operand_error(&format!("a {bits}-bit register"), operand)
-        }
+        if found == bits { Ok(reg) } else { self.operand_error(&format!("a {bits}-bit register"), operand) }
     }
 
     /// Destination register of any width but a predicate, with its width; `_` gets a scratch of `bits`.
-    pub(super) fn any_destination(
-        &mut self,
-        operand: &Operand,
-        bits: u8,
-    ) -> Result<(Reg, u8), Error> {
+    pub(super) fn any_destination(&mut self, operand: &Operand, bits: u8) -> Result<(Reg, u8), Error> {
         let Operand::Name(name) = operand else {
             return self.operand_error("a register", operand);
         };
         if name == "_" {
-            let reg = if bits == 64 {
-                Reg::Wide(self.slots.wide())
-            } else {
-                Reg::Word(self.slots.word())
-            };
+            let reg = if bits == 64 { Reg::Wide(self.slots.wide()) } else { Reg::Word(self.slots.word()) };
             return Ok((reg, bits));
         }
         let register = self.register(name)?;
@@ -336,27 +290,17 @@ impl Lowerer<'_> {
     pub(super) fn source(&mut self, operand: &Operand, ty: Type) -> Result<Reg, Error> {
         let bits = (ty.size_bytes() * 8) as u8;
         let (reg, found) = self.any_source(operand, ty)?;
-        if found == bits {
-            Ok(reg)
-        } else {
-            self.operand_error(&format!("a {bits}-bit operand"), operand)
-        }
+        if found == bits { Ok(reg) } else { self.operand_error(&format!("a {bits}-bit operand"), operand) }
     }
 
     /// Source of `ty`, in a register that may be wider; with the width.
     pub(super) fn any_source(&mut self, operand: &Operand, ty: Type) -> Result<(Reg, u8), Error> {
         let bits = (ty.size_bytes() * 8) as u8;
         match operand {
-            Operand::Int(n) if ty == Type::F32 => Ok((
-                Reg::Word(self.slots.constant32(*n as i64 as f32 as u32)),
-                bits,
-            )),
+            Operand::Int(n) if ty == Type::F32 => Ok((Reg::Word(self.slots.constant32(*n as i64 as f32 as u32)), bits)),
             Operand::Int(n) => Ok((self.constant(*n, bits), bits)),
             Operand::F32(v) if bits == 32 => Ok((self.constant(u64::from(*v), bits), bits)),
-            Operand::F32(v) if bits == 64 => Ok((
-                self.constant(f64::from(f32::from_bits(*v)).to_bits(), bits),
-                bits,
-            )),
+            Operand::F32(v) if bits == 64 => Ok((self.constant(f64::from(f32::from_bits(*v)).to_bits(), bits), bits)),
             Operand::F64(v) if bits == 64 => Ok((self.constant(*v, bits), bits)),
             Operand::F64(v) if ty == Type::F32 => {
                 let value = f64::from_bits(*v) as f32;
@@ -398,14 +342,8 @@ impl Lowerer<'_> {
                     Slot::Wide(wide) => Ok((Reg::Wide(wide), register.bits)),
                     Slot::Pred(_) => self.register_error("a register", name, register),
                 },
-                Symbol::Memory { .. } | Symbol::DynamicShared => {
-                    Ok((self.address_of(name, 0, bits)?, bits))
-                }
-                _ => Err(Error::syntax(
-                    self.at,
-                    "a register or a constant",
-                    format!("`{name}`"),
-                )),
+                Symbol::Memory { .. } | Symbol::DynamicShared => Ok((self.address_of(name, 0, bits)?, bits)),
+                _ => Err(Error::syntax(self.at, "a register or a constant", format!("`{name}`"))),
             };
         }
         self.special(name, bits)
@@ -414,9 +352,7 @@ impl Lowerer<'_> {
     /// Address of a variable within its own space, as a constant.
     pub(super) fn address_of(&mut self, name: &str, offset: i64, bits: u8) -> Result<Reg, Error> {
         match self.symbol(name, "variable")? {
-            Symbol::Memory { address, .. } => {
-                Ok(self.constant(address.wrapping_add(offset as u64), bits.max(32)))
-            }
+            Symbol::Memory { address, .. } => Ok(self.constant(address.wrapping_add(offset as u64), bits.max(32))),
             Symbol::DynamicShared if bits == 64 => {
                 let wide = self.slots.wide();
                 self.layout.dynamic_wides.push((wide, offset));
@@ -435,34 +371,15 @@ impl Lowerer<'_> {
         if name == "WARP_SZ" {
             return Ok((self.constant(32, bits), bits));
         }
-        if matches!(
-            name,
-            "%clock"
-                | "%clock_hi"
-                | "%clock64"
-                | "%globaltimer"
-                | "%globaltimer_lo"
-                | "%globaltimer_hi"
-        ) {
-            let d = if bits == 64 {
-                Reg::Wide(self.slots.wide())
-            } else {
-                Reg::Word(self.slots.word())
-            };
+        if matches!(name, "%clock" | "%clock_hi" | "%clock64" | "%globaltimer" | "%globaltimer_lo" | "%globaltimer_hi")
+        {
+            let d = if bits == 64 { Reg::Wide(self.slots.wide()) } else { Reg::Word(self.slots.word()) };
             self.push_unguarded(Op::Clock { d });
             return Ok((d, bits));
         }
         let Some((_, special)) = SPECIALS.iter().find(|(n, _)| *n == name) else {
-            let what = if name.starts_with('%') {
-                "register"
-            } else {
-                "name"
-            };
-            return Err(Error::UnknownName {
-                at: self.at,
-                what,
-                name: name.to_owned(),
-            });
+            let what = if name.starts_with('%') { "register" } else { "name" };
+            return Err(Error::UnknownName { at: self.at, what, name: name.to_owned() });
         };
         let word = self.slots.special(*special);
         // 16- and 64-bit reads of special registers are legal; their values fit a word.

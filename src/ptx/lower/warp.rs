@@ -44,12 +44,7 @@ pub(super) fn barrier(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), E
         _ => return Err(form.unsupported("an unexpected number of operands")),
     };
     let id = lw.word_source(id, Type::U32)?;
-    lw.push(Op::Barrier {
-        kind,
-        id,
-        count,
-        aligned,
-    });
+    lw.push(Op::Barrier { kind, id, count, aligned });
     Ok(())
 }
 
@@ -68,26 +63,15 @@ fn reduction(lw: &mut Lowerer<'_>, form: &mut Form<'_>, aligned: bool) -> Result
     let count = count.map(|c| lw.word_source(c, Type::U32)).transpose()?;
     let id = lw.word_source(id, Type::U32)?;
     let reduction = if popc {
-        BarrierReduction::Popc {
-            d: lw.word_destination(d, Type::U32)?,
-        }
+        BarrierReduction::Popc { d: lw.word_destination(d, Type::U32)? }
     } else {
         let d = match lw.pred_destination(d)? {
             Some(d) => d,
             None => lw.slots.pred(),
         };
-        if and {
-            BarrierReduction::And { d }
-        } else {
-            BarrierReduction::Or { d }
-        }
+        if and { BarrierReduction::And { d } } else { BarrierReduction::Or { d } }
     };
-    lw.push(Op::Barrier {
-        kind: BarrierKind::Reduce { reduction, source },
-        id,
-        count,
-        aligned,
-    });
+    lw.push(Op::Barrier { kind: BarrierKind::Reduce { reduction, source }, id, count, aligned });
     Ok(())
 }
 
@@ -111,10 +95,7 @@ pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Err
     }
 }
 
-fn value_and_pred<'o>(
-    lw: &mut Lowerer<'_>,
-    d: &'o Operand,
-) -> Result<(&'o Operand, Option<Pred>), Error> {
+fn value_and_pred<'o>(lw: &mut Lowerer<'_>, d: &'o Operand) -> Result<(&'o Operand, Option<Pred>), Error> {
     match d {
         Operand::Pair(d, p) => Ok((d.as_ref(), lw.pred_destination(p)?)),
         d => Ok((d, None)),
@@ -140,15 +121,7 @@ fn shuffle(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     let c = lw.word_source(c, Type::B32)?;
     let mask = lw.word_source(mask, Type::B32)?;
     let d = lw.word_destination(d, Type::B32)?;
-    lw.push(Op::Shuffle {
-        mode,
-        d,
-        p,
-        a,
-        b,
-        c,
-        mask,
-    });
+    lw.push(Op::Shuffle { mode, d, p, a, b, c, mask });
     Ok(())
 }
 
@@ -172,13 +145,7 @@ fn vote(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     } else {
         (lw.slots.word(), lw.pred_destination(d)?)
     };
-    lw.push(Op::Vote {
-        mode,
-        d,
-        p,
-        a,
-        mask,
-    });
+    lw.push(Op::Vote { mode, d, p, a, mask });
     Ok(())
 }
 

@@ -53,10 +53,7 @@ pub struct MinMaxMode {
 
 /// One source, one 32-bit result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(
-    missing_docs,
-    reason = "named after the PTX mnemonics; widths are in the names"
-)]
+#[expect(missing_docs, reason = "named after the PTX mnemonics; widths are in the names")]
 pub enum Unary32 {
     Not,
     Not16,
@@ -90,10 +87,7 @@ pub enum Unary32 {
 
 /// Two sources, one 32-bit result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(
-    missing_docs,
-    reason = "named after the PTX mnemonics; widths are in the names"
-)]
+#[expect(missing_docs, reason = "named after the PTX mnemonics; widths are in the names")]
 pub enum Binary32 {
     Add,
     Sub,

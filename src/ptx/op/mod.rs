@@ -8,8 +8,8 @@ mod arithmetic;
 mod matrix;
 
 pub use arithmetic::{
-    Binary32, Binary64, Compare, Count64, FloatMode, HalfMode, Logic, MinMaxMode, Relation,
-    Rounding, Shift64, Ternary32, Ternary64, Unary32, Unary64,
+    Binary32, Binary64, Compare, Count64, FloatMode, HalfMode, Logic, MinMaxMode, Relation, Rounding, Shift64,
+    Ternary32, Ternary64, Unary32, Unary64,
 };
 pub use matrix::{CopyAsync, Factor, MatrixAccess, Mma};
 
@@ -176,10 +176,7 @@ pub enum BarrierReduction {
 pub enum BarrierKind {
     Sync,
     Arrive,
-    Reduce {
-        reduction: BarrierReduction,
-        source: Condition,
-    },
+    Reduce { reduction: BarrierReduction, source: Condition },
 }
 
 /// Values that are fixed while a block runs and live in slots of their own.
