@@ -30,8 +30,9 @@ const KERNEL: &str = "
     add.s32 %r5, %r3, %r4;
     st.shared.u32 [%r5], %r2;
     bar.sync 0;
-    sub.s32 %r5, %r3, %r4;
-    ld.shared.u32 %r2, [%r5+252];
+    sub.s32 %r4, 252, %r4;
+    add.s32 %r5, %r3, %r4;
+    ld.shared.u32 %r2, [%r5];
     add.s64 %rd5, %rd2, %rd3;
     st.global.u32 [%rd5], %r2;
     ret;
