@@ -4,6 +4,7 @@
 
 mod architecture;
 mod bound;
+mod campaign;
 mod cli;
 mod emulate;
 mod emulator;

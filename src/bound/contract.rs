@@ -70,8 +70,8 @@ contract! {
     /// Inexact additions that a product of the dot product passes through. A warp that splits `d` over
     /// 32 lanes and adds them as a tree: `ceil(d/32) + 5`.
     h_qk: Depth,
-    /// Roundings of each term of the dot product, the scale included: 2, or 1 when the product is exact
-    /// (16-bit inputs) or fused into the addition.
+    /// Roundings of each term of the dot product besides additions, the scale included: 2, or 1 when products are
+    /// exact (16-bit inputs). A fused multiply-add saves none: the first one adds its product to zero and rounds it.
     k_qk: Formula,
     /// Relative rounding of each operand before it is multiplied: `2^-10` for TF32 fed raw bits, `2^-11`
     /// after `cvt.rna.tf32`; dequantisation of an 8-bit cache goes here too.

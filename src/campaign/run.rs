@@ -50,7 +50,8 @@ pub fn run(config: &Config, sink: &mut dyn FnMut(Event)) -> Summary {
         deadline: config.time.map(|time| start + time),
         next: AtomicU64::new(0),
         stop: AtomicBool::new(false),
-        closed: (0..config.kernels.len() * config.backends.len()).map(|_| AtomicBool::new(false)).collect(),
+        closed: flags(config.kernels.len() * config.backends.len()),
+        lost: flags(config.backends.len()),
     };
     let mut dispatcher = Dispatcher::new(&shared, sink);
     let (sender, receiver) = mpsc::sync_channel(MAX_AHEAD);
@@ -66,6 +67,10 @@ pub fn run(config: &Config, sink: &mut dyn FnMut(Event)) -> Summary {
     dispatcher.summary(start.elapsed())
 }
 
+fn flags(count: usize) -> Vec<AtomicBool> {
+    (0..count).map(|_| AtomicBool::new(false)).collect()
+}
+
 /// What all threads see.
 struct Shared<'a> {
     config: &'a Config,
@@ -75,6 +80,8 @@ struct Shared<'a> {
     stop: AtomicBool,
     /// For each kernel and backend: whether it is to be left alone from now on.
     closed: Vec<AtomicBool>,
+    /// For each backend: whether it can't be used any more.
+    lost: Vec<AtomicBool>,
 }
 
 impl Shared<'_> {
@@ -88,7 +95,24 @@ impl Shared<'_> {
 
     fn close(&self, pair: usize) {
         self.closed[pair].store(true, Ordering::Relaxed);
-        if self.closed.iter().all(|c| c.load(Ordering::Relaxed)) {
+        self.stop_if_idle();
+    }
+
+    /// Marks a backend as lost; whether it was not known yet.
+    fn lose(&self, backend: usize) -> bool {
+        let news = !self.lost[backend].swap(true, Ordering::Relaxed);
+        self.stop_if_idle();
+        news
+    }
+
+    fn is_lost(&self, backend: usize) -> bool {
+        self.lost[backend].load(Ordering::Relaxed)
+    }
+
+    /// Stops the workers once no kernel is left on any backend.
+    fn stop_if_idle(&self) {
+        let backends = self.config.backends.len();
+        if (0..self.closed.len()).all(|pair| self.is_closed(pair) || self.is_lost(pair % backends)) {
             self.stop.store(true, Ordering::Relaxed);
         }
     }
@@ -114,7 +138,7 @@ impl Shared<'_> {
     fn run_case(&self, kernel: usize, case: &Case) -> Examination {
         let mut outputs = Vec::new();
         let verdicts = self.config.backends.iter().enumerate().map(|(index, backend)| {
-            if self.is_closed(self.pair(kernel, index)) {
+            if self.is_closed(self.pair(kernel, index)) || self.is_lost(index) {
                 return None;
             }
             let start = Instant::now();
@@ -215,9 +239,12 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
         let verdict = match judged.verdict {
             Ok(verdict) => verdict,
             Err(BackendError::Unavailable(why)) => {
-                self.shared.close(pair);
-                let backend = self.shared.config.backends[backend].describe();
-                return (self.sink)(Event::BackendLost { backend, why });
+                // Not the end of this backend's results: the case that spoiled it may be a later one, still to come.
+                if self.shared.lose(backend) {
+                    let backend = self.shared.config.backends[backend].describe();
+                    (self.sink)(Event::BackendLost { backend, why });
+                }
+                Verdict::Skip("the backend could not be used any more".into())
             }
             Err(limit) => Verdict::Skip(limit.to_string()),
         };
@@ -286,11 +313,21 @@ pub fn minimise(
     let signature = verdict.signature()?;
     // The shrinker also asks about cases it doesn't keep, so every failing one is remembered until it is done.
     let mut failing = vec![(case.clone(), verdict.clone())];
-    let space = &kernel.manifest.domain;
-    let shrunk = shrink::shrink(case.clone(), space, max_executions, &mut |candidate| {
-        let Ok(examined) = oracle::examine(backend, kernel, candidate) else {
+    let domain = &kernel.manifest.domain;
+    let mut executions = 0;
+    let mut lost = false;
+    let shrunk = shrink::shrink(case.clone(), domain, max_executions, &mut |candidate| {
+        if lost {
             return false;
+        }
+        let examined = match oracle::examine(backend, kernel, candidate) {
+            Ok(examined) => examined,
+            Err(error) => {
+                lost = matches!(error, BackendError::Unavailable(_));
+                return false;
+            }
         };
+        executions += 1;
         let found = examined.verdict.signature();
         let same = found.is_some_and(|found| found.matches(&signature));
         if same {
@@ -302,7 +339,7 @@ pub fn minimise(
     let origin = Provenance { kernel: kernel.reference(), backend: backend.describe(), found_by };
     let mut finding = Finding::new(origin, case, smallest, &verdict)?;
     finding.irrelevant = shrunk.irrelevant.into_iter().map(String::from).collect();
-    Some((finding, shrunk.executions))
+    Some((finding, executions))
 }
 
 impl Row {
