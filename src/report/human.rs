@@ -10,7 +10,11 @@ use std::time::Duration;
 /// A new finding with what became of it.
 pub fn found(found: &Found) -> String {
     let mut text = finding(&found.kernel, &found.finding);
-    let _ = writeln!(text, "   = shrunk from: {} ({} executions)", found.finding.found_as, found.executions);
+    if found.finding.found_as == found.finding.line {
+        let _ = writeln!(text, "   = not shrunk: nothing smaller failed in {} executions", found.executions);
+    } else {
+        let _ = writeln!(text, "   = shrunk from: {} ({} executions)", found.finding.found_as, found.executions);
+    }
     match &found.saved {
         Some(Ok(Saved::New(path) | Saved::Known(path))) => {
             let _ = writeln!(text, "   = replay: attnfuzz replay {}", path.display());
