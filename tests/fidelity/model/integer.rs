@@ -52,17 +52,22 @@ pub(super) fn arithmetic(name: &Name<'_>, case: &[u64]) -> Option<u64> {
         let (low, high) = range(ty).unwrap_or_default();
         if name.has("sat") { v.clamp(low, high) } else { v }
     };
-    let part = |product: i128| if name.has("hi") { product >> width } else { product };
+    // Two factors of 64 bits don't fit an i128 unless one is signed, so the unsigned product is taken on its own.
+    let product = || match (name.has("hi"), signed) {
+        (false, _) => a.wrapping_mul(b),
+        (true, true) => a * b >> width,
+        (true, false) => ((a as u128 * b as u128) >> width) as i128,
+    };
     let low24 = |v: i128| if signed { (v << 104) >> 104 } else { v & 0xff_ffff };
     let product24 = || low24(a) * low24(b) >> if name.has("hi") { 16 } else { 0 };
     let result = match name.opcode {
         "add" => saturated(a + b),
         "sub" => saturated(a - b),
-        "mul" => part(a * b),
+        "mul" => product(),
         "mad" => {
             // The third operand has the width of the result.
             let c = value(&format!("{}{full}", &ty[..1]), *case.get(2)?)?;
-            saturated(part(a * b) + c)
+            saturated(product().wrapping_add(c))
         }
         "mul24" => product24(),
         "mad24" => saturated(product24() + at(2)?),
