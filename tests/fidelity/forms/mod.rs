@@ -3,7 +3,7 @@
 //! Shared by the test suite and by `examples/fidelity`, which runs the same forms on a GPU.
 
 pub(crate) mod emulate;
-mod expand;
+pub(crate) mod expand;
 pub(crate) mod form;
 pub(crate) mod operands;
 mod table;

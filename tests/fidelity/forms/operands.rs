@@ -53,7 +53,7 @@ pub(crate) fn cases(form: &Form, count: usize, multiple: usize) -> Vec<Vec<u64>>
         return (0..1 << 16).map(|v| vec![v]).collect();
     }
     let pools: Vec<Vec<u64>> = form.inputs.iter().map(|k| specials(*k)).collect();
-    let combinations: usize = pools.iter().map(Vec::len).product();
+    let combinations = pools.iter().map(Vec::len).fold(1, usize::saturating_mul);
     let mut out: Vec<Vec<u64>> = Vec::with_capacity(count);
     // Every combination of special values where that leaves half the cases for the rest.
     if combinations <= count / 2 {
