@@ -3,7 +3,7 @@
 use super::check::{Fault, ViolationKind, fault};
 use super::ops::atomic::{Atomic, atomic};
 use super::ops::warp::{Shuffle, matching, redux, shuffle, vote};
-use super::ops::{compare, convert, copy, integer, matrix, memory, wide};
+use super::ops::{compare, convert, copy, integer, matrix, memory, wide, wmma};
 use super::print;
 use super::run::Counters;
 use super::spaces::Spaces;
@@ -157,6 +157,8 @@ pub(super) fn execute(
         Op::Clock { d } => r.set_values(*d, lanes, [counters.warp_instructions; LANES]),
         Op::Matrix(access) => matrix::access(spaces, r, lanes, access)?,
         Op::Mma(operands) => matrix::mma(r, lanes, operands, spaces.tensor_core),
+        Op::Wmma(operands) => wmma::multiply(r, lanes, operands, spaces.tensor_core),
+        Op::WmmaAccess(operands) => wmma::access(spaces, r, lanes, operands)?,
         Op::MmaInteger(operands) => matrix::mma_integer(r, lanes, operands),
         Op::MmaDouble(operands) => matrix::mma_double(r, lanes, operands),
         Op::CopyAsync(operands) => copy::issue(spaces, r, &mut warp.copies, lanes, operands)?,

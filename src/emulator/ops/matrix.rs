@@ -138,7 +138,7 @@ pub(in crate::emulator) fn mma(registers: &mut Registers, lanes: Lanes, m: &Mma,
         for (step, product) in products.iter_mut().enumerate().take(k) {
             *product = a[row][step] * b[step][column];
         }
-        products[..k].chunks(core.step).fold(before, |sum, products| add(core, sum, products))
+        dot(core, before, &products[..k])
     };
     let out: [[u32; LANES]; 4] = std::array::from_fn(|r| {
         std::array::from_fn(|lane| {
@@ -205,6 +205,11 @@ pub(in crate::emulator) fn mma_double(registers: &mut Registers, lanes: Lanes, m
     for (d, out) in m.d.iter().zip(out) {
         registers.set_wide(*d, lanes, out);
     }
+}
+
+/// A sum along k, in the tensor core's steps.
+pub(super) fn dot(core: TensorCore, before: f64, products: &[f64]) -> f64 {
+    products.chunks(core.step).fold(before, |sum, products| add(core, sum, products))
 }
 
 /// One step: align, cut, add, cut to f32.

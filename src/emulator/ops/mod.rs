@@ -11,6 +11,7 @@ pub(super) mod matrix;
 pub(super) mod memory;
 pub(super) mod warp;
 pub(super) mod wide;
+pub(super) mod wmma;
 
 use super::warp::LANES;
 

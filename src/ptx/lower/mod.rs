@@ -15,6 +15,7 @@ mod matrix;
 mod memory;
 mod names;
 mod warp;
+mod wmma;
 
 use super::ast::{Function, Instruction, Module, Operand, Statement};
 use super::error::{Error, Position};
@@ -262,6 +263,7 @@ fn dispatch(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
         "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => warp::lower(lw, form),
         "ldmatrix" | "stmatrix" => matrix::access(lw, form),
         "mma" => matrix::mma(lw, form),
+        "wmma" => wmma::lower(lw, form),
         "cp" => matrix::copy(lw, form),
         _ => Err(form.unsupported("unknown instruction")),
     }

@@ -6,12 +6,15 @@
 
 mod arithmetic;
 mod matrix;
+mod wmma;
 
 pub use arithmetic::{
     Binary32, Binary64, Carried, Carry, Compare, Count64, FloatMode, HalfMode, Logic, MinMaxMode, Relation, Rounding,
     Shift64, Ternary32, Ternary64, Unary32, Unary64,
 };
 pub use matrix::{CopyAsync, Factor, MatrixAccess, Mma, MmaDouble, MmaInteger};
+
+pub use wmma::{Fragment, Part, Wmma, WmmaAccess};
 
 use super::types::{Space, Type};
 
@@ -391,6 +394,8 @@ pub enum Op {
     Matrix(Box<MatrixAccess>),
     Mma(Box<Mma>),
     MmaInteger(Box<MmaInteger>),
+    Wmma(Box<Wmma>),
+    WmmaAccess(Box<WmmaAccess>),
     MmaDouble(Box<MmaDouble>),
     CopyAsync(Box<CopyAsync>),
     CopyCommit,
