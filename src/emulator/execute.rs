@@ -3,7 +3,7 @@
 use super::check::{Fault, ViolationKind, fault};
 use super::ops::atomic::{Atomic, atomic};
 use super::ops::warp::{Shuffle, matching, redux, shuffle, vote};
-use super::ops::{compare, convert, copy, integer, matrix, memory, wide, wmma};
+use super::ops::{compare, convert, copy, integer, matrix, mbarrier, memory, wide, wmma};
 use super::print;
 use super::run::Counters;
 use super::spaces::Spaces;
@@ -162,6 +162,7 @@ pub(super) fn execute(
         Op::MmaInteger(operands) => matrix::mma_integer(r, lanes, operands),
         Op::MmaDouble(operands) => matrix::mma_double(r, lanes, operands),
         Op::CopyAsync(operands) => copy::issue(spaces, r, &mut warp.copies, lanes, operands)?,
+        Op::Mbarrier(operands) => mbarrier::mbarrier(spaces, warp, lanes, operands)?,
         Op::CopyCommit => copy::commit(&mut warp.copies, lanes),
         Op::CopyWait { pending } => copy::wait(spaces, &mut warp.copies, lanes, *pending)?,
         Op::Trap => {

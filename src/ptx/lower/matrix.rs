@@ -150,6 +150,9 @@ pub(super) fn copy(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Erro
     if !form.has("async") || form.has("bulk") {
         return Err(form.unsupported("other than `cp.async`"));
     }
+    if form.has("mbarrier") {
+        return super::mbarrier::copies(lw, form);
+    }
     if form.has("commit_group") {
         form.done()?;
         lw.push(Op::CopyCommit);

@@ -12,6 +12,7 @@ mod form;
 mod layout;
 mod logic;
 mod matrix;
+mod mbarrier;
 mod memory;
 mod names;
 mod warp;
@@ -263,6 +264,7 @@ fn dispatch(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
         "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => warp::lower(lw, form),
         "ldmatrix" | "stmatrix" => matrix::access(lw, form),
         "mma" => matrix::mma(lw, form),
+        "mbarrier" => mbarrier::lower(lw, form),
         "wmma" => wmma::lower(lw, form),
         "cp" => matrix::copy(lw, form),
         _ => Err(form.unsupported("unknown instruction")),

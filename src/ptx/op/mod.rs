@@ -6,6 +6,7 @@
 
 mod arithmetic;
 mod matrix;
+mod mbarrier;
 mod wmma;
 
 pub use arithmetic::{
@@ -14,6 +15,7 @@ pub use arithmetic::{
 };
 pub use matrix::{CopyAsync, Factor, MatrixAccess, Mma, MmaDouble, MmaInteger};
 
+pub use mbarrier::{Mbarrier, MbarrierKind, PENDING_MASK};
 pub use wmma::{Fragment, Part, Wmma, WmmaAccess};
 
 use super::types::{Space, Type};
@@ -398,6 +400,7 @@ pub enum Op {
     WmmaAccess(Box<WmmaAccess>),
     MmaDouble(Box<MmaDouble>),
     CopyAsync(Box<CopyAsync>),
+    Mbarrier(Box<Mbarrier>),
     CopyCommit,
     /// All but the latest `pending` groups, or everything.
     CopyWait {
