@@ -112,7 +112,7 @@ pub fn divide(a: f64, b: f64, direction: Option<Direction>) -> f64 {
         return a / b;
     }
     let (a, b) = (Parts::of(a).normalised(), Parts::of(b));
-    let quotient = a.significand / b.significand << 1;
+    let quotient = (a.significand / b.significand) << 1;
     let inexact = u128::from(a.significand % b.significand != 0);
     Parts { negative: a.negative != b.negative, significand: quotient | inexact, exponent: a.exponent - b.exponent - 1 }
         .round(direction)

@@ -170,7 +170,7 @@ pub(in crate::emulator) fn carry(registers: &mut Registers, lanes: Lanes, operan
             Carried::MadLo if is_wide => (a.wrapping_mul(b), 0),
             Carried::MadLo => (u64::from((a as u32).wrapping_mul(b as u32)), 0),
             Carried::MadHiU if is_wide => (mul_hi_u(a, b), 0),
-            Carried::MadHiU => (a * b >> 32, 0),
+            Carried::MadHiU => ((a * b) >> 32, 0),
             Carried::MadHiS if is_wide => (mul_hi_s(a, b), 0),
             Carried::MadHiS => {
                 let product = i64::from(a as u32 as i32) * i64::from(b as u32 as i32);
