@@ -3,7 +3,7 @@
 use super::check::{Fault, ViolationKind, fault};
 use super::ops::atomic::{Atomic, atomic};
 use super::ops::warp::{Shuffle, matching, redux, shuffle, vote};
-use super::ops::{compare, convert, copy, integer, matrix, memory, wide};
+use super::ops::{compare, convert, copy, integer, matrix, mbarrier, memory, wide, wmma};
 use super::print;
 use super::run::Counters;
 use super::spaces::Spaces;
@@ -32,6 +32,7 @@ pub(super) fn execute(
             let out = integer::ternary32(*op, r.word(*a), r.word(*b), r.word(*c));
             r.set_word(*d, lanes, out);
         }
+        Op::Carry(operands) => wide::carry(r, lanes, operands),
         Op::Bfi32 { d, a, b, position, length } => {
             let (a, b, p, n) = (r.word(*a), r.word(*b), r.word(*position), r.word(*length));
             let out = std::array::from_fn(|i| integer::bfi(u64::from(a[i]), u64::from(b[i]), p[i], n[i], 32) as u32);
@@ -156,7 +157,12 @@ pub(super) fn execute(
         Op::Clock { d } => r.set_values(*d, lanes, [counters.warp_instructions; LANES]),
         Op::Matrix(access) => matrix::access(spaces, r, lanes, access)?,
         Op::Mma(operands) => matrix::mma(r, lanes, operands, spaces.tensor_core),
+        Op::Wmma(operands) => wmma::multiply(r, lanes, operands, spaces.tensor_core),
+        Op::WmmaAccess(operands) => wmma::access(spaces, r, lanes, operands)?,
+        Op::MmaInteger(operands) => matrix::mma_integer(r, lanes, operands),
+        Op::MmaDouble(operands) => matrix::mma_double(r, lanes, operands),
         Op::CopyAsync(operands) => copy::issue(spaces, r, &mut warp.copies, lanes, operands)?,
+        Op::Mbarrier(operands) => mbarrier::mbarrier(spaces, warp, lanes, operands)?,
         Op::CopyCommit => copy::commit(&mut warp.copies, lanes),
         Op::CopyWait { pending } => copy::wait(spaces, &mut warp.copies, lanes, *pending)?,
         Op::Trap => {

@@ -7,6 +7,7 @@ use super::check::{Checks, Fault, Site, Violation, ViolationKind, fault};
 use super::coverage::Coverage;
 use super::memory::{Memory, Segment};
 use super::ops::matrix::TensorCore;
+use super::ops::mbarrier::Arrivals;
 use super::run::{Counters, Pause, run};
 use super::scratch::Scratch;
 use super::spaces::{Pending, Spaces};
@@ -158,6 +159,7 @@ struct Grid<'a> {
     random: Random,
     cell_bytes: usize,
     pending: Option<Pending>,
+    mbarriers: Arrivals,
 }
 
 impl<'a> Grid<'a> {
@@ -202,6 +204,7 @@ impl<'a> Grid<'a> {
             random: Random(options.schedule_seed),
             cell_bytes: cell_bytes(program),
             pending: None,
+            mbarriers: Arrivals::default(),
         })
     }
 
@@ -236,6 +239,7 @@ impl<'a> Grid<'a> {
         for (index, warp) in self.scratch.warps.iter_mut().enumerate() {
             warp.start(self.program, &context, index as u32);
         }
+        self.mbarriers.clear();
         let mut barriers = Barriers::default();
         loop {
             let able = |w: &&Warp| w.live != 0 && w.at_barrier.is_none();
@@ -288,6 +292,7 @@ impl<'a> Grid<'a> {
             checks: self.options.checks,
             tensor_core: self.options.tensor_core,
             races: &mut self.scratch.races,
+            mbarriers: &mut self.mbarriers,
             party: Party::default(),
             pending: &mut self.pending,
         };

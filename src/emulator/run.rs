@@ -97,6 +97,10 @@ pub(super) fn run<const COVERAGE: bool>(
             | Op::Redux { .. }
             | Op::Matrix(_)
             | Op::Mma(_)
+            | Op::MmaInteger(_)
+            | Op::Wmma(_)
+            | Op::WmmaAccess(_)
+            | Op::MmaDouble(_)
                 if exec != 0 =>
             {
                 let arrived = converge(code, warp, exec)?;
@@ -277,7 +281,13 @@ fn converge(code: &[Inst], warp: &mut Warp, exec: u32) -> Result<u32, Box<Fault>
 #[inline]
 fn able(code: &[Inst], warp: &Warp, pc: u32, here: u32) -> Result<u32, Box<Fault>> {
     let mask = match &code[pc as usize].op {
-        Op::Barrier { .. } | Op::Matrix(_) | Op::Mma(_) => {
+        Op::Barrier { .. }
+        | Op::Matrix(_)
+        | Op::Mma(_)
+        | Op::MmaInteger(_)
+        | Op::MmaDouble(_)
+        | Op::Wmma(_)
+        | Op::WmmaAccess(_) => {
             return Ok(if here == warp.live { here } else { 0 });
         }
         Op::WarpSync { mask }

@@ -4,6 +4,7 @@ use super::check::race::{Party, SharedRaces};
 use super::check::{Checks, Fault, ViolationKind, access as check, fault};
 use super::memory::{FIRST_ADDRESS, Segment, segment_before};
 use super::ops::matrix::TensorCore;
+use super::ops::mbarrier::Arrivals;
 use super::warp::{LANES, Lanes};
 use crate::ptx::op::AccessSpace;
 use crate::ptx::{CONST_WINDOW, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, Space, WINDOW_BYTES};
@@ -20,6 +21,7 @@ pub(super) struct Spaces<'a> {
     pub(super) checks: Checks,
     pub(super) tensor_core: TensorCore,
     pub(super) races: &'a mut SharedRaces,
+    pub(super) mbarriers: &'a mut Arrivals,
     /// The instruction being executed, for the race check.
     pub(super) party: Party,
     /// The first read of shared memory that nobody had written yet: if another thread writes it later without a barrier
@@ -43,7 +45,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    fn is_shared(self) -> bool {
+    pub(super) fn is_shared(self) -> bool {
         matches!(self.store, Store::Shared)
     }
 }

@@ -221,6 +221,8 @@ pub(in crate::emulator) fn cell_bytes(program: &crate::ptx::Program) -> usize {
             Some(usize::from(access.element_bytes))
         }
         Op::Atomic { ty, space, .. } if shared(*space) => Some(ty.size_bytes()),
+        // Lanes take elements side by side.
+        Op::WmmaAccess(access) if shared(access.space) => Some(2),
         _ => None,
     });
     widths.min().unwrap_or(4).min(4)

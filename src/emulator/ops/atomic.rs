@@ -1,14 +1,14 @@
 //! Atomic read-modify-write, lane after lane.
 
 use super::float::canonical;
-use super::half::{decode_half, encode_half};
+use super::half::{decode_half, encode_half, pick};
 use super::memory::{effective, read, write};
 use super::{LANES, map1};
 use crate::emulator::check::Fault;
 use crate::emulator::spaces::{Request, Spaces};
 use crate::emulator::warp::{Lanes, Registers};
 use crate::ptx::Type;
-use crate::ptx::op::{AccessSpace, Address, AtomicOp, Reg, Rounding};
+use crate::ptx::op::{AccessSpace, Address, AtomicOp, HalfMode, MinMaxMode, Reg, Rounding};
 
 /// Operands of one atomic instruction.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +57,9 @@ fn combine(op: AtomicOp, ty: Type, old: u64, b: u64, c: u64) -> u64 {
     };
     match op {
         AtomicOp::Add => add(ty, old, b),
+        AtomicOp::Min | AtomicOp::Max if matches!(ty, Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2) => {
+            half_min_max(op == AtomicOp::Min, ty, old, b)
+        }
         AtomicOp::Min | AtomicOp::Max => {
             let b_wins = if ty.is_signed() { signed(b) < signed(old) } else { b < old };
             if b_wins == (op == AtomicOp::Min) { b } else { old }
@@ -87,6 +90,19 @@ fn combine(op: AtomicOp, ty: Type, old: u64, b: u64, c: u64) -> u64 {
             }
         }
     }
+}
+
+fn half_min_max(min: bool, ty: Type, old: u64, b: u64) -> u64 {
+    let mode = HalfMode {
+        bf16: matches!(ty, Type::Bf16 | Type::Bf16x2),
+        packed: matches!(ty, Type::F16x2 | Type::Bf16x2),
+        ftz: false,
+        sat: false,
+        relu: false,
+    };
+    let plain = MinMaxMode { nan: false, ftz: false, xorsign_abs: false };
+    let one = |shift: u32| u64::from(pick(mode, plain, (old >> shift) as u16, (b >> shift) as u16, min)) << shift;
+    one(0) | if mode.packed { one(16) } else { 0 }
 }
 
 fn add(ty: Type, old: u64, b: u64) -> u64 {

@@ -167,7 +167,7 @@ fn min_max(mode: MinMaxMode, a: &[u32; LANES], b: &[u32; LANES], min: bool) -> [
 
 /// -0 is less than +0; the operand that isn't NaN wins unless `nan`.
 #[inline(always)]
-fn min_max_bits(a: u32, b: u32, min: bool, nan: bool) -> u32 {
+pub(super) fn min_max_bits(a: u32, b: u32, min: bool, nan: bool) -> u32 {
     let (x, y) = (f32::from_bits(a), f32::from_bits(b));
     // As integers with the sign folded in, finite floats and infinities order as numbers, -0 below +0.
     let key = |bits: u32| (bits ^ (((bits as i32 >> 31) as u32) >> 1)) as i32;

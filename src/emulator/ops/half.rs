@@ -155,7 +155,7 @@ fn flush(mode: HalfMode, bits: u16) -> u16 {
     if mode.ftz && bits & 0x7c00 == 0 { bits & 0x8000 } else { bits }
 }
 
-fn pick(mode: HalfMode, min_max: MinMaxMode, a: u16, b: u16, min: bool) -> u16 {
+pub(super) fn pick(mode: HalfMode, min_max: MinMaxMode, a: u16, b: u16, min: bool) -> u16 {
     let (a, b) = (flush(mode, a), flush(mode, b));
     let sign = (a ^ b) & 0x8000;
     let (a, b) = if min_max.xorsign_abs { (a & 0x7fff, b & 0x7fff) } else { (a, b) };

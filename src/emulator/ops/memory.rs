@@ -11,7 +11,7 @@ pub(in crate::emulator) fn load(
     registers: &mut Registers,
     lanes: Lanes,
     access: &Access,
-    d: &[Option<Reg>; 4],
+    d: &[Option<Reg>; 8],
     address: Address,
 ) -> Result<(), Box<Fault>> {
     let width = usize::from(access.element_bytes);
@@ -69,7 +69,7 @@ pub(in crate::emulator) fn store(
     registers: &Registers,
     lanes: Lanes,
     access: &Access,
-    a: &[Reg; 4],
+    a: &[Reg; 8],
     address: Address,
 ) -> Result<(), Box<Fault>> {
     let width = usize::from(access.element_bytes);
@@ -129,7 +129,7 @@ fn store_watched(
     registers: &Registers,
     lanes: Lanes,
     access: &Access,
-    a: &[Reg; 4],
+    a: &[Reg; 8],
     span: &Span,
 ) -> Result<(), Box<Fault>> {
     let width = usize::from(access.element_bytes);
@@ -199,7 +199,7 @@ fn extend(access: &Access, value: u64) -> u64 {
 
 /// The frequent cases, as loops the compiler can turn into vector code: all lanes, words in words or halves in words.
 #[inline]
-fn load_full(registers: &mut Registers, d: &[Option<Reg>; 4], bytes: &[u8], width: usize, elements: usize) -> bool {
+fn load_full(registers: &mut Registers, d: &[Option<Reg>; 8], bytes: &[u8], width: usize, elements: usize) -> bool {
     let lanes = Lanes { mask: u32::MAX, all: true };
     match (width, elements, d) {
         (4, 1, [Some(Reg::Word(d)), ..]) => {
@@ -218,7 +218,7 @@ fn load_full(registers: &mut Registers, d: &[Option<Reg>; 4], bytes: &[u8], widt
             registers.set_word(*d, lanes, out);
             true
         }
-        (4, 2 | 4, _) => {
+        (4, 2 | 4 | 8, _) => {
             for (element, d) in d.iter().enumerate().take(elements) {
                 let Some(Reg::Word(d)) = d else { return false };
                 let mut out = [0; LANES];

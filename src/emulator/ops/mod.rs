@@ -8,9 +8,11 @@ pub(super) mod float;
 pub(super) mod half;
 pub(super) mod integer;
 pub(super) mod matrix;
+pub(super) mod mbarrier;
 pub(super) mod memory;
 pub(super) mod warp;
 pub(super) mod wide;
+pub(super) mod wmma;
 
 use super::warp::LANES;
 

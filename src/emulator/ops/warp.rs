@@ -1,6 +1,7 @@
 //! Values exchanged between the lanes of a warp. Which lanes take part has been settled before these run.
 
 use super::LANES;
+use super::float::{canonical, min_max_bits};
 use crate::emulator::check::{Fault, ViolationKind, fault};
 use crate::emulator::warp::{Lanes, Registers};
 use crate::ptx::op::{Condition, Pred, ReduxOp, Reg, ShuffleMode, VoteMode, Word};
@@ -132,7 +133,13 @@ pub(in crate::emulator) fn redux(registers: &mut Registers, lanes: Lanes, op: Re
     let mut out = [0; LANES];
     for lane in lanes.iter() {
         let members = Lanes { mask: masks[lane] & lanes.mask, all: false };
-        let folded = members.iter().map(|m| values[m]).reduce(|x, y| match op {
+        let value = |m: usize| match op {
+            ReduxOp::MinF32 { abs, .. } | ReduxOp::MaxF32 { abs, .. } => {
+                canonical(f32::from_bits(if abs { values[m] & !(1 << 31) } else { values[m] }))
+            }
+            _ => values[m],
+        };
+        let folded = members.iter().map(value).reduce(|x, y| match op {
             ReduxOp::Add => x.wrapping_add(y),
             ReduxOp::MinU => x.min(y),
             ReduxOp::MinS => (x as i32).min(y as i32) as u32,
@@ -141,6 +148,8 @@ pub(in crate::emulator) fn redux(registers: &mut Registers, lanes: Lanes, op: Re
             ReduxOp::And => x & y,
             ReduxOp::Or => x | y,
             ReduxOp::Xor => x ^ y,
+            ReduxOp::MinF32 { nan, .. } => min_max_bits(x, y, true, nan),
+            ReduxOp::MaxF32 { nan, .. } => min_max_bits(x, y, false, nan),
         });
         out[lane] = folded.unwrap_or(0);
     }

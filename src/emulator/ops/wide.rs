@@ -1,8 +1,12 @@
 //! 64-bit integer and f64 operations.
 
+use super::float::direction;
 use super::integer::{bfe, bfi};
 use super::{LANES, map1, map2, map3};
-use crate::ptx::op::{Binary64, Count64, Shift64, Ternary64, Unary64};
+use crate::emulator::warp::{Lanes, Registers};
+use crate::float::exact;
+use crate::float::fused::Direction;
+use crate::ptx::op::{Binary64, Carried, Carry, Count64, Reg, Rounding, Shift64, Ternary64, Unary64};
 
 pub(in crate::emulator) fn unary64(op: Unary64, a: &[u64; LANES]) -> [u64; LANES] {
     match op {
@@ -13,8 +17,8 @@ pub(in crate::emulator) fn unary64(op: Unary64, a: &[u64; LANES]) -> [u64; LANES
         Unary64::Brev => map1(a, u64::reverse_bits),
         Unary64::NegF64 => map1(a, |a| a ^ 1 << 63),
         Unary64::AbsF64 => map1(a, |a| a & !(1 << 63)),
-        Unary64::RcpF64 => map1(a, |a| canonical(1.0 / f64::from_bits(a))),
-        Unary64::SqrtF64 => map1(a, |a| canonical(f64::from_bits(a).sqrt())),
+        Unary64::RcpF64(rounding) => directed1(rounding, a, |a| 1.0 / a, |a, way| exact::divide(1.0, a, way)),
+        Unary64::SqrtF64(rounding) => directed1(rounding, a, f64::sqrt, exact::sqrt),
         // The hardware's estimate has 20 bits; its low word is zero.
         Unary64::RcpApproxF64 => map1(a, |a| canonical(1.0 / f64::from_bits(a)) & 0xffff_ffff_0000_0000),
         Unary64::RsqrtApproxF64 => map1(a, |a| canonical(1.0 / f64::from_bits(a).sqrt()) & 0xffff_ffff_0000_0000),
@@ -40,10 +44,10 @@ pub(in crate::emulator) fn binary64(op: Binary64, a: &[u64; LANES], b: &[u64; LA
         Binary64::And => map2(a, b, |a, b| a & b),
         Binary64::Or => map2(a, b, |a, b| a | b),
         Binary64::Xor => map2(a, b, |a, b| a ^ b),
-        Binary64::AddF64 => float(|a, b| a + b),
-        Binary64::SubF64 => float(|a, b| a - b),
-        Binary64::MulF64 => float(|a, b| a * b),
-        Binary64::DivF64 => float(|a, b| a / b),
+        Binary64::AddF64(rounding) => directed2(rounding, a, b, |a, b| a + b, |a, b, way| exact::fma(a, 1.0, b, way)),
+        Binary64::SubF64(rounding) => directed2(rounding, a, b, |a, b| a - b, |a, b, way| exact::fma(a, 1.0, -b, way)),
+        Binary64::MulF64(rounding) => directed2(rounding, a, b, |a, b| a * b, exact::multiply),
+        Binary64::DivF64(rounding) => directed2(rounding, a, b, |a, b| a / b, exact::divide),
         Binary64::MinF64 => float(|a, b| min_max(a, b, true)),
         Binary64::MaxF64 => float(|a, b| min_max(a, b, false)),
         Binary64::CopysignF64 => map2(a, b, |a, b| (a & 1 << 63) | (b & !(1 << 63))),
@@ -60,9 +64,10 @@ pub(in crate::emulator) fn ternary64(
         Ternary64::MadLo => map3(a, b, c, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
         Ternary64::MadHiU => map3(a, b, c, |a, b, c| mul_hi_u(a, b).wrapping_add(c)),
         Ternary64::MadHiS => map3(a, b, c, |a, b, c| mul_hi_s(a, b).wrapping_add(c)),
-        Ternary64::FmaF64 => {
-            map3(a, b, c, |a, b, c| canonical(f64::from_bits(a).mul_add(f64::from_bits(b), f64::from_bits(c))))
-        }
+        Ternary64::FmaF64(rounding) => map3(a, b, c, |a, b, c| {
+            let way = direction(rounding);
+            canonical(exact::fma(f64::from_bits(a), f64::from_bits(b), f64::from_bits(c), way))
+        }),
     }
 }
 
@@ -117,6 +122,72 @@ pub(in crate::emulator) fn bfi64(
     n: &[u32; LANES],
 ) -> [u64; LANES] {
     std::array::from_fn(|i| bfi(a[i], b[i], p[i], n[i], 64))
+}
+
+/// To nearest by the processor, in a direction by the exact routine.
+#[inline(always)]
+fn directed1(
+    rounding: Rounding,
+    a: &[u64; LANES],
+    nearest: impl Fn(f64) -> f64,
+    exact: impl Fn(f64, Option<Direction>) -> f64,
+) -> [u64; LANES] {
+    match direction(rounding) {
+        None => map1(a, |a| canonical(nearest(f64::from_bits(a)))),
+        way => map1(a, |a| canonical(exact(f64::from_bits(a), way))),
+    }
+}
+
+#[inline(always)]
+fn directed2(
+    rounding: Rounding,
+    a: &[u64; LANES],
+    b: &[u64; LANES],
+    nearest: impl Fn(f64, f64) -> f64,
+    exact: impl Fn(f64, f64, Option<Direction>) -> f64,
+) -> [u64; LANES] {
+    match direction(rounding) {
+        None => map2(a, b, |a, b| canonical(nearest(f64::from_bits(a), f64::from_bits(b)))),
+        way => map2(a, b, |a, b| canonical(exact(f64::from_bits(a), f64::from_bits(b), way))),
+    }
+}
+
+/// One step of a carry chain. The flag changes only in the lanes that execute it.
+pub(in crate::emulator) fn carry(registers: &mut Registers, lanes: Lanes, operands: &Carry) {
+    let (a, b) = (registers.values(operands.a), registers.values(operands.b));
+    let c = operands.c.map_or([0; LANES], |c| registers.values(c));
+    let taken = if operands.takes { registers.pred(operands.flag) } else { 0 };
+    let is_wide = matches!(operands.d, Reg::Wide(_));
+    let bits = if is_wide { 64 } else { 32 };
+    let mut given = 0;
+    let out = std::array::from_fn(|lane| {
+        let (a, b, c) = (a[lane], b[lane], c[lane]);
+        let flag = u128::from(taken >> lane & 1);
+        let (product, sum) = match operands.op {
+            Carried::Add => (a, u128::from(a) + u128::from(b) + flag),
+            // A borrow leaves ones above the result.
+            Carried::Sub => (a, u128::from(a).wrapping_sub(u128::from(b)).wrapping_sub(flag)),
+            Carried::MadLo if is_wide => (a.wrapping_mul(b), 0),
+            Carried::MadLo => (u64::from((a as u32).wrapping_mul(b as u32)), 0),
+            Carried::MadHiU if is_wide => (mul_hi_u(a, b), 0),
+            Carried::MadHiU => ((a * b) >> 32, 0),
+            Carried::MadHiS if is_wide => (mul_hi_s(a, b), 0),
+            Carried::MadHiS => {
+                let product = i64::from(a as u32 as i32) * i64::from(b as u32 as i32);
+                (u64::from((product >> 32) as u32), 0)
+            }
+        };
+        let sum = match operands.op {
+            Carried::Add | Carried::Sub => sum,
+            _ => u128::from(product) + u128::from(c) + flag,
+        };
+        given |= u32::from(sum >> bits & 1 == 1) << lane;
+        sum as u64
+    });
+    registers.set_values(operands.d, lanes, out);
+    if operands.gives {
+        registers.set_pred(operands.flag, lanes, given);
+    }
 }
 
 /// NaN results have one pattern, whatever the processor's.

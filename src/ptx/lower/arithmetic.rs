@@ -4,15 +4,12 @@ use super::Lowerer;
 use super::form::Form;
 use crate::ptx::error::Error;
 use crate::ptx::op::{
-    Binary32, Binary64, FloatMode, HalfMode, MinMaxMode, Op, Rounding, Ternary32, Ternary64, Unary32, Unary64,
+    Binary32, Binary64, FloatMode, HalfMode, MinMaxMode, Op, Rounding, Ternary32, Ternary64, Unary32, Unary64, Word,
 };
 use crate::ptx::types::Type;
 
 pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     let opcode = form.opcode();
-    if form.has("cc") {
-        return Err(form.unsupported("carry flag"));
-    }
     if matches!(opcode, "dp4a") {
         return dp4a(lw, form);
     }
@@ -54,12 +51,9 @@ pub(super) fn function(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), 
         }
         Type::F64 => {
             let mode = form.float_mode();
-            if mode.rounding != Rounding::Nearest {
-                return Err(form.unsupported("f64 rounding other than .rn"));
-            }
             let op = match (form.opcode(), approx) {
-                ("rcp", false) => Unary64::RcpF64,
-                ("sqrt", false) => Unary64::SqrtF64,
+                ("rcp", false) => Unary64::RcpF64(mode.rounding),
+                ("sqrt", false) => Unary64::SqrtF64(mode.rounding),
                 ("rcp", true) => Unary64::RcpApproxF64,
                 ("rsqrt", true) => Unary64::RsqrtApproxF64,
                 _ => return Err(form.unsupported("no such f64 form")),
@@ -155,9 +149,7 @@ fn f32_operation(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error>
         "div" if full => Binary32::DivFullF32 { ftz },
         "div" => Binary32::DivF32(mode),
         "copysign" => Binary32::CopysignF32,
-        "min" | "max" if form.operands().len() != 3 => {
-            return Err(form.unsupported("three-input min and max"));
-        }
+        "min" | "max" if form.operands().len() == 4 && !xorsign_abs => return min_max_of_three(lw, form, min_max),
         "min" => Binary32::MinF32(min_max),
         "max" => Binary32::MaxF32(min_max),
         "fma" | "mad" => return ternary32(lw, form, Type::F32, Ternary32::FmaF32(mode)),
@@ -168,22 +160,44 @@ fn f32_operation(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error>
     binary32(lw, form, Type::F32, op)
 }
 
+/// `min` and `max` of three values: those of two, twice. `.abs` takes all magnitudes first.
+fn min_max_of_three(lw: &mut Lowerer<'_>, form: &mut Form<'_>, mode: MinMaxMode) -> Result<(), Error> {
+    let abs = form.has("abs");
+    form.done()?;
+    let [d, sources @ ..] = form.exactly::<4>()?;
+    let mut values = [Word(0); 3];
+    for (value, source) in values.iter_mut().zip(sources) {
+        *value = lw.word_source(source, Type::F32)?;
+        if abs {
+            let a = std::mem::replace(value, lw.slots.word());
+            lw.push_unguarded(Op::Unary32 { op: Unary32::AbsF32 { ftz: mode.ftz }, d: *value, a });
+        }
+    }
+    let d = lw.word_destination(d, Type::F32)?;
+    let op = if form.opcode() == "min" { Binary32::MinF32(mode) } else { Binary32::MaxF32(mode) };
+    let [a, b, c] = values;
+    let first = lw.slots.word();
+    lw.push_unguarded(Op::Binary32 { op, d: first, a, b });
+    lw.push(Op::Binary32 { op, d, a: first, b: c });
+    Ok(())
+}
+
 fn f64_operation(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     let FloatMode { rounding, ftz: _, sat } = form.float_mode();
-    if rounding != Rounding::Nearest || sat {
-        return Err(form.unsupported("f64 rounding other than .rn"));
+    if rounding == Rounding::NearestAway || sat {
+        return Err(form.unsupported("no such f64 form"));
     }
     let op = match form.opcode() {
-        "add" => Binary64::AddF64,
-        "sub" => Binary64::SubF64,
-        "mul" => Binary64::MulF64,
-        "div" => Binary64::DivF64,
+        "add" => Binary64::AddF64(rounding),
+        "sub" => Binary64::SubF64(rounding),
+        "mul" => Binary64::MulF64(rounding),
+        "div" => Binary64::DivF64(rounding),
         "min" => Binary64::MinF64,
         "max" => Binary64::MaxF64,
         "copysign" => Binary64::CopysignF64,
         "neg" => return unary64(lw, form, Unary64::NegF64),
         "abs" => return unary64(lw, form, Unary64::AbsF64),
-        "fma" | "mad" => return ternary64(lw, form, Type::F64, Ternary64::FmaF64),
+        "fma" | "mad" => return ternary64(lw, form, Type::F64, Ternary64::FmaF64(rounding)),
         _ => return Err(form.unsupported("no such f64 form")),
     };
     binary64(lw, form, Type::F64, op)

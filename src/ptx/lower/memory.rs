@@ -22,12 +22,12 @@ pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Err
     let strong =
         form.has("volatile") | form.has("relaxed") | form.has("acquire") | form.has("release") | form.has("mmio");
     form.ignore(is_hint);
-    let elements = form.choice(&[("v2", 2u8), ("v4", 4)]).unwrap_or(1);
-    if form.has("v8") {
-        return Err(form.unsupported("eight-element vectors"));
-    }
+    let elements = form.choice(&[("v2", 2u8), ("v4", 4), ("v8", 8)]).unwrap_or(1);
     let ty = form.ty()?;
     form.done()?;
+    if ty.size_bytes() * usize::from(elements) > 32 || elements == 8 && ty.size_bytes() != 4 {
+        return Err(form.unsupported("a vector of more than 32 bytes, or of eight that aren't 32 bits wide"));
+    }
     let is_store = form.opcode() == "st";
     let [first, second] = match form.operands() {
         // A cache policy may follow; it changes no value.
@@ -61,7 +61,7 @@ pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Err
         return Err(form.unsupported("a vector that doesn't fit its modifier"));
     }
     if is_store {
-        let mut a = [Reg::Word(Word(0)); 4];
+        let mut a = [Reg::Word(Word(0)); 8];
         for (slot, operand) in a.iter_mut().zip(values) {
             let (reg, bits) = lw.any_source(operand, ty)?;
             if usize::from(bits) < ty.size_bytes() * 8 {
@@ -72,7 +72,7 @@ pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Err
         lw.push(Op::Store { access, a, address });
         return Ok(());
     }
-    let mut d = [None; 4];
+    let mut d = [None; 8];
     for (slot, operand) in d.iter_mut().zip(values) {
         let (reg, bits) = lw.any_destination(operand, (ty.size_bytes() * 8) as u8)?;
         if usize::from(bits) < ty.size_bytes() * 8 {
@@ -245,6 +245,66 @@ fn is_in_space(lw: &mut Lowerer<'_>, form: &Form<'_>, space: Space) -> Result<()
     Ok(())
 }
 
+/// `atom` and `red` of a vector: each element is updated on its own.
+fn atomic_vector(
+    lw: &mut Lowerer<'_>,
+    form: &Form<'_>,
+    op: AtomicOp,
+    ty: Type,
+    elements: usize,
+    space: AccessSpace,
+) -> Result<(), Error> {
+    let fits = match ty {
+        Type::F32 => op == AtomicOp::Add && elements < 8,
+        Type::F16x2 | Type::Bf16x2 => elements < 8,
+        Type::F16 | Type::Bf16 => true,
+        _ => false,
+    };
+    if !fits || !matches!(op, AtomicOp::Add | AtomicOp::Min | AtomicOp::Max) || space == AccessSpace::Is(Space::Shared)
+    {
+        return Err(form.unsupported("no such vector form"));
+    }
+    let (d, address, b) = match form.operands() {
+        [d, address, b] if form.opcode() == "atom" => (Some(d), address, b),
+        [address, b] if form.opcode() == "red" => (None, address, b),
+        _ => return Err(form.unsupported("an unexpected number of operands")),
+    };
+    let Operand::Address { base, offset } = address else {
+        return lw.operand_error("an address", address);
+    };
+    let Operand::Vector(b) = b else {
+        return lw.operand_error("a vector", b);
+    };
+    let d = match d {
+        None => None,
+        Some(Operand::Vector(d)) => Some(d.as_slice()),
+        Some(d) => return lw.operand_error("a vector", d),
+    };
+    if b.len() != elements || d.is_some_and(|d| d.len() != elements) {
+        return Err(form.unsupported("a vector that doesn't fit its modifier"));
+    }
+    let (address, space) = resolve(lw, base, *offset, space)?;
+    let mut results = Vec::new();
+    for (i, b) in b.iter().enumerate() {
+        let b = lw.source(b, ty)?;
+        let result = match d {
+            Some(d) => {
+                let scratch = lw.slots.word();
+                results.push((lw.word_destination(&d[i], ty)?, scratch));
+                Some(Reg::Word(scratch))
+            }
+            None => None,
+        };
+        let address = Address { offset: address.offset.wrapping_add((i * ty.size_bytes()) as i64), ..address };
+        lw.push(Op::Atomic { op, ty, space, d: result, address, b, c: None });
+    }
+    // A result may be written to a register that later elements read, so all are copied at the end.
+    for (d, a) in results {
+        lw.push(Op::Mov32 { d, a });
+    }
+    Ok(())
+}
+
 /// `atom` and `red`.
 pub(super) fn atomic(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     let space = space(form);
@@ -263,8 +323,12 @@ pub(super) fn atomic(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Er
     ]) else {
         return Err(form.unsupported("no atomic operation that this program knows"));
     };
+    let elements = form.choice(&[("v2", 2), ("v4", 4), ("v8", 8)]);
     let ty = form.ty()?;
     form.done()?;
+    if let Some(elements) = elements {
+        return atomic_vector(lw, form, op, ty, elements, space);
+    }
     let returns = form.opcode() == "atom";
     let sources = if op == AtomicOp::Cas { 2 } else { 1 };
     let operands = form.operands();

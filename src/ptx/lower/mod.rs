@@ -4,6 +4,7 @@
 //! [`Error::Unsupported`]. Memory windows, call parameters and the local frame are laid out here.
 
 mod arithmetic;
+mod carry;
 mod compare;
 mod control;
 mod convert;
@@ -11,13 +12,15 @@ mod form;
 mod layout;
 mod logic;
 mod matrix;
+mod mbarrier;
 mod memory;
 mod names;
 mod warp;
+mod wmma;
 
 use super::ast::{Function, Instruction, Module, Operand, Statement};
 use super::error::{Error, Position};
-use super::op::{Condition, Op};
+use super::op::{Condition, Op, Pred};
 use super::program::{Guard, Inst, Program};
 use form::Form;
 use names::{Register, Scope, Slots, Symbol};
@@ -69,6 +72,8 @@ struct Lowerer<'m> {
     labels: Vec<Option<u32>>,
     /// Label at the end of the function being inlined; `None` in the kernel itself.
     return_label: Option<u32>,
+    /// The carry flag, once something uses it.
+    carry: Option<Pred>,
     layout: layout::Layout,
     at: Position,
     source: (u32, u32),
@@ -96,6 +101,7 @@ impl<'m> Lowerer<'m> {
             targets: 0,
             labels: Vec::new(),
             return_label: None,
+            carry: None,
             layout: layout::Layout::default(),
             at: Position::default(),
             source: (0, 0),
@@ -249,6 +255,8 @@ impl<'m> Lowerer<'m> {
 /// The table of instructions, by family.
 fn dispatch(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     match form.opcode() {
+        "addc" | "subc" | "madc" => carry::lower(lw, form),
+        "add" | "sub" | "mad" if form.has("cc") => carry::lower(lw, form),
         "add" | "sub" | "mul" | "mad" | "fma" | "div" | "rem" | "min" | "max" | "abs" | "neg" | "sad" | "mul24"
         | "copysign" | "dp4a" => arithmetic::lower(lw, form),
         "rcp" | "sqrt" | "rsqrt" | "sin" | "cos" | "lg2" | "ex2" | "tanh" => arithmetic::function(lw, form),
@@ -267,6 +275,8 @@ fn dispatch(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
         "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => warp::lower(lw, form),
         "ldmatrix" | "stmatrix" => matrix::access(lw, form),
         "mma" => matrix::mma(lw, form),
+        "mbarrier" => mbarrier::lower(lw, form),
+        "wmma" => wmma::lower(lw, form),
         "cp" => matrix::copy(lw, form),
         _ => Err(form.unsupported("unknown instruction")),
     }

@@ -176,11 +176,20 @@ fn redux(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
         return Err(form.unsupported("no reduction"));
     };
     let ty = form.ty()?;
+    let (abs, nan) = (form.has("abs"), form.has("NaN"));
     form.done()?;
-    if ty.is_float() {
-        return Err(form.unsupported("floating-point reductions"));
-    }
-    let op = if ty.is_signed() { signed } else { unsigned };
+    let op = match (ty, unsigned) {
+        (Type::F32, ReduxOp::MinU) => ReduxOp::MinF32 { abs, nan },
+        (Type::F32, ReduxOp::MaxU) => ReduxOp::MaxF32 { abs, nan },
+        (Type::B32 | Type::U32 | Type::S32, _) if !abs && !nan => {
+            if ty.is_signed() {
+                signed
+            } else {
+                unsigned
+            }
+        }
+        _ => return Err(form.unsupported("no such type for this reduction")),
+    };
     let [d, a, mask] = form.exactly()?;
     let a = lw.word_source(a, ty)?;
     let mask = lw.word_source(mask, Type::B32)?;

@@ -1,5 +1,6 @@
 //! What arithmetic operations compute: modes and, by number of sources and width, mnemonics.
 
+use super::{Pred, Reg};
 use crate::ptx::types::Type;
 
 /// Rounding of a floating-point result.
@@ -195,8 +196,8 @@ pub enum Unary64 {
     Brev,
     NegF64,
     AbsF64,
-    RcpF64,
-    SqrtF64,
+    RcpF64(Rounding),
+    SqrtF64(Rounding),
     RcpApproxF64,
     RsqrtApproxF64,
 }
@@ -221,10 +222,10 @@ pub enum Binary64 {
     And,
     Or,
     Xor,
-    AddF64,
-    SubF64,
-    MulF64,
-    DivF64,
+    AddF64(Rounding),
+    SubF64(Rounding),
+    MulF64(Rounding),
+    DivF64(Rounding),
     MinF64,
     MaxF64,
     CopysignF64,
@@ -237,7 +238,7 @@ pub enum Ternary64 {
     MadLo,
     MadHiU,
     MadHiS,
-    FmaF64,
+    FmaF64(Rounding),
 }
 
 /// Shifts of a 64-bit value by a 32-bit amount.
@@ -288,6 +289,38 @@ pub struct Compare {
     pub ty: Type,
     /// `.ftz`.
     pub ftz: bool,
+}
+
+/// What an operation of a carry chain adds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named after the PTX mnemonics")]
+pub enum Carried {
+    Add,
+    Sub,
+    MadLo,
+    MadHiU,
+    MadHiS,
+}
+
+/// `add.cc`, `addc`, `sub.cc`, `subc`, `mad.cc`, `madc`: arithmetic of 32 or 64 bits through the carry flag.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Carry {
+    /// What is computed.
+    pub op: Carried,
+    /// The result.
+    pub d: Reg,
+    /// First source.
+    pub a: Reg,
+    /// Second source.
+    pub b: Reg,
+    /// What a product is added to.
+    pub c: Option<Reg>,
+    /// The flag, carry or borrow of each lane (`CC.CF`).
+    pub flag: Pred,
+    /// The flag is a source (`addc`).
+    pub takes: bool,
+    /// The flag is a result (`.cc`).
+    pub gives: bool,
 }
 
 /// Boolean operations on predicates.

@@ -1,6 +1,6 @@
 //! Operands of matrix instructions and asynchronous copies.
 
-use super::{AccessSpace, Address, Word};
+use super::{AccessSpace, Address, Rounding, Wide, Word};
 
 /// Element type of the factors of `mma`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,42 @@ pub struct Mma {
     pub b: [Word; 4],
     /// What is added to.
     pub c: [Word; 4],
+}
+
+/// Integer `mma.sync.m16n8k16` and `m16n8k32` of 8-bit elements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MmaInteger {
+    /// Inner dimension: 16 or 32.
+    pub k: u8,
+    /// The elements of `a` have a sign.
+    pub a_signed: bool,
+    /// The elements of `b` have a sign.
+    pub b_signed: bool,
+    /// `.satfinite`: sums stop at the limits instead of wrapping around.
+    pub saturates: bool,
+    /// Results.
+    pub d: [Word; 4],
+    /// Fragment of the 16 by k factor.
+    pub a: [Word; 4],
+    /// Fragment of the k by 8 factor.
+    pub b: [Word; 4],
+    /// What is added to.
+    pub c: [Word; 4],
+}
+
+/// `mma.sync.m8n8k4` of f64.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MmaDouble {
+    /// Of each addition.
+    pub rounding: Rounding,
+    /// Results.
+    pub d: [Wide; 2],
+    /// An element of the 8 by 4 factor.
+    pub a: Wide,
+    /// An element of the 4 by 8 factor.
+    pub b: Wide,
+    /// What is added to.
+    pub c: [Wide; 2],
 }
 
 /// `ldmatrix` or `stmatrix`.

@@ -6,12 +6,17 @@
 
 mod arithmetic;
 mod matrix;
+mod mbarrier;
+mod wmma;
 
 pub use arithmetic::{
-    Binary32, Binary64, Compare, Count64, FloatMode, HalfMode, Logic, MinMaxMode, Relation, Rounding, Shift64,
-    Ternary32, Ternary64, Unary32, Unary64,
+    Binary32, Binary64, Carried, Carry, Compare, Count64, FloatMode, HalfMode, Logic, MinMaxMode, Relation, Rounding,
+    Shift64, Ternary32, Ternary64, Unary32, Unary64,
 };
-pub use matrix::{CopyAsync, Factor, MatrixAccess, Mma};
+pub use matrix::{CopyAsync, Factor, MatrixAccess, Mma, MmaDouble, MmaInteger};
+
+pub use mbarrier::{Mbarrier, MbarrierKind, PENDING_MASK};
+pub use wmma::{Fragment, Part, Wmma, WmmaAccess};
 
 use super::types::{Space, Type};
 
@@ -159,6 +164,8 @@ pub enum ReduxOp {
     And,
     Or,
     Xor,
+    MinF32 { abs: bool, nan: bool },
+    MaxF32 { abs: bool, nan: bool },
 }
 
 /// Reduction of a barrier.
@@ -224,6 +231,7 @@ pub enum Op {
         b: Word,
         c: Word,
     },
+    Carry(Box<Carry>),
     Bfi32 {
         d: Word,
         a: Word,
@@ -368,12 +376,12 @@ pub enum Op {
     },
     Load {
         access: Access,
-        d: [Option<Reg>; 4],
+        d: [Option<Reg>; 8],
         address: Address,
     },
     Store {
         access: Access,
-        a: [Reg; 4],
+        a: [Reg; 8],
         address: Address,
     },
     Atomic {
@@ -387,7 +395,12 @@ pub enum Op {
     },
     Matrix(Box<MatrixAccess>),
     Mma(Box<Mma>),
+    MmaInteger(Box<MmaInteger>),
+    Wmma(Box<Wmma>),
+    WmmaAccess(Box<WmmaAccess>),
+    MmaDouble(Box<MmaDouble>),
     CopyAsync(Box<CopyAsync>),
+    Mbarrier(Box<Mbarrier>),
     CopyCommit,
     /// All but the latest `pending` groups, or everything.
     CopyWait {

@@ -1,0 +1,147 @@
+//! `wmma.load`, `wmma.store` and `wmma.mma`.
+//!
+//! The manual leaves it open which element of a matrix is in which register. Here a matrix is cut into the tiles of
+//! `mma.sync`, which take their elements as its fragments do: for sums and f16 factors that is what sm_80 does too.
+//! Where a fragment has more places than the matrix has elements for a lane, the elements come again.
+
+use super::LANES;
+use super::float::canonical;
+use super::half::{decode_half, encode_half};
+use super::matrix::{TensorCore, dot};
+use super::memory::{effective, read, write};
+use crate::emulator::check::Fault;
+use crate::emulator::spaces::{Request, Spaces};
+use crate::emulator::warp::{Lanes, Registers};
+use crate::ptx::op::{Factor, Fragment, Part, Rounding, Wmma, WmmaAccess, Word};
+
+pub(in crate::emulator) fn access(
+    spaces: &mut Spaces<'_>,
+    registers: &mut Registers,
+    lanes: Lanes,
+    m: &WmmaAccess,
+) -> Result<(), Box<Fault>> {
+    let fragment = m.fragment;
+    let per_word = per_word(fragment);
+    let size = 4 / per_word;
+    let distinct = usize::from(fragment.rows) * usize::from(fragment.columns) / LANES;
+    let places = usize::from(fragment.registers) * per_word;
+    let base = effective(registers, m.address);
+    let contiguous = u32::from(if m.row_major { fragment.columns } else { fragment.rows });
+    let stride = m.stride.map_or([contiguous; LANES], |s| *registers.word(s));
+    let mut words = [[0u32; LANES]; 8];
+    if m.is_store {
+        for (word, slot) in words.iter_mut().zip(m.words) {
+            *word = *registers.word(slot);
+        }
+    }
+    for index in 0..distinct {
+        let addresses = std::array::from_fn(|lane| {
+            let (row, column) = element(fragment, lane, index);
+            let (major, minor) = if m.row_major { (row, column) } else { (column, row) };
+            let elements = (major as u64).wrapping_mul(u64::from(stride[lane])).wrapping_add(minor as u64);
+            base[lane].wrapping_add(elements.wrapping_mul(size as u64))
+        });
+        let verb = if m.is_store { "wrote" } else { "read" };
+        let mut request = Request { space: m.space, addresses, size, verb };
+        let span = spaces.resolve(lanes, &mut request)?;
+        let (word, shift) = (index / per_word, 16 * (index % per_word));
+        if m.is_store {
+            spaces.mark_written(lanes, &span, size)?;
+            for lane in lanes.iter() {
+                let place = span.place(lane, size);
+                let mut bytes = [0; 4];
+                write(&mut bytes[..size], u64::from(words[word][lane] >> shift));
+                spaces.check_write_race(place, lane, &bytes[..size], false)?;
+                spaces.segment_mut(place).bytes[place.offset..place.offset + size].copy_from_slice(&bytes[..size]);
+            }
+            continue;
+        }
+        spaces.check_initialised(lanes, &span, size)?;
+        spaces.check_read_races(lanes, &span, size, false)?;
+        for lane in lanes.iter() {
+            let place = span.place(lane, size);
+            let value = read(&spaces.segment(place).bytes[place.offset..place.offset + size]) as u32;
+            for again in (index..places).step_by(distinct) {
+                words[again / per_word][lane] |= value << (16 * (again % per_word));
+            }
+        }
+    }
+    if !m.is_store {
+        for (word, slot) in words.iter().zip(m.words).take(usize::from(fragment.registers)) {
+            registers.set_word(slot, lanes, *word);
+        }
+    }
+    Ok(())
+}
+
+pub(in crate::emulator) fn multiply(registers: &mut Registers, lanes: Lanes, m: &Wmma, core: TensorCore) {
+    let (a, b, c) = (matrix(registers, m.a), matrix(registers, m.b), matrix(registers, m.c));
+    let (inner, columns) = (usize::from(m.a.0.columns), usize::from(m.b.0.columns));
+    let sums = |row: usize, column: usize| {
+        let mut products = [0f64; 16];
+        for (k, product) in products.iter_mut().enumerate().take(inner) {
+            *product = a[row * inner + k] * b[k * columns + column];
+        }
+        dot(core, c[row * columns + column], &products[..inner])
+    };
+    let (fragment, words) = m.d;
+    let per_word = per_word(fragment);
+    for (r, word) in words.iter().enumerate().take(usize::from(fragment.registers)) {
+        let out = std::array::from_fn(|lane| {
+            let value = |i: usize| {
+                let (row, column) = element(fragment, lane, r * per_word + i);
+                sums(row, column)
+            };
+            if per_word == 1 {
+                return canonical(value(0) as f32);
+            }
+            let half = |i| u32::from(encode_half(false, Rounding::Nearest, value(i)));
+            half(0) | half(1) << 16
+        });
+        registers.set_word(*word, lanes, out);
+    }
+}
+
+/// A fragment's matrix, row after row.
+fn matrix(registers: &Registers, (fragment, words): (Fragment, [Word; 8])) -> Vec<f64> {
+    let columns = usize::from(fragment.columns);
+    let count = usize::from(fragment.rows) * columns;
+    let per_word = per_word(fragment);
+    let mut out = vec![0.0; count];
+    for index in 0..count / LANES {
+        let word = registers.word(words[index / per_word]);
+        for (lane, bits) in word.iter().enumerate() {
+            let half = (bits >> (16 * (index % per_word))) as u16;
+            let (row, column) = element(fragment, lane, index);
+            out[row * columns + column] = match fragment.factor {
+                None => f64::from(f32::from_bits(*bits)),
+                Some(Factor::Tf32) => f64::from(f32::from_bits(bits & !0x1fff)),
+                Some(Factor::F16) => decode_half(false, half),
+                Some(Factor::Bf16) => decode_half(true, half),
+            };
+        }
+    }
+    out
+}
+
+/// Elements to a register.
+fn per_word(fragment: Fragment) -> usize {
+    if matches!(fragment.factor, Some(Factor::F16 | Factor::Bf16)) { 2 } else { 1 }
+}
+
+/// Row and column of the element of a fragment with the given number.
+fn element(fragment: Fragment, lane: usize, index: usize) -> (usize, usize) {
+    let (group, member) = (lane / 4, lane % 4);
+    let tf32 = fragment.factor == Some(Factor::Tf32);
+    let rows = usize::from(fragment.rows);
+    // Along the dimension that lanes of a group of four share: pairs side by side, or one of tf32.
+    let (tile, within) = if tf32 { (index, member) } else { (index / 2, member * 2 + index % 2) };
+    let step = if tf32 { 4 } else { 8 };
+    if fragment.part == Part::B {
+        let tiles = rows / step;
+        (tile % tiles * step + within, tile / tiles * 8 + group)
+    } else {
+        let tiles = rows / 8;
+        (tile % tiles * 8 + group, tile / tiles * step + within)
+    }
+}
