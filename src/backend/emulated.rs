@@ -161,7 +161,7 @@ fn kind(kind: ViolationKind) -> FaultKind {
         ViolationKind::DivergentBarrier => FaultKind::DivergentBarrier,
         ViolationKind::BarrierDeadlock => FaultKind::Deadlock,
         ViolationKind::AbsentLane | ViolationKind::WarpMask => FaultKind::WarpMask,
-        ViolationKind::SharedRace => FaultKind::Race,
+        ViolationKind::SharedRace | ViolationKind::GlobalRace | ViolationKind::NonCoherentRead => FaultKind::Race,
         ViolationKind::Trap | ViolationKind::AssertFail | ViolationKind::BranchTarget => FaultKind::Trap,
         ViolationKind::BudgetExhausted => FaultKind::Hang,
     }

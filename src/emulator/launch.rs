@@ -186,12 +186,16 @@ impl<'a> Grid<'a> {
         scratch.shared.bytes.clear();
         scratch.shared.bytes.resize(shared_bytes, 0);
         scratch.shared.writable = true;
+        let module = segments(Space::Global);
+        let watched = |s: &Segment| if s.writable || !options.checks.read_only { s.bytes.len() } else { 0 };
+        let sizes = memory.segments.iter().chain(&module).map(watched);
+        scratch.global_races.start_launch(options.checks, cell_bytes(program, Space::Global), sizes);
         Ok(Self {
             program,
             launch,
             options,
             global: &mut memory.segments,
-            module: segments(Space::Global),
+            module,
             constant: segments(Space::Const),
             params: full_segment("kernel parameters", 0, launch.params.to_vec(), false),
             scratch,
@@ -200,7 +204,7 @@ impl<'a> Grid<'a> {
                 ..Counters::default()
             },
             random: Random(options.schedule_seed),
-            cell_bytes: cell_bytes(program),
+            cell_bytes: cell_bytes(program, Space::Shared),
             pending: None,
         })
     }
@@ -208,10 +212,7 @@ impl<'a> Grid<'a> {
     fn run(mut self) -> Result<Stats, Stop> {
         let blocks = self.launch.grid.iter().map(|d| u64::from(*d)).product::<u64>();
         for position in 0..blocks {
-            let linear = self.random.permuted(position, blocks, self.options.schedule_seed);
-            let [x, y, _] = self.launch.grid.map(u64::from);
-            let index = [linear % x, linear / x % y, linear / x / y].map(|v| v as u32);
-            self.block(index)?;
+            self.block(self.block_at(position, blocks))?;
         }
         Ok(Stats {
             warp_instructions: self.counters.warp_instructions,
@@ -219,6 +220,13 @@ impl<'a> Grid<'a> {
             printed: self.counters.printed,
             coverage: self.counters.coverage,
         })
+    }
+
+    /// Index of the block that comes at a position in the launch's order.
+    fn block_at(&self, position: u64, blocks: u64) -> [u32; 3] {
+        let linear = self.random.permuted(position, blocks, self.options.schedule_seed);
+        let [x, y, _] = self.launch.grid.map(u64::from);
+        [linear % x, linear / x % y, linear / x / y].map(|v| v as u32)
     }
 
     fn block(&mut self, block_index: [u32; 3]) -> Result<(), Stop> {
@@ -233,6 +241,7 @@ impl<'a> Grid<'a> {
         self.scratch.shared.initialised = BitMap::new(shared_bytes, false);
         self.scratch.shared.written = BitMap::new(shared_bytes, false);
         self.scratch.races.start_block(shared_bytes, self.cell_bytes, self.scratch.warps.len());
+        self.scratch.global_races.start_block();
         for (index, warp) in self.scratch.warps.iter_mut().enumerate() {
             warp.start(self.program, &context, index as u32);
         }
@@ -288,6 +297,7 @@ impl<'a> Grid<'a> {
             checks: self.options.checks,
             tensor_core: self.options.tensor_core,
             races: &mut self.scratch.races,
+            global_races: &mut self.scratch.global_races,
             party: Party::default(),
             pending: &mut self.pending,
         };
@@ -324,7 +334,13 @@ impl<'a> Grid<'a> {
             kind: fault.kind,
             site: self.site(pc, warp, fault.lane, context),
             detail: fault.detail,
-            other: fault.other.map(|(pc, warp, lane)| self.site(pc, warp, lane, context)),
+            other: fault.other.map(|(pc, warp, lane)| match fault.other_position {
+                Some(position) => {
+                    let block_index = self.block_at(position, self.launch.grid.iter().map(|d| u64::from(*d)).product());
+                    self.site(pc, warp, lane, &BlockContext { block_index, ..*context })
+                }
+                None => self.site(pc, warp, lane, context),
+            }),
         }))
     }
 

@@ -7,8 +7,7 @@
 //! variables start anew at each launch. Blocks run one after the other, so a block that spins on another is a hang.
 //!
 //! Not supported, and refused by name when lowering: `wmma`, `wgmma`, integer `mma`, `mbarrier`, clusters, bulk and
-//! tensor-map copies, carry chains, f64 rounding other than to nearest, textures, indirect calls and recursion. Races in
-//! global memory aren't looked for.
+//! tensor-map copies, carry chains, f64 rounding other than to nearest, textures, indirect calls and recursion.
 //!
 //! Source: the PTX ISA manual; the CUDA programming guide on independent thread scheduling.
 

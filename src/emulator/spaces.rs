@@ -1,5 +1,6 @@
 //! The state spaces of a running warp: addresses to bytes, under the checks.
 
+use super::check::global::{Extent, GlobalRaces};
 use super::check::race::{Party, SharedRaces};
 use super::check::{Checks, Fault, ViolationKind, access as check, fault};
 use super::memory::{FIRST_ADDRESS, Segment, segment_before};
@@ -20,6 +21,7 @@ pub(super) struct Spaces<'a> {
     pub(super) checks: Checks,
     pub(super) tensor_core: TensorCore,
     pub(super) races: &'a mut SharedRaces,
+    pub(super) global_races: &'a mut GlobalRaces,
     /// The instruction being executed, for the race check.
     pub(super) party: Party,
     /// The first read of shared memory that nobody had written yet: if another thread writes it later without a barrier
@@ -194,20 +196,26 @@ impl Spaces<'_> {
         if segment.offset(address, count as u64).is_none() {
             return Err(self.outside(Space::Global, address, count as u64, lane, "read"));
         }
-        if self.checks.uninitialised { self.check_bytes(place, count, lane, count) } else { Ok(()) }
+        if self.checks.uninitialised {
+            self.check_bytes(place, count, lane, count)?;
+        }
+        self.read_global(place, count, 1 << lane, self.party, false)
     }
 
     /// Whether a store must go lane by lane for the race check.
     #[inline]
     pub(super) fn watches_writes(&self, span: &Span) -> bool {
-        let shared = match span {
-            Span::Uniform(place) | Span::Consecutive { place, .. } => place.is_shared(),
-            Span::Scattered(places) => places.iter().any(|place| place.is_shared()),
+        let watched = |place: &Place| match place.store {
+            Store::Shared => self.checks.shared_races,
+            _ => self.watched_region(*place).is_some(),
         };
-        shared && self.checks.shared_races
+        match span {
+            Span::Uniform(place) | Span::Consecutive { place, .. } => watched(place),
+            Span::Scattered(places) => places.iter().any(watched),
+        }
     }
 
-    /// Objects to reading shared memory that another thread writes.
+    /// Objects to reading memory that another thread writes, or non-coherently what anyone writes.
     #[inline]
     pub(super) fn check_read_races(
         &mut self,
@@ -215,25 +223,62 @@ impl Spaces<'_> {
         span: &Span,
         size: usize,
         strong: bool,
+        non_coherent: bool,
     ) -> Result<(), Box<Fault>> {
-        if !self.checks.shared_races {
-            return Ok(());
-        }
         let party = Party { strong, ..self.party };
         match span {
-            Span::Uniform(place) if place.is_shared() => self.races.read(place.offset, size, lanes.mask, party),
-            Span::Consecutive { place, first, count } if place.is_shared() => {
+            Span::Uniform(place) | Span::Consecutive { place, .. } if !place.is_shared() => {
+                if self.watched_region(*place).is_none() {
+                    return Ok(());
+                }
+                if let Span::Uniform(_) = span {
+                    return self.read_global(*place, size, lanes.mask, party, non_coherent);
+                }
+                lanes
+                    .iter()
+                    .try_for_each(|lane| self.read_global(span.place(lane, size), size, 1 << lane, party, non_coherent))
+            }
+            Span::Scattered(places) => lanes.iter().try_for_each(|lane| match places[lane].store {
+                Store::Shared if !self.checks.shared_races => Ok(()),
+                Store::Shared => self.races.read(places[lane].offset, size, 1 << lane, party),
+                _ => self.read_global(places[lane], size, 1 << lane, party, non_coherent),
+            }),
+            _ if !self.checks.shared_races => Ok(()),
+            Span::Uniform(place) => self.races.read(place.offset, size, lanes.mask, party),
+            Span::Consecutive { place, first, count } => {
                 self.races.read_span(place.offset, size, (*first, *count), party)
             }
-            Span::Scattered(places) => lanes
-                .iter()
-                .filter(|lane| places[*lane].is_shared())
-                .try_for_each(|lane| self.races.read(places[lane].offset, size, 1 << lane, party)),
-            _ => Ok(()),
         }
     }
 
-    /// Objects to one lane's writing shared memory that another thread accesses. To be asked before the write.
+    /// Number of a place's region in the check of global memory, unless nothing can go wrong there.
+    #[inline]
+    fn watched_region(&self, place: Place) -> Option<usize> {
+        let (segment, region) = match place.store {
+            Store::Global(i) => (&self.global[i], i),
+            Store::Module(i) => (&self.module[i], self.global.len() + i),
+            _ => return None,
+        };
+        let on = self.checks.global_races || self.checks.non_coherent;
+        (on && (segment.writable || !self.checks.read_only)).then_some(region)
+    }
+
+    fn read_global(
+        &mut self,
+        place: Place,
+        bytes: usize,
+        lanes: u32,
+        party: Party,
+        non_coherent: bool,
+    ) -> Result<(), Box<Fault>> {
+        let Some(region) = self.watched_region(place) else { return Ok(()) };
+        let segments = self.global.iter().chain(self.module.iter());
+        let name = segments.map(|s| s.name.as_str()).nth(region).unwrap_or_default();
+        let extent = Extent { region, name, offset: place.offset, bytes };
+        self.global_races.read(self.races, extent, lanes, party, non_coherent)
+    }
+
+    /// Objects to one lane's writing memory that another thread accesses. To be asked before the write.
     #[inline]
     pub(super) fn check_write_race(
         &mut self,
@@ -242,10 +287,19 @@ impl Spaces<'_> {
         value: &[u8],
         strong: bool,
     ) -> Result<(), Box<Fault>> {
+        let party = Party { strong, ..self.party };
+        if let Some(region) = self.watched_region(place) {
+            let segment = match place.store {
+                Store::Module(i) => &self.module[i],
+                _ => &self.global[region],
+            };
+            let same = || segment.bytes.get(place.offset..place.offset + value.len()) == Some(value);
+            let extent = Extent { region, name: &segment.name, offset: place.offset, bytes: value.len() };
+            return self.global_races.write(self.races, extent, lane, party, same);
+        }
         if !place.is_shared() || !self.checks.shared_races {
             return Ok(());
         }
-        let party = Party { strong, ..self.party };
         let bytes = &self.shared.bytes;
         let same = || bytes.get(place.offset..place.offset + value.len()) == Some(value);
         self.races.write(place.offset, value.len(), lane, party, same)
