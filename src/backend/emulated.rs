@@ -45,6 +45,7 @@ impl Emulator {
             schedule_seed: u64::from(run.schedule_seed),
             instruction_budget: budget(case),
             checks,
+            perturb: run.perturb.map(u64::from),
             ..Options::default()
         };
         let mut total = Stats::default();

@@ -42,6 +42,9 @@ pub struct Options {
     pub coverage: bool,
     /// Shared memory a block may have, static and dynamic together, in bytes.
     pub shared_limit_bytes: usize,
+    /// Has approximate functions return some value within their documented error, drawn from this seed and the operands,
+    /// rather than the correctly rounded one.
+    pub perturb: Option<u64>,
 }
 
 impl Default for Options {
@@ -54,6 +57,7 @@ impl Default for Options {
             coverage: false,
             // What sm_90 grants; smaller devices grant less.
             shared_limit_bytes: 227 * 1024,
+            perturb: None,
         }
     }
 }
@@ -296,6 +300,7 @@ impl<'a> Grid<'a> {
             params: &mut self.params,
             checks: self.options.checks,
             tensor_core: self.options.tensor_core,
+            perturb: self.options.perturb,
             races: &mut self.scratch.races,
             global_races: &mut self.scratch.global_races,
             party: Party::default(),

@@ -20,6 +20,8 @@ pub(super) struct Spaces<'a> {
     pub(super) params: &'a mut Segment,
     pub(super) checks: Checks,
     pub(super) tensor_core: TensorCore,
+    /// Seed of the errors of approximate functions.
+    pub(super) perturb: Option<u64>,
     pub(super) races: &'a mut SharedRaces,
     pub(super) global_races: &'a mut GlobalRaces,
     /// The instruction being executed, for the race check.

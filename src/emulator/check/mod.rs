@@ -5,6 +5,7 @@
 
 pub(super) mod access;
 pub(super) mod global;
+pub(super) mod perturb;
 pub(super) mod race;
 mod violation;
 
