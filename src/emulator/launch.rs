@@ -9,7 +9,7 @@ use super::memory::{Memory, Segment};
 use super::ops::matrix::TensorCore;
 use super::run::{Counters, Pause, run};
 use super::scratch::Scratch;
-use super::spaces::{Pending, Spaces};
+use super::spaces::{Pending, Piece, Spaces};
 use super::warp::{BlockContext, LANES, Warp};
 use crate::ptx::{Program, Space};
 use thiserror::Error;
@@ -162,6 +162,7 @@ struct Grid<'a> {
     random: Random,
     cell_bytes: usize,
     pending: Option<Pending>,
+    shared_pieces: Vec<Piece<'a>>,
 }
 
 impl<'a> Grid<'a> {
@@ -184,7 +185,7 @@ impl<'a> Grid<'a> {
         for warp in &mut scratch.warps {
             warp.prepare(program);
         }
-        let shared_bytes = program.static_shared_bytes() + launch.dynamic_shared_bytes;
+        let shared_bytes = program.dynamic_shared_offset() + launch.dynamic_shared_bytes;
         scratch.shared.name.clear();
         scratch.shared.name.push_str("shared memory");
         scratch.shared.bytes.clear();
@@ -210,6 +211,7 @@ impl<'a> Grid<'a> {
             random: Random(options.schedule_seed),
             cell_bytes: cell_bytes(program, Space::Shared),
             pending: None,
+            shared_pieces: shared_pieces(program, launch.dynamic_shared_bytes),
         })
     }
 
@@ -240,7 +242,7 @@ impl<'a> Grid<'a> {
             block: self.launch.block,
             block_index,
             dynamic_shared_bytes: self.launch.dynamic_shared_bytes as u32,
-            total_shared_bytes: shared_bytes as u32,
+            total_shared_bytes: (self.program.static_shared_bytes() + self.launch.dynamic_shared_bytes) as u32,
         };
         self.scratch.shared.initialised = BitMap::new(shared_bytes, false);
         self.scratch.shared.written = BitMap::new(shared_bytes, false);
@@ -295,6 +297,7 @@ impl<'a> Grid<'a> {
             module: &mut self.module,
             constant: &mut self.constant,
             shared: &mut self.scratch.shared,
+            shared_pieces: &self.shared_pieces,
             local: &mut local,
             local_bytes: self.program.local_bytes() as u64,
             params: &mut self.params,
@@ -363,6 +366,21 @@ impl<'a> Grid<'a> {
             thread: context.thread(warp, lane),
         }
     }
+}
+
+/// Shared variables, where there are several; static ones come first.
+fn shared_pieces(program: &Program, dynamic_bytes: usize) -> Vec<Piece<'_>> {
+    let variables = program.shared_variables();
+    if variables.len() + usize::from(dynamic_bytes > 0) < 2 {
+        return Vec::new();
+    }
+    let start = program.dynamic_shared_offset() as u64;
+    let dynamic = Piece { name: "dynamic shared memory", start, end: start + dynamic_bytes as u64 };
+    let fixed = variables.iter().map(|v| {
+        let start = v.offset as u64;
+        Piece { name: &v.name, start, end: start + v.size_bytes as u64 }
+    });
+    fixed.chain((dynamic_bytes > 0).then_some(dynamic)).collect()
 }
 
 fn full_segment(name: &str, base: u64, bytes: Vec<u8>, writable: bool) -> Segment {

@@ -15,6 +15,8 @@ pub(super) struct Spaces<'a> {
     pub(super) module: &'a mut [Segment],
     pub(super) constant: &'a mut [Segment],
     pub(super) shared: &'a mut Segment,
+    /// Its variables in order, if there are several.
+    pub(super) shared_pieces: &'a [Piece<'a>],
     pub(super) local: &'a mut Segment,
     pub(super) local_bytes: u64,
     pub(super) params: &'a mut Segment,
@@ -37,6 +39,14 @@ pub(super) struct Pending {
     pub(super) pc: u32,
     pub(super) warp: u32,
     pub(super) fault: Box<Fault>,
+}
+
+/// A shared variable, or dynamic shared memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece<'a> {
+    pub(super) name: &'a str,
+    pub(super) start: u64,
+    pub(super) end: u64,
 }
 
 /// A segment, and an offset into it.
@@ -346,10 +356,19 @@ impl Spaces<'_> {
             Space::Global if address >= FIRST_ADDRESS => in_list(self.global, Store::Global),
             Space::Global => in_list(self.module, Store::Module),
             Space::Const => in_list(self.constant, Store::Constant),
+            Space::Shared if self.is_in_gap(address, size) => None,
             Space::Shared => alone(self.shared, Store::Shared),
             Space::Param => alone(self.params, Store::Params),
             Space::Local | Space::Reg => None,
         }
+    }
+
+    /// Whether bytes of shared memory lie in no variable, or in two.
+    #[inline]
+    fn is_in_gap(&self, address: u64, size: u64) -> bool {
+        let before = self.shared_pieces.partition_point(|p| p.start <= address);
+        let piece = before.checked_sub(1).and_then(|i| self.shared_pieces.get(i));
+        !self.shared_pieces.is_empty() && piece.is_none_or(|p| address.saturating_add(size) > p.end)
     }
 
     #[cold]
@@ -361,6 +380,16 @@ impl Spaces<'_> {
                 check::out_of_bounds(all, &name, address, size, lane, verb)
             }
             Space::Const => check::out_of_bounds(self.constant.iter(), &name, address, size, lane, verb),
+            Space::Shared if !self.shared_pieces.is_empty() => {
+                let segment = |p: &Piece<'_>| Segment {
+                    name: p.name.to_owned(),
+                    base: p.start,
+                    bytes: vec![0; (p.end - p.start) as usize],
+                    ..Segment::default()
+                };
+                let pieces: Vec<Segment> = self.shared_pieces.iter().map(segment).collect();
+                check::out_of_bounds(pieces.iter(), &name, address, size, lane, verb)
+            }
             Space::Shared => check::out_of_bounds(std::iter::once(&*self.shared), &name, address, size, lane, verb),
             _ => check::out_of_bounds(std::iter::once(&*self.params), &name, address, size, lane, verb),
         }
