@@ -45,6 +45,7 @@ impl Emulator {
             schedule_seed: u64::from(run.schedule_seed),
             instruction_budget: budget(case),
             checks,
+            perturb: run.perturb.map(u64::from),
             ..Options::default()
         };
         let mut total = Stats::default();
@@ -161,7 +162,7 @@ fn kind(kind: ViolationKind) -> FaultKind {
         ViolationKind::DivergentBarrier => FaultKind::DivergentBarrier,
         ViolationKind::BarrierDeadlock => FaultKind::Deadlock,
         ViolationKind::AbsentLane | ViolationKind::WarpMask => FaultKind::WarpMask,
-        ViolationKind::SharedRace => FaultKind::Race,
+        ViolationKind::SharedRace | ViolationKind::GlobalRace | ViolationKind::NonCoherentRead => FaultKind::Race,
         ViolationKind::Trap | ViolationKind::AssertFail | ViolationKind::BranchTarget => FaultKind::Trap,
         ViolationKind::BudgetExhausted => FaultKind::Hang,
     }

@@ -34,24 +34,27 @@ use crate::expr::ExprError;
 use crate::outcome::Outcome;
 use std::fmt;
 
-/// What may differ between two runs of the same case. Nothing a right kernel computes depends on it.
+/// What may differ between two runs of the same case. Nothing a right kernel computes depends on the first two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
     /// Fill of everything that must not be read.
     pub poison: Poison,
     /// Order of warps and blocks, where the backend decides it.
     pub schedule_seed: u32,
+    /// Seed of errors within what is documented for approximate functions, where the backend decides them; without one
+    /// they are as accurate as they get. Unlike the rest, this may change results within their bound.
+    pub perturb: Option<u32>,
 }
 
 impl Run {
     /// The run a case asks for.
     pub fn first(case: &Case) -> Self {
-        Self { poison: case.poison, schedule_seed: case.schedule_seed }
+        Self { poison: case.poison, schedule_seed: case.schedule_seed, perturb: None }
     }
 
     /// A run of the same case under other poison and another schedule.
     pub fn next(self) -> Self {
-        Self { poison: self.poison.next(), schedule_seed: self.schedule_seed.wrapping_add(1) }
+        Self { poison: self.poison.next(), schedule_seed: self.schedule_seed.wrapping_add(1), ..self }
     }
 }
 

@@ -1,6 +1,6 @@
 //! One operation for some lanes: from the operation to its handler.
 
-use super::check::{Fault, ViolationKind, fault};
+use super::check::{Fault, ViolationKind, fault, perturb};
 use super::ops::atomic::{Atomic, atomic};
 use super::ops::warp::{Shuffle, matching, redux, shuffle, vote};
 use super::ops::{compare, convert, copy, integer, matrix, mbarrier, memory, wide, wmma};
@@ -21,11 +21,17 @@ pub(super) fn execute(
     let r = &mut warp.registers;
     match op {
         Op::Unary32 { op, d, a } => {
-            let out = integer::unary32(*op, r.word(*a));
+            let mut out = integer::unary32(*op, r.word(*a));
+            if let Some(seed) = spaces.perturb {
+                perturb::unary(seed, *op, r.word(*a), &mut out);
+            }
             r.set_word(*d, lanes, out);
         }
         Op::Binary32 { op, d, a, b } => {
-            let out = integer::binary32(*op, r.word(*a), r.word(*b));
+            let mut out = integer::binary32(*op, r.word(*a), r.word(*b));
+            if let Some(seed) = spaces.perturb {
+                perturb::binary(seed, *op, (r.word(*a), r.word(*b)), &mut out);
+            }
             r.set_word(*d, lanes, out);
         }
         Op::Ternary32 { op, d, a, b, c } => {

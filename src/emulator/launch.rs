@@ -10,7 +10,7 @@ use super::ops::matrix::TensorCore;
 use super::ops::mbarrier::Arrivals;
 use super::run::{Counters, Pause, run};
 use super::scratch::Scratch;
-use super::spaces::{Pending, Spaces};
+use super::spaces::{Pending, Piece, Spaces};
 use super::warp::{BlockContext, LANES, Warp};
 use crate::ptx::{Program, Space};
 use thiserror::Error;
@@ -43,6 +43,9 @@ pub struct Options {
     pub coverage: bool,
     /// Shared memory a block may have, static and dynamic together, in bytes.
     pub shared_limit_bytes: usize,
+    /// Has approximate functions return some value within their documented error, drawn from this seed and the operands,
+    /// rather than the correctly rounded one.
+    pub perturb: Option<u64>,
 }
 
 impl Default for Options {
@@ -55,6 +58,7 @@ impl Default for Options {
             coverage: false,
             // What sm_90 grants; smaller devices grant less.
             shared_limit_bytes: 227 * 1024,
+            perturb: None,
         }
     }
 }
@@ -160,6 +164,7 @@ struct Grid<'a> {
     cell_bytes: usize,
     pending: Option<Pending>,
     mbarriers: Arrivals,
+    shared_pieces: Vec<Piece<'a>>,
 }
 
 impl<'a> Grid<'a> {
@@ -182,18 +187,22 @@ impl<'a> Grid<'a> {
         for warp in &mut scratch.warps {
             warp.prepare(program);
         }
-        let shared_bytes = program.static_shared_bytes() + launch.dynamic_shared_bytes;
+        let shared_bytes = program.dynamic_shared_offset() + launch.dynamic_shared_bytes;
         scratch.shared.name.clear();
         scratch.shared.name.push_str("shared memory");
         scratch.shared.bytes.clear();
         scratch.shared.bytes.resize(shared_bytes, 0);
         scratch.shared.writable = true;
+        let module = segments(Space::Global);
+        let watched = |s: &Segment| if s.writable || !options.checks.read_only { s.bytes.len() } else { 0 };
+        let sizes = memory.segments.iter().chain(&module).map(watched);
+        scratch.global_races.start_launch(options.checks, cell_bytes(program, Space::Global), sizes);
         Ok(Self {
             program,
             launch,
             options,
             global: &mut memory.segments,
-            module: segments(Space::Global),
+            module,
             constant: segments(Space::Const),
             params: full_segment("kernel parameters", 0, launch.params.to_vec(), false),
             scratch,
@@ -202,19 +211,17 @@ impl<'a> Grid<'a> {
                 ..Counters::default()
             },
             random: Random(options.schedule_seed),
-            cell_bytes: cell_bytes(program),
+            cell_bytes: cell_bytes(program, Space::Shared),
             pending: None,
             mbarriers: Arrivals::default(),
+            shared_pieces: shared_pieces(program, launch.dynamic_shared_bytes),
         })
     }
 
     fn run(mut self) -> Result<Stats, Stop> {
         let blocks = self.launch.grid.iter().map(|d| u64::from(*d)).product::<u64>();
         for position in 0..blocks {
-            let linear = self.random.permuted(position, blocks, self.options.schedule_seed);
-            let [x, y, _] = self.launch.grid.map(u64::from);
-            let index = [linear % x, linear / x % y, linear / x / y].map(|v| v as u32);
-            self.block(index)?;
+            self.block(self.block_at(position, blocks))?;
         }
         Ok(Stats {
             warp_instructions: self.counters.warp_instructions,
@@ -224,6 +231,13 @@ impl<'a> Grid<'a> {
         })
     }
 
+    /// Index of the block that comes at a position in the launch's order.
+    fn block_at(&self, position: u64, blocks: u64) -> [u32; 3] {
+        let linear = self.random.permuted(position, blocks, self.options.schedule_seed);
+        let [x, y, _] = self.launch.grid.map(u64::from);
+        [linear % x, linear / x % y, linear / x / y].map(|v| v as u32)
+    }
+
     fn block(&mut self, block_index: [u32; 3]) -> Result<(), Stop> {
         let shared_bytes = self.scratch.shared.bytes.len();
         let context = BlockContext {
@@ -231,11 +245,12 @@ impl<'a> Grid<'a> {
             block: self.launch.block,
             block_index,
             dynamic_shared_bytes: self.launch.dynamic_shared_bytes as u32,
-            total_shared_bytes: shared_bytes as u32,
+            total_shared_bytes: (self.program.static_shared_bytes() + self.launch.dynamic_shared_bytes) as u32,
         };
         self.scratch.shared.initialised = BitMap::new(shared_bytes, false);
         self.scratch.shared.written = BitMap::new(shared_bytes, false);
         self.scratch.races.start_block(shared_bytes, self.cell_bytes, self.scratch.warps.len());
+        self.scratch.global_races.start_block();
         for (index, warp) in self.scratch.warps.iter_mut().enumerate() {
             warp.start(self.program, &context, index as u32);
         }
@@ -286,13 +301,16 @@ impl<'a> Grid<'a> {
             module: &mut self.module,
             constant: &mut self.constant,
             shared: &mut self.scratch.shared,
+            shared_pieces: &self.shared_pieces,
             local: &mut local,
             local_bytes: self.program.local_bytes() as u64,
             params: &mut self.params,
             checks: self.options.checks,
             tensor_core: self.options.tensor_core,
+            perturb: self.options.perturb,
             races: &mut self.scratch.races,
             mbarriers: &mut self.mbarriers,
+            global_races: &mut self.scratch.global_races,
             party: Party::default(),
             pending: &mut self.pending,
         };
@@ -329,7 +347,13 @@ impl<'a> Grid<'a> {
             kind: fault.kind,
             site: self.site(pc, warp, fault.lane, context),
             detail: fault.detail,
-            other: fault.other.map(|(pc, warp, lane)| self.site(pc, warp, lane, context)),
+            other: fault.other.map(|(pc, warp, lane)| match fault.other_position {
+                Some(position) => {
+                    let block_index = self.block_at(position, self.launch.grid.iter().map(|d| u64::from(*d)).product());
+                    self.site(pc, warp, lane, &BlockContext { block_index, ..*context })
+                }
+                None => self.site(pc, warp, lane, context),
+            }),
         }))
     }
 
@@ -347,6 +371,21 @@ impl<'a> Grid<'a> {
             thread: context.thread(warp, lane),
         }
     }
+}
+
+/// Shared variables, where there are several; static ones come first.
+fn shared_pieces(program: &Program, dynamic_bytes: usize) -> Vec<Piece<'_>> {
+    let variables = program.shared_variables();
+    if variables.len() + usize::from(dynamic_bytes > 0) < 2 {
+        return Vec::new();
+    }
+    let start = program.dynamic_shared_offset() as u64;
+    let dynamic = Piece { name: "dynamic shared memory", start, end: start + dynamic_bytes as u64 };
+    let fixed = variables.iter().map(|v| {
+        let start = v.offset as u64;
+        Piece { name: &v.name, start, end: start + v.size_bytes as u64 }
+    });
+    fixed.chain((dynamic_bytes > 0).then_some(dynamic)).collect()
 }
 
 fn full_segment(name: &str, base: u64, bytes: Vec<u8>, writable: bool) -> Segment {

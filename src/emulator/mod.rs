@@ -7,8 +7,7 @@
 //! variables start anew at each launch. Blocks run one after the other, so a block that spins on another is a hang.
 //!
 //! Not supported, and refused by name when lowering: `wgmma`, sparse, 4-bit and 8-bit floating-point `mma`, 8-bit integer
-//! `wmma`, clusters, bulk and tensor-map copies, textures, indirect calls and recursion. Races in global memory aren't
-//! looked for.
+//! `wmma`, clusters, bulk and tensor-map copies, textures, indirect calls and recursion.
 //!
 //! Source: the PTX ISA manual; the CUDA programming guide on independent thread scheduling.
 

@@ -8,4 +8,5 @@ pub(crate) struct Scratch {
     pub(super) warps: Vec<Warp>,
     pub(super) shared: super::memory::Segment,
     pub(super) races: super::check::race::SharedRaces,
+    pub(super) global_races: super::check::global::GlobalRaces,
 }

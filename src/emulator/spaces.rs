@@ -1,5 +1,6 @@
 //! The state spaces of a running warp: addresses to bytes, under the checks.
 
+use super::check::global::{Extent, GlobalRaces};
 use super::check::race::{Party, SharedRaces};
 use super::check::{Checks, Fault, ViolationKind, access as check, fault};
 use super::memory::{FIRST_ADDRESS, Segment, segment_before};
@@ -15,13 +16,18 @@ pub(super) struct Spaces<'a> {
     pub(super) module: &'a mut [Segment],
     pub(super) constant: &'a mut [Segment],
     pub(super) shared: &'a mut Segment,
+    /// Its variables in order, if there are several.
+    pub(super) shared_pieces: &'a [Piece<'a>],
     pub(super) local: &'a mut Segment,
     pub(super) local_bytes: u64,
     pub(super) params: &'a mut Segment,
     pub(super) checks: Checks,
     pub(super) tensor_core: TensorCore,
+    /// Seed of the errors of approximate functions.
+    pub(super) perturb: Option<u64>,
     pub(super) races: &'a mut SharedRaces,
     pub(super) mbarriers: &'a mut Arrivals,
+    pub(super) global_races: &'a mut GlobalRaces,
     /// The instruction being executed, for the race check.
     pub(super) party: Party,
     /// The first read of shared memory that nobody had written yet: if another thread writes it later without a barrier
@@ -35,6 +41,14 @@ pub(super) struct Pending {
     pub(super) pc: u32,
     pub(super) warp: u32,
     pub(super) fault: Box<Fault>,
+}
+
+/// A shared variable, or dynamic shared memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece<'a> {
+    pub(super) name: &'a str,
+    pub(super) start: u64,
+    pub(super) end: u64,
 }
 
 /// A segment, and an offset into it.
@@ -196,20 +210,26 @@ impl Spaces<'_> {
         if segment.offset(address, count as u64).is_none() {
             return Err(self.outside(Space::Global, address, count as u64, lane, "read"));
         }
-        if self.checks.uninitialised { self.check_bytes(place, count, lane, count) } else { Ok(()) }
+        if self.checks.uninitialised {
+            self.check_bytes(place, count, lane, count)?;
+        }
+        self.read_global(place, count, 1 << lane, self.party, false)
     }
 
     /// Whether a store must go lane by lane for the race check.
     #[inline]
     pub(super) fn watches_writes(&self, span: &Span) -> bool {
-        let shared = match span {
-            Span::Uniform(place) | Span::Consecutive { place, .. } => place.is_shared(),
-            Span::Scattered(places) => places.iter().any(|place| place.is_shared()),
+        let watched = |place: &Place| match place.store {
+            Store::Shared => self.checks.shared_races,
+            _ => self.watched_region(*place).is_some(),
         };
-        shared && self.checks.shared_races
+        match span {
+            Span::Uniform(place) | Span::Consecutive { place, .. } => watched(place),
+            Span::Scattered(places) => places.iter().any(watched),
+        }
     }
 
-    /// Objects to reading shared memory that another thread writes.
+    /// Objects to reading memory that another thread writes, or non-coherently what anyone writes.
     #[inline]
     pub(super) fn check_read_races(
         &mut self,
@@ -217,25 +237,62 @@ impl Spaces<'_> {
         span: &Span,
         size: usize,
         strong: bool,
+        non_coherent: bool,
     ) -> Result<(), Box<Fault>> {
-        if !self.checks.shared_races {
-            return Ok(());
-        }
         let party = Party { strong, ..self.party };
         match span {
-            Span::Uniform(place) if place.is_shared() => self.races.read(place.offset, size, lanes.mask, party),
-            Span::Consecutive { place, first, count } if place.is_shared() => {
+            Span::Uniform(place) | Span::Consecutive { place, .. } if !place.is_shared() => {
+                if self.watched_region(*place).is_none() {
+                    return Ok(());
+                }
+                if let Span::Uniform(_) = span {
+                    return self.read_global(*place, size, lanes.mask, party, non_coherent);
+                }
+                lanes
+                    .iter()
+                    .try_for_each(|lane| self.read_global(span.place(lane, size), size, 1 << lane, party, non_coherent))
+            }
+            Span::Scattered(places) => lanes.iter().try_for_each(|lane| match places[lane].store {
+                Store::Shared if !self.checks.shared_races => Ok(()),
+                Store::Shared => self.races.read(places[lane].offset, size, 1 << lane, party),
+                _ => self.read_global(places[lane], size, 1 << lane, party, non_coherent),
+            }),
+            _ if !self.checks.shared_races => Ok(()),
+            Span::Uniform(place) => self.races.read(place.offset, size, lanes.mask, party),
+            Span::Consecutive { place, first, count } => {
                 self.races.read_span(place.offset, size, (*first, *count), party)
             }
-            Span::Scattered(places) => lanes
-                .iter()
-                .filter(|lane| places[*lane].is_shared())
-                .try_for_each(|lane| self.races.read(places[lane].offset, size, 1 << lane, party)),
-            _ => Ok(()),
         }
     }
 
-    /// Objects to one lane's writing shared memory that another thread accesses. To be asked before the write.
+    /// Number of a place's region in the check of global memory, unless nothing can go wrong there.
+    #[inline]
+    fn watched_region(&self, place: Place) -> Option<usize> {
+        let (segment, region) = match place.store {
+            Store::Global(i) => (&self.global[i], i),
+            Store::Module(i) => (&self.module[i], self.global.len() + i),
+            _ => return None,
+        };
+        let on = self.checks.global_races || self.checks.non_coherent;
+        (on && (segment.writable || !self.checks.read_only)).then_some(region)
+    }
+
+    fn read_global(
+        &mut self,
+        place: Place,
+        bytes: usize,
+        lanes: u32,
+        party: Party,
+        non_coherent: bool,
+    ) -> Result<(), Box<Fault>> {
+        let Some(region) = self.watched_region(place) else { return Ok(()) };
+        let segments = self.global.iter().chain(self.module.iter());
+        let name = segments.map(|s| s.name.as_str()).nth(region).unwrap_or_default();
+        let extent = Extent { region, name, offset: place.offset, bytes };
+        self.global_races.read(self.races, extent, lanes, party, non_coherent)
+    }
+
+    /// Objects to one lane's writing memory that another thread accesses. To be asked before the write.
     #[inline]
     pub(super) fn check_write_race(
         &mut self,
@@ -244,10 +301,19 @@ impl Spaces<'_> {
         value: &[u8],
         strong: bool,
     ) -> Result<(), Box<Fault>> {
+        let party = Party { strong, ..self.party };
+        if let Some(region) = self.watched_region(place) {
+            let segment = match place.store {
+                Store::Module(i) => &self.module[i],
+                _ => &self.global[region],
+            };
+            let same = || segment.bytes.get(place.offset..place.offset + value.len()) == Some(value);
+            let extent = Extent { region, name: &segment.name, offset: place.offset, bytes: value.len() };
+            return self.global_races.write(self.races, extent, lane, party, same);
+        }
         if !place.is_shared() || !self.checks.shared_races {
             return Ok(());
         }
-        let party = Party { strong, ..self.party };
         let bytes = &self.shared.bytes;
         let same = || bytes.get(place.offset..place.offset + value.len()) == Some(value);
         self.races.write(place.offset, value.len(), lane, party, same)
@@ -292,10 +358,19 @@ impl Spaces<'_> {
             Space::Global if address >= FIRST_ADDRESS => in_list(self.global, Store::Global),
             Space::Global => in_list(self.module, Store::Module),
             Space::Const => in_list(self.constant, Store::Constant),
+            Space::Shared if self.is_in_gap(address, size) => None,
             Space::Shared => alone(self.shared, Store::Shared),
             Space::Param => alone(self.params, Store::Params),
             Space::Local | Space::Reg => None,
         }
+    }
+
+    /// Whether bytes of shared memory lie in no variable, or in two.
+    #[inline]
+    fn is_in_gap(&self, address: u64, size: u64) -> bool {
+        let before = self.shared_pieces.partition_point(|p| p.start <= address);
+        let piece = before.checked_sub(1).and_then(|i| self.shared_pieces.get(i));
+        !self.shared_pieces.is_empty() && piece.is_none_or(|p| address.saturating_add(size) > p.end)
     }
 
     #[cold]
@@ -307,6 +382,16 @@ impl Spaces<'_> {
                 check::out_of_bounds(all, &name, address, size, lane, verb)
             }
             Space::Const => check::out_of_bounds(self.constant.iter(), &name, address, size, lane, verb),
+            Space::Shared if !self.shared_pieces.is_empty() => {
+                let segment = |p: &Piece<'_>| Segment {
+                    name: p.name.to_owned(),
+                    base: p.start,
+                    bytes: vec![0; (p.end - p.start) as usize],
+                    ..Segment::default()
+                };
+                let pieces: Vec<Segment> = self.shared_pieces.iter().map(segment).collect();
+                check::out_of_bounds(pieces.iter(), &name, address, size, lane, verb)
+            }
             Space::Shared => check::out_of_bounds(std::iter::once(&*self.shared), &name, address, size, lane, verb),
             _ => check::out_of_bounds(std::iter::once(&*self.params), &name, address, size, lane, verb),
         }

@@ -61,6 +61,7 @@ fn compare_cache(
     let wrong = (0..expected.len()).filter(|&i| found.bits(i) != expected.bits(i)).count() as u64;
     let value = expected.value(first);
     Some(Divergence {
+        approximate: false,
         tensor: name.to_string(),
         step: case.steps - 1,
         // A gap between rows has no coordinate of its own: it is told by its offset in elements.
@@ -150,6 +151,7 @@ fn judge_row(case: &Case, contract: &Contract, output: &Output, row: &ExpectedRo
         }
         let (low, high) = bound::interval(o, b, case.dtype);
         tally.wrong(Divergence {
+            approximate: false,
             tensor: TensorName::Out.to_string(),
             step: row.step,
             at: vec![row.at[0], row.at[1], dim as u64],

@@ -76,6 +76,9 @@ pub struct Divergence {
     pub wrong: u64,
     /// Elements of this tensor that were judged.
     pub elements: u64,
+    /// Only so when approximate functions err by what their documentation allows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub approximate: bool,
 }
 
 /// What a bound rests on.
@@ -157,7 +160,13 @@ impl fmt::Display for Divergence {
         if self.ratio.is_finite() {
             write!(f, " ({:.3e} times the bound)", self.ratio)?;
         }
-        write!(f, "; {} of {} elements are wrong", self.wrong, self.elements)
+        write!(f, "; {} of {} elements are wrong", self.wrong, self.elements)?;
+        if self.approximate {
+            f.write_str(
+                "; so it is only when approximate functions (ex2.approx and the like) err within their documentation",
+            )?;
+        }
+        Ok(())
     }
 }
 

@@ -24,6 +24,7 @@ pub struct Program {
     pub(super) params: Vec<Param>,
     pub(super) param_bytes: usize,
     pub(super) static_shared_bytes: usize,
+    pub(super) dynamic_shared_offset: usize,
     pub(super) local_bytes: usize,
     pub(super) max_threads: Option<u64>,
     pub(super) required_block: Option<[u32; 3]>,
@@ -127,9 +128,14 @@ impl Program {
         self.param_bytes
     }
 
-    /// Bytes of statically sized shared variables.
+    /// Bytes of statically sized shared variables, as a device lays them out: side by side.
     pub fn static_shared_bytes(&self) -> usize {
         self.static_shared_bytes
+    }
+
+    /// Where dynamic shared memory starts: after the static variables, which have gaps between them here.
+    pub fn dynamic_shared_offset(&self) -> usize {
+        self.dynamic_shared_offset
     }
 
     /// Bytes of local memory a thread needs.

@@ -39,6 +39,25 @@ fn attention_of_a_real_kernel_is_right() {
 }
 
 #[test]
+fn approximate_functions_err_by_the_seed_and_within_reason() {
+    let program = ptx::parse(SM80).unwrap().lower("dec_f32_64").unwrap();
+    let case = Case { lens: vec![9], heads: 2, kv_heads: 1, dim: 64, dtype: Dtype::F32 };
+    let out = |perturb: Option<u64>| {
+        let mut setup = case.set_up(1);
+        setup.options.perturb = perturb;
+        setup.launch(&program, 1);
+        let bytes = setup.memory.bytes(setup.out).to_vec();
+        bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect::<Vec<_>>()
+    };
+    let exact = out(None);
+    let moved = out(Some(4));
+    assert_eq!(moved, out(Some(4)));
+    assert_ne!(moved, exact);
+    assert_ne!(moved, out(Some(5)));
+    assert!(exact.iter().zip(&moved).all(|(a, b)| (a - b).abs() < 1e-5));
+}
+
+#[test]
 fn coverage_tells_cases_apart() {
     let program = ptx::parse(SM80).unwrap().lower("dec_f32_64").unwrap();
     let reach = |lens: &[usize]| {

@@ -4,6 +4,8 @@
 //! off in [`Checks`], except those without which an operation has no meaning (bounds, barriers, traps).
 
 pub(super) mod access;
+pub(super) mod global;
+pub(super) mod perturb;
 pub(super) mod race;
 mod violation;
 
@@ -21,10 +23,21 @@ pub struct Checks {
     pub read_only: bool,
     /// Races in shared memory.
     pub shared_races: bool,
+    /// Races in global memory.
+    pub global_races: bool,
+    /// Non-coherent reads of data written in the same launch.
+    pub non_coherent: bool,
 }
 
 impl Default for Checks {
     fn default() -> Self {
-        Self { alignment: true, uninitialised: true, read_only: true, shared_races: true }
+        Self {
+            alignment: true,
+            uninitialised: true,
+            read_only: true,
+            shared_races: true,
+            global_races: true,
+            non_coherent: true,
+        }
     }
 }

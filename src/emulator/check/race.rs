@@ -11,7 +11,7 @@
 //! Shuffles and votes order nothing, as on the hardware. Writes of several lanes by one instruction are a race only if
 //! they differ: the manual leaves the winner open, not the outcome. Atomic and volatile accesses don't race with each
 //! other and order what surrounds them: a missing fence beside one is missed. A `bar.warp.sync` of part of a warp counts
-//! as one of all of it: a race with the lanes it leaves out is missed. Global memory isn't looked at.
+//! as one of all of it: a race with the lanes it leaves out is missed. Global memory is `global`'s.
 
 use super::violation::{Fault, ViolationKind, fault};
 use crate::emulator::warp::LANES;
@@ -57,13 +57,13 @@ struct Cell {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Access {
+pub(super) struct Access {
     /// 0 for none.
-    clock: u32,
-    lanes: u32,
-    pc: u32,
-    warp: u16,
-    strong: bool,
+    pub(super) clock: u32,
+    pub(super) lanes: u32,
+    pub(super) pc: u32,
+    pub(super) warp: u16,
+    pub(super) strong: bool,
 }
 
 impl SharedRaces {
@@ -181,9 +181,8 @@ impl SharedRaces {
         for cell in first..=last {
             if party.strong {
                 self.acquire_cell(cell, warp);
-                let mut horizon = self.horizons[warp];
-                horizon[warp] = self.clocks[warp];
-                join(self.released.entry(cell).or_insert([0; WARPS]), &horizon);
+                let done = self.done(warp);
+                join(self.released.entry(cell).or_insert([0; WARPS]), &done);
             }
             let horizon = &self.horizons[warp];
             let Cell { write, step, reads } = &mut self.cells[cell];
@@ -202,27 +201,48 @@ impl SharedRaces {
     }
 
     fn acquire_cell(&mut self, cell: usize, warp: usize) {
-        if let Some(released) = self.released.get(&cell) {
-            let own = self.horizons[warp][warp];
-            join(&mut self.horizons[warp], released);
-            // A warp's own lanes are ordered by `bar.warp.sync` alone.
-            self.horizons[warp][warp] = own;
+        if let Some(released) = self.released.get(&cell).copied() {
+            self.acquire_others(warp, &released);
         }
+    }
+
+    /// What a warp learns about others, through memory.
+    pub(super) fn acquire_others(&mut self, warp: usize, released: &Horizon) {
+        let own = self.horizons[warp][warp];
+        join(&mut self.horizons[warp], released);
+        // A warp's own lanes are ordered by `bar.warp.sync` alone.
+        self.horizons[warp][warp] = own;
+    }
+
+    /// What a warp knows and has done.
+    pub(super) fn done(&self, warp: usize) -> Horizon {
+        let mut horizon = self.horizons[warp];
+        horizon[warp] = self.clocks[warp];
+        horizon
+    }
+
+    #[inline]
+    pub(super) fn clock(&self, warp: usize) -> u32 {
+        self.clocks[warp]
+    }
+
+    #[inline]
+    pub(super) fn horizon(&self, warp: usize) -> &Horizon {
+        &self.horizons[warp]
     }
 }
 
-/// The narrowest access is what a cell holds; programs without shared accesses get the widest.
-pub(in crate::emulator) fn cell_bytes(program: &crate::ptx::Program) -> usize {
-    use crate::ptx::Space;
+/// The narrowest access is what a cell holds; programs without accesses to the space get the widest.
+pub(in crate::emulator) fn cell_bytes(program: &crate::ptx::Program, of: crate::ptx::Space) -> usize {
     use crate::ptx::op::{AccessSpace, Op};
-    let shared = |space: AccessSpace| matches!(space, AccessSpace::Generic | AccessSpace::Is(Space::Shared));
+    let fits = |space: AccessSpace| space == AccessSpace::Generic || space == AccessSpace::Is(of);
     let widths = program.code().iter().filter_map(|inst| match &inst.op {
-        Op::Load { access, .. } | Op::Store { access, .. } if shared(access.space) => {
+        Op::Load { access, .. } | Op::Store { access, .. } if fits(access.space) => {
             Some(usize::from(access.element_bytes))
         }
-        Op::Atomic { ty, space, .. } if shared(*space) => Some(ty.size_bytes()),
+        Op::Atomic { ty, space, .. } if fits(*space) => Some(ty.size_bytes()),
         // Lanes take elements side by side.
-        Op::WmmaAccess(access) if shared(access.space) => Some(2),
+        Op::WmmaAccess(access) if fits(access.space) => Some(2),
         _ => None,
     });
     widths.min().unwrap_or(4).min(4)
@@ -236,7 +256,7 @@ pub(in crate::emulator) fn join(into: &mut Horizon, from: &Horizon) {
 }
 
 #[inline(always)]
-fn conflicts(earlier: &Access, lanes: u32, party: Party, horizon: &Horizon) -> bool {
+pub(super) fn conflicts(earlier: &Access, lanes: u32, party: Party, horizon: &Horizon) -> bool {
     let unordered = earlier.clock > horizon[(earlier.warp as usize) % WARPS];
     let other_lane =
         u32::from(earlier.warp) != party.warp || earlier.lanes & !lanes != 0 || lanes & !earlier.lanes != 0;

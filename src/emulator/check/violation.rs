@@ -18,8 +18,12 @@ pub enum ViolationKind {
     BudgetExhausted,
     /// Lanes of one warp arrived at a barrier apart.
     DivergentBarrier,
+    /// Two unordered accesses to one byte of global memory, one of them a write.
+    GlobalRace,
     /// An address that isn't a multiple of the access's size.
     Misaligned,
+    /// A non-coherent read of data that the launch writes.
+    NonCoherentRead,
     /// An access outside every region.
     OutOfBounds,
     /// A write to a region the kernel may only read.
@@ -44,7 +48,9 @@ impl ViolationKind {
             Self::BranchTarget => "BranchTarget",
             Self::BudgetExhausted => "BudgetExhausted",
             Self::DivergentBarrier => "DivergentBarrier",
+            Self::GlobalRace => "GlobalRace",
             Self::Misaligned => "Misaligned",
+            Self::NonCoherentRead => "NonCoherentRead",
             Self::OutOfBounds => "OutOfBounds",
             Self::ReadOnlyWritten => "ReadOnlyWritten",
             Self::SharedRace => "SharedRace",
@@ -126,10 +132,12 @@ pub(in crate::emulator) struct Fault {
     pub(in crate::emulator) detail: String,
     /// Instruction index, warp and lane of the second party.
     pub(in crate::emulator) other: Option<(u32, u32, u32)>,
+    /// Position of the second party's block in the order of the launch, where it is another.
+    pub(in crate::emulator) other_position: Option<u64>,
 }
 
 /// Builds a fault by the given lane.
 #[cold]
 pub(in crate::emulator) fn fault(kind: ViolationKind, lane: usize, detail: impl Into<String>) -> Box<Fault> {
-    Box::new(Fault { kind, lane: lane as u32, detail: detail.into(), other: None })
+    Box::new(Fault { kind, lane: lane as u32, detail: detail.into(), other: None, other_position: None })
 }

@@ -33,7 +33,7 @@ pub(in crate::emulator) fn atomic(
     let mut request = Request { space: atomic.space, addresses, size, verb: "updated" };
     let span = spaces.resolve(lanes, &mut request)?;
     spaces.check_initialised(lanes, &span, size)?;
-    spaces.check_read_races(lanes, &span, size, true)?;
+    spaces.check_read_races(lanes, &span, size, true, false)?;
     spaces.mark_written(lanes, &span, size)?;
     let b = registers.values(atomic.b);
     let c = atomic.c.map_or([0; LANES], |c| registers.values(c));

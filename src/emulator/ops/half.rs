@@ -70,7 +70,7 @@ pub(super) fn holds(relation: Relation, a: f64, b: f64) -> bool {
 
 /// The value of a half's bits.
 #[inline(always)]
-pub(super) fn decode_half(bf16: bool, bits: u16) -> f64 {
+pub(in crate::emulator) fn decode_half(bf16: bool, bits: u16) -> f64 {
     if bf16 { f64::from(f32::from_bits(u32::from(bits) << 16)) } else { f64::from(f16_to_f32(bits)) }
 }
 
@@ -85,7 +85,7 @@ pub(super) fn f16_to_f32(bits: u16) -> f32 {
 }
 
 /// Rounds to a half and gives its bits; NaN becomes the canonical 0x7fff.
-pub(super) fn encode_half(bf16: bool, rounding: Rounding, x: f64) -> u16 {
+pub(in crate::emulator) fn encode_half(bf16: bool, rounding: Rounding, x: f64) -> u16 {
     if x.is_nan() {
         return 0x7fff;
     }

@@ -49,7 +49,7 @@ pub(in crate::emulator) fn access(
         spaces.mark_written(givers, &span, ROW_BYTES)?;
     } else {
         spaces.check_initialised(givers, &span, ROW_BYTES)?;
-        spaces.check_read_races(givers, &span, ROW_BYTES, false)?;
+        spaces.check_read_races(givers, &span, ROW_BYTES, false, false)?;
     }
     for (matrix, register) in m.registers.iter().enumerate().take(count) {
         let mut elements = [[0u16; 8]; 8];

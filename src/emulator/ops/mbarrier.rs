@@ -101,7 +101,7 @@ pub(in crate::emulator) fn mbarrier(
         spaces.check_initialised(lanes, &span, BYTES)?;
     }
     if !initialises {
-        spaces.check_read_races(lanes, &span, BYTES, false)?;
+        spaces.check_read_races(lanes, &span, BYTES, false, false)?;
     }
     if let MbarrierKind::Copies { .. } = m.kind {
         copy::wait(spaces, &mut warp.copies, lanes, None)?;

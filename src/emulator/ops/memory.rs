@@ -21,7 +21,7 @@ pub(in crate::emulator) fn load(
     let mut request = Request { space: access.space, addresses, size, verb: "read" };
     let span = spaces.resolve(lanes, &mut request)?;
     spaces.check_initialised(lanes, &span, size)?;
-    spaces.check_read_races(lanes, &span, size, access.strong)?;
+    spaces.check_read_races(lanes, &span, size, access.strong, access.non_coherent)?;
     match &span {
         Span::Uniform(place) => {
             let bytes = &spaces.segment(*place).bytes[place.offset..place.offset + size];

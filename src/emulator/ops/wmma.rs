@@ -57,7 +57,7 @@ pub(in crate::emulator) fn access(
             continue;
         }
         spaces.check_initialised(lanes, &span, size)?;
-        spaces.check_read_races(lanes, &span, size, false)?;
+        spaces.check_read_races(lanes, &span, size, false, false)?;
         for lane in lanes.iter() {
             let place = span.place(lane, size);
             let value = read(&spaces.segment(place).bytes[place.offset..place.offset + size]) as u32;

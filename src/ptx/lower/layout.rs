@@ -12,11 +12,16 @@ use crate::ptx::types::Space;
 const MAX_SPACE_BYTES: u64 = 1 << 26;
 /// Unmapped bytes between module globals, so that one can't be reached through another.
 const GLOBAL_GAP: u64 = 1 << 16;
+/// The same between shared variables. It counts towards no limit.
+const SHARED_GAP: u64 = 1 << 10;
 
 /// Running totals of each space.
 #[derive(Debug, Default)]
 pub(super) struct Layout {
+    /// Bytes of shared variables, side by side.
     pub(super) shared_bytes: usize,
+    /// Where the last of them ends, with gaps between; then, where dynamic shared memory starts.
+    pub(super) shared_end: usize,
     pub(super) local_bytes: usize,
     pub(super) globals: Vec<Global>,
     pub(super) shared: Vec<SharedVariable>,
@@ -34,8 +39,11 @@ impl Layout {
         let align = self.dynamic_align.max(1) as usize;
         if !self.dynamic_words.is_empty() || !self.dynamic_wides.is_empty() {
             self.shared_bytes = self.shared_bytes.next_multiple_of(align);
+            if !self.shared.is_empty() {
+                self.shared_end = (self.shared_end + SHARED_GAP as usize).next_multiple_of(align);
+            }
         }
-        let base = self.shared_bytes as u64;
+        let base = self.shared_end as u64;
         for (word, offset) in &self.dynamic_words {
             slots.constants.words.push((*word, base.wrapping_add(*offset as u64) as u32));
         }
@@ -109,8 +117,11 @@ impl Lowerer<'_> {
             }
             Space::Shared => {
                 let (size, align) = self.size_and_align(variable)?;
-                let address = self.place_bytes(self.layout.shared_bytes as u64, size, align, Space::Shared)?;
-                self.layout.shared_bytes = (address + size) as usize;
+                let dense = self.place_bytes(self.layout.shared_bytes as u64, size, align, Space::Shared)?;
+                self.layout.shared_bytes = (dense + size) as usize;
+                let gap = if self.layout.shared.is_empty() { 0 } else { SHARED_GAP };
+                let address = self.place_bytes(self.layout.shared_end as u64 + gap, size, align, Space::Shared)?;
+                self.layout.shared_end = (address + size) as usize;
                 let name = variable.name.clone();
                 self.layout.shared.push(SharedVariable { name, offset: address as usize, size_bytes: size as usize });
                 Symbol::Memory { space: Space::Shared, address }

@@ -234,6 +234,7 @@ impl<'m> Lowerer<'m> {
             params,
             param_bytes,
             static_shared_bytes: self.layout.shared_bytes,
+            dynamic_shared_offset: self.layout.shared_end,
             local_bytes: self.layout.local_bytes,
             max_threads: directive("maxntid").map(|v| dim(v, 0).saturating_mul(dim(v, 1)).saturating_mul(dim(v, 2))),
             required_block: directive("reqntid")
