@@ -47,11 +47,14 @@ fn dump(folder: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Writes one section of the report.
+type Section<'a> = &'a mut dyn FnMut(&mut String) -> Result<(), Box<dyn Error>>;
+
 /// Whether every exact form agrees.
 fn measure(report: &Path) -> Result<bool, Box<dyn Error>> {
     let cuda = RawCuda::open(0)?;
     let mut text = format!("# Emulator and hardware\n\nMeasured on {}.\n", cuda.name());
-    let mut section = |title: &str, run: &mut dyn FnMut(&mut String) -> Result<(), Box<dyn Error>>| {
+    let mut section = |title: &str, run: Section<'_>| {
         let start = Instant::now();
         let mut body = String::new();
         if let Err(error) = run(&mut body) {

@@ -112,7 +112,7 @@ struct BackendArgs {
 Examples:
   attnfuzz fuzz
   attnfuzz fuzz gqa_decode --cases 10000 --seed 7
-  attnfuzz fuzz kernels/mutants/gqa_decode/m01_head_mod.toml --regressions /tmp/found
+  attnfuzz fuzz kernels/mutants/gqa_decode/m01_head_mod.toml --regressions found
   attnfuzz fuzz my/kernel.toml --time 10m --format jsonl
 
 The same seed and number of cases give the same cases and the same findings, whatever --jobs is.

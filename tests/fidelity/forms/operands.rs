@@ -67,7 +67,7 @@ pub(crate) fn cases(form: &Form, count: usize, multiple: usize) -> Vec<Vec<u64>>
             out.push(pools.iter().map(pick).collect());
         }
     }
-    while out.len() < count || out.len() % multiple != 0 {
+    while out.len() < count || !out.len().is_multiple_of(multiple) {
         let mut case = Vec::with_capacity(form.inputs.len());
         for (index, kind) in form.inputs.iter().enumerate() {
             let value = draw(&mut random, *kind, &pools[index], &case, &form.inputs);

@@ -52,7 +52,7 @@ fn from_float(name: &Name<'_>, to: Format, from: Format, bits: u64) -> u64 {
     let result = to.encode(&number, rounding);
     let infinite = matches!(to.decode(result), Value::Infinite { .. });
     let result = if name.has("satfinite") && infinite {
-        result & to.sign() | ((1 << to.exponent) - 1) << (to.fraction + to.below) & !to.sign() - (1 << to.below)
+        result & to.sign() | (((1 << to.exponent) - 1) << (to.fraction + to.below)) & (!to.sign() - (1 << to.below))
     } else {
         result
     };

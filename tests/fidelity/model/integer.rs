@@ -55,11 +55,11 @@ pub(super) fn arithmetic(name: &Name<'_>, case: &[u64]) -> Option<u64> {
     // Two factors of 64 bits don't fit an i128 unless one is signed, so the unsigned product is taken on its own.
     let product = || match (name.has("hi"), signed) {
         (false, _) => a.wrapping_mul(b),
-        (true, true) => a * b >> width,
+        (true, true) => (a * b) >> width,
         (true, false) => ((a as u128 * b as u128) >> width) as i128,
     };
     let low24 = |v: i128| if signed { (v << 104) >> 104 } else { v & 0xff_ffff };
-    let product24 = || low24(a) * low24(b) >> if name.has("hi") { 16 } else { 0 };
+    let product24 = || (low24(a) * low24(b)) >> if name.has("hi") { 16 } else { 0 };
     let result = match name.opcode {
         "add" => saturated(a + b),
         "sub" => saturated(a - b),

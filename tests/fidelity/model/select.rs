@@ -98,35 +98,35 @@ pub(super) fn atomic(name: &Name<'_>, case: &[u64]) -> Option<Vec<u64>> {
     let (old, b) = (case[0], case[1]);
     let width = integer_type(ty).map(|(w, _)| w);
     let wins = |less: bool| Some(if (value(ty, b)? < value(ty, old)?) == less { b } else { old });
-    let new = match name.modifiers.iter().find(|m| !["global", "shared", "noftz"].contains(m))? {
-        &"add" => match width {
+    let new = match *name.modifiers.iter().find(|m| !["global", "shared", "noftz"].contains(m))? {
+        "add" => match width {
             Some(width) => mask(old.wrapping_add(b), width),
             None => {
                 let name = Name { opcode: "add", modifiers: Vec::new(), types: vec![ty] };
                 super::float::arithmetic(&name, &[old, b])?
             }
         },
-        &"min" => wins(true)?,
-        &"max" => wins(false)?,
-        &"inc" => {
+        "min" => wins(true)?,
+        "max" => wins(false)?,
+        "inc" => {
             if old >= b {
                 0
             } else {
                 old + 1
             }
         }
-        &"dec" => {
+        "dec" => {
             if old == 0 || old > b {
                 b
             } else {
                 old - 1
             }
         }
-        &"and" => old & b,
-        &"or" => old | b,
-        &"xor" => old ^ b,
-        &"exch" => b,
-        &"cas" => {
+        "and" => old & b,
+        "or" => old | b,
+        "xor" => old ^ b,
+        "exch" => b,
+        "cas" => {
             if old == b {
                 case[2]
             } else {
