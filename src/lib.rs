@@ -7,7 +7,7 @@
 //! # The main path
 //!
 //! bytes or randomness → [`generate`] → [`case::Case`] → [`backend`] lays out guarded, poisoned memory and runs the kernel
-//! → [`outcome::Outcome`] → [`reference`] and [`bound`] on the same rounded inputs → [`oracle::Verdict`] → [`shrink`] asks
+//! → [`outcome::Outcome`] → [`mod@reference`] and [`bound`] on the same rounded inputs → [`oracle::Verdict`] → [`shrink`] asks
 //! the same question of smaller cases → [`regression`] saves → [`report`] tells.
 //!
 //! ```

@@ -1,6 +1,6 @@
 //! `kernel.toml`: everything needed to drive a kernel that no one here wrote.
 //!
-//! The file is read in two steps: TOML into [`Raw`] (types and unknown keys, by serde), then every expression, name and
+//! The file is read in two steps: TOML into `Raw` (types and unknown keys, by serde), then every expression, name and
 //! type into a [`Manifest`]. Both steps answer with the file, the line and the key.
 
 use crate::bound::Contract;

@@ -10,7 +10,7 @@ use crate::tensor::Buffer;
 const PERTURBED: u32 = 8;
 
 /// Runs `case` twice on `backend` (a third time to explain a difference) and judges it. On the emulator, for one case in
-/// [`PERTURBED`] that agrees, the numbers must also hold when approximate functions err as their documentation allows.
+/// `PERTURBED` that agrees, the numbers must also hold when approximate functions err as their documentation allows.
 ///
 /// An error is this program's or the machine's limit, never the kernel's; the caller counts it as a skip or stops.
 pub fn examine(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Result<Examined, BackendError> {
