@@ -6,6 +6,7 @@ use crate::case::Case;
 use crate::emulator::{self, BitMap, Checks, Memory, Options, RegionId, Stats, Stop, Violation, ViolationKind};
 use crate::outcome::{Fault, FaultKind, Outcome, Site};
 use crate::ptx::Program;
+use std::cell::Cell;
 
 /// Runs kernels in the PTX emulator.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,7 +40,9 @@ impl Emulator {
         checks: Checks,
     ) -> Result<(Outcome, Stats), BackendError> {
         let plan = Plan::new(kernel, case, run)?;
-        let mut memory = Memory::new();
+        // Used again for the next run of the thread: what it holds besides regions is worth keeping.
+        let mut memory = MEMORY.take();
+        memory.clear();
         let regions: Vec<RegionId> = plan.regions.iter().map(|region| map(&mut memory, region)).collect();
         let options = Options {
             schedule_seed: u64::from(run.schedule_seed),
@@ -48,30 +51,48 @@ impl Emulator {
             perturb: run.perturb.map(u64::from),
             ..Options::default()
         };
-        let mut total = Stats::default();
-        for launch in plan.steps.iter().flatten() {
-            let program = kernel.program(&launch.entry)?;
-            let fault = match execute(program, &mut memory, launch, &regions, &options) {
-                Ok(stats) => {
-                    total.warp_instructions += stats.warp_instructions;
-                    total.lane_instructions += stats.lane_instructions;
-                    continue;
-                }
-                Err(Stop::Violation(violation)) => fault(&violation),
-                Err(Stop::Unsupported { detail }) => return Err(BackendError::Unsupported(detail)),
-                Err(Stop::BadLaunch(why)) => Fault::new(FaultKind::LaunchFailed, why),
-            };
-            return Ok((Outcome::Fault(fault), total));
-        }
-        for (index, &id) in regions.iter().enumerate().filter(|(index, _)| plan.is_out(*index)) {
-            if let Some(byte) = memory.written(id).first_clear(0, plan.regions[index].bytes.len()) {
-                let element = byte / case.dtype.size_bytes();
-                return Ok((Outcome::Fault(not_written(case, &plan.regions[index].name, element)), total));
-            }
-        }
-        let output = plan.output(case, |index| memory.bytes(regions[index]).to_vec());
-        Ok((Outcome::Output(output), total))
+        let outcome = run_launches(kernel, case, &plan, &mut memory, &regions, &options);
+        MEMORY.set(memory);
+        outcome
     }
+}
+
+thread_local! {
+    static MEMORY: Cell<Memory> = Cell::new(Memory::new());
+}
+
+/// Runs the plan's launches in memory where its regions are mapped.
+fn run_launches(
+    kernel: &Kernel,
+    case: &Case,
+    plan: &Plan,
+    memory: &mut Memory,
+    regions: &[RegionId],
+    options: &Options,
+) -> Result<(Outcome, Stats), BackendError> {
+    let mut total = Stats::default();
+    for launch in plan.steps.iter().flatten() {
+        let program = kernel.program(&launch.entry)?;
+        let fault = match execute(program, memory, launch, regions, options) {
+            Ok(stats) => {
+                total.warp_instructions += stats.warp_instructions;
+                total.lane_instructions += stats.lane_instructions;
+                continue;
+            }
+            Err(Stop::Violation(violation)) => fault(&violation),
+            Err(Stop::Unsupported { detail }) => return Err(BackendError::Unsupported(detail)),
+            Err(Stop::BadLaunch(why)) => Fault::new(FaultKind::LaunchFailed, why),
+        };
+        return Ok((Outcome::Fault(fault), total));
+    }
+    for (index, &id) in regions.iter().enumerate().filter(|(index, _)| plan.is_out(*index)) {
+        if let Some(byte) = memory.written(id).first_clear(0, plan.regions[index].bytes.len()) {
+            let element = byte / case.dtype.size_bytes();
+            return Ok((Outcome::Fault(not_written(case, &plan.regions[index].name, element)), total));
+        }
+    }
+    let output = plan.output(case, |index| memory.bytes(regions[index]).to_vec());
+    Ok((Outcome::Output(output), total))
 }
 
 /// The fault of an output element that no thread wrote.
