@@ -129,11 +129,16 @@ fn wrong_use_exits_2_with_one_message() {
 
 #[test]
 fn no_gpu_never_reads_as_a_pass() {
-    if attnfuzz::backend::cuda::devices().is_ok_and(|devices| !devices.is_empty()) {
-        return;
-    }
+    let has_gpu = attnfuzz::backend::cuda::devices().is_ok_and(|devices| !devices.is_empty());
+    let folder = tempfile::tempdir().unwrap();
+    let regressions = folder.path().to_string_lossy();
     for backend in ["cuda", "all"] {
-        assert!(refused(&["fuzz", "--backend", backend, "--cases", "1"]).contains("no GPU to run on"));
+        let args = ["fuzz", "--backend", backend, "--cases", "1", "--regressions", &regressions];
+        if has_gpu {
+            assert!(stdout(&attnfuzz(&args)).contains("cuda:0"));
+        } else {
+            assert!(refused(&args).contains("no GPU to run on"));
+        }
     }
 }
 

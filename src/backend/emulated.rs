@@ -96,7 +96,7 @@ fn run_launches(
 }
 
 /// The fault of an output element that no thread wrote.
-pub(super) fn not_written(case: &Case, tensor: &str, element: usize) -> Fault {
+fn not_written(case: &Case, tensor: &str, element: usize) -> Fault {
     let at = case.output_layout().coordinate(element).unwrap_or_default();
     let at = at.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
     Fault::new(FaultKind::NotWritten, format!("{tensor}[{at}] was never written"))
