@@ -37,8 +37,8 @@ pub struct Options {
     pub instruction_budget: u64,
     /// Which checks are on.
     pub checks: Checks,
-    /// How tensor cores add.
-    pub tensor_core: TensorCore,
+    /// How tensor cores add; those of the program's target unless given.
+    pub tensor_core: Option<TensorCore>,
     /// Whether to record [`Coverage`].
     pub coverage: bool,
     /// Shared memory a block may have, static and dynamic together, in bytes.
@@ -54,7 +54,7 @@ impl Default for Options {
             schedule_seed: 0,
             instruction_budget: 1 << 32,
             checks: Checks::default(),
-            tensor_core: TensorCore::AMPERE,
+            tensor_core: None,
             coverage: false,
             // What sm_90 grants; smaller devices grant less.
             shared_limit_bytes: 227 * 1024,
@@ -152,6 +152,7 @@ const MAX_STATE_BYTES: u64 = 1 << 30;
 /// State of a running launch.
 struct Grid<'a> {
     program: &'a Program,
+    tensor_core: TensorCore,
     launch: &'a Launch<'a>,
     options: &'a Options,
     global: &'a mut [Segment],
@@ -199,6 +200,7 @@ impl<'a> Grid<'a> {
         scratch.global_races.start_launch(options.checks, cell_bytes(program, Space::Global), sizes);
         Ok(Self {
             program,
+            tensor_core: options.tensor_core.unwrap_or_else(|| TensorCore::of_target(program.target())),
             launch,
             options,
             global: &mut memory.segments,
@@ -306,7 +308,7 @@ impl<'a> Grid<'a> {
             local_bytes: self.program.local_bytes() as u64,
             params: &mut self.params,
             checks: self.options.checks,
-            tensor_core: self.options.tensor_core,
+            tensor_core: self.tensor_core,
             perturb: self.options.perturb,
             races: &mut self.scratch.races,
             mbarriers: &mut self.mbarriers,

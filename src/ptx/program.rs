@@ -21,6 +21,7 @@ pub const MODULE_GLOBALS: u64 = 0x4000_0000_0000;
 #[derive(Clone, Debug)]
 pub struct Program {
     pub(super) name: String,
+    pub(super) target: String,
     pub(super) params: Vec<Param>,
     pub(super) param_bytes: usize,
     pub(super) static_shared_bytes: usize,
@@ -116,6 +117,11 @@ impl Program {
     /// Name of the kernel.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The module's `.target`, such as `sm_90`.
+    pub fn target(&self) -> &str {
+        &self.target
     }
 
     /// Parameters in order.

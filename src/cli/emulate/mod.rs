@@ -96,15 +96,6 @@ enum Generation {
     Hopper,
 }
 
-impl Generation {
-    /// That of a target such as `sm_90a`.
-    fn of_target(target: &str) -> Self {
-        let digits = target.trim_start_matches("sm_");
-        let digits = &digits[..digits.bytes().take_while(u8::is_ascii_digit).count()];
-        if digits.parse::<u32>().is_ok_and(|n| n >= 90) { Self::Hopper } else { Self::Ampere }
-    }
-}
-
 pub(super) fn run(args: &EmulateArgs) -> Result<Exit, Failure> {
     let file = args.file.display();
     let text = prepare::read_file(&args.file, MAX_TEXT_BYTES).map_err(Failure::usage)?;
@@ -117,10 +108,10 @@ pub(super) fn run(args: &EmulateArgs) -> Result<Exit, Failure> {
     }
     let entry = entry(&module, args).map_err(|why| Failure::usage(format!("{file}: {why}")))?;
     let program = module.lower(entry).map_err(|e| unreadable(&args.file, &e))?;
-    launch_and_tell(args, &program, args.tensor_core.unwrap_or(Generation::of_target(module.target())))
+    launch_and_tell(args, &program)
 }
 
-fn launch_and_tell(args: &EmulateArgs, program: &Program, generation: Generation) -> Result<Exit, Failure> {
+fn launch_and_tell(args: &EmulateArgs, program: &Program) -> Result<Exit, Failure> {
     let arguments = args.arguments.iter().zip(1..).map(|(text, number)| {
         let wrong = |why| format!("--arg {number} ({text}): {why}\n{}", prepare::parameter_list(program));
         argument::parse(text).map_err(wrong)
@@ -144,10 +135,10 @@ fn launch_and_tell(args: &EmulateArgs, program: &Program, generation: Generation
         schedule_seed: args.seed,
         instruction_budget: args.budget,
         coverage: args.coverage,
-        tensor_core: match generation {
+        tensor_core: args.tensor_core.map(|generation| match generation {
             Generation::Ampere => TensorCore::AMPERE,
             Generation::Hopper => TensorCore::HOPPER,
-        },
+        }),
         ..Options::default()
     };
     let start = Instant::now();
@@ -249,15 +240,4 @@ fn write_target<'b>(text: &str, buffers: &'b [prepare::Buffer]) -> Result<(&'b p
         return Err(wrong(format!("expected NAME=PATH, found {text:?}")));
     };
     Ok((prepare::find(buffers, name).map_err(wrong)?, path.into()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn targets_choose_their_tensor_cores() {
-        let found = ["sm_75", "sm_89", "sm_90a", "sm_100", "", "sm_"].map(Generation::of_target);
-        assert_eq!(found.map(|g| g == Generation::Hopper), [false, false, true, true, false, false]);
-    }
 }

@@ -2,7 +2,8 @@
 //!
 //! Tensor cores don't round each addition: they align all products and the accumulator to the largest exponent, cut
 //! each to a fixed number of bits, add exactly and cut the result (Fasi et al., "Numerical behavior of NVIDIA tensor
-//! cores", 2021). How many bits and how many products at a time differs between generations: [`TensorCore`].
+//! cores", 2021). A product isn't normalised first: its exponent is the sum of its factors' (measured, see
+//! docs/fidelity.md). How many bits and how many products at a time differs between generations: [`TensorCore`].
 
 use super::LANES;
 use super::float::direction;
@@ -11,8 +12,8 @@ use super::memory::{effective, read, write};
 use crate::emulator::check::Fault;
 use crate::emulator::spaces::{Request, Spaces};
 use crate::emulator::warp::{Lanes, Registers};
-use crate::float::exact;
 use crate::float::fused::{Direction, to_f32_directed};
+use crate::float::{Dtype, exact};
 use crate::ptx::op::{Factor, MatrixAccess, Mma, MmaDouble, MmaInteger, Rounding};
 
 /// How a generation of tensor cores adds.
@@ -29,6 +30,13 @@ impl TensorCore {
     pub const AMPERE: Self = Self { fraction_bits: 24, step: 8 };
     /// sm_90 and later.
     pub const HOPPER: Self = Self { fraction_bits: 25, step: 16 };
+
+    /// That of a `.target`, such as `sm_90a`: [`Self::HOPPER`] from sm_90 on, [`Self::AMPERE`] before.
+    pub fn of_target(target: &str) -> Self {
+        let digits: String =
+            target.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+        if digits.parse::<u32>().is_ok_and(|arch| arch >= 90) { Self::HOPPER } else { Self::AMPERE }
+    }
 }
 
 /// `ldmatrix`/`stmatrix`: lanes 8j to 8j+7 give the addresses of the rows of matrix j.
@@ -102,12 +110,12 @@ fn element(lane: usize, half: usize, transposed: bool) -> (usize, usize) {
 /// `mma.sync.m16n8k*`.
 pub(in crate::emulator) fn mma(registers: &mut Registers, lanes: Lanes, m: &Mma, core: TensorCore) {
     let k = usize::from(m.k);
-    let mut a = [[0f64; 16]; 16];
-    let mut b = [[0f64; 8]; 16];
+    let mut a = [[Term::ZERO; 16]; 16];
+    let mut b = [[Term::ZERO; 8]; 16];
     for lane in 0..LANES {
         let (group, member) = (lane / 4, lane % 4);
         if m.factor == Factor::Tf32 {
-            let value = |bits: u32| f64::from(f32::from_bits(bits & !0x1fff));
+            let value = |bits: u32| factor(m.factor, bits);
             for (r, word) in m.a.iter().enumerate().take(k / 2) {
                 a[group + 8 * (r % 2)][member + 4 * (r / 2)] = value(registers.word(*word)[lane]);
             }
@@ -115,9 +123,8 @@ pub(in crate::emulator) fn mma(registers: &mut Registers, lanes: Lanes, m: &Mma,
                 b[member + 4 * r][group] = value(registers.word(*word)[lane]);
             }
         } else {
-            let bf16 = m.factor == Factor::Bf16;
             for half in 0..2 {
-                let value = |bits: u32| decode_half(bf16, (bits >> (16 * half)) as u16);
+                let value = |bits: u32| factor(m.factor, bits >> (16 * half) & 0xffff);
                 for (r, word) in m.a.iter().enumerate().take(k / 4) {
                     a[group + 8 * (r % 2)][member * 2 + 8 * (r / 2) + half] = value(registers.word(*word)[lane]);
                 }
@@ -134,9 +141,9 @@ pub(in crate::emulator) fn mma(registers: &mut Registers, lanes: Lanes, m: &Mma,
         } else {
             f64::from(f32::from_bits(registers.word(m.c[i])[lane]))
         };
-        let mut products = [0f64; 16];
+        let mut products = [Term::ZERO; 16];
         for (step, product) in products.iter_mut().enumerate().take(k) {
-            *product = a[row][step] * b[step][column];
+            *product = a[row][step].times(b[step][column]);
         }
         dot(core, before, &products[..k])
     };
@@ -207,27 +214,78 @@ pub(in crate::emulator) fn mma_double(registers: &mut Registers, lanes: Lanes, m
     }
 }
 
+/// A number with the exponent that alignment goes by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Term {
+    value: f64,
+    exponent: i32,
+}
+
+impl Term {
+    pub(super) const ZERO: Self = Self { value: 0.0, exponent: 0 };
+
+    /// Subnormals of a format count as having its smallest exponent.
+    fn new(value: f64, smallest_exponent: i32) -> Self {
+        let exponent = (value.to_bits() >> 52 & 0x7ff) as i32 - 1023;
+        Self { value, exponent: exponent.max(smallest_exponent) }
+    }
+
+    /// The exact product.
+    pub(super) fn times(self, other: Self) -> Self {
+        Self { value: self.value * other.value, exponent: self.exponent + other.exponent }
+    }
+}
+
+/// A factor of the given format from the low bits of a register.
+pub(super) fn factor(format: Factor, bits: u32) -> Term {
+    match format {
+        Factor::F16 => Term::new(decode_half(false, bits as u16), Dtype::F16.min_exponent()),
+        Factor::Bf16 => Term::new(decode_half(true, bits as u16), Dtype::Bf16.min_exponent()),
+        Factor::Tf32 => Term::new(f64::from(f32::from_bits(bits & !0x1fff)), Dtype::F32.min_exponent()),
+    }
+}
+
 /// A sum along k, in the tensor core's steps.
-pub(super) fn dot(core: TensorCore, before: f64, products: &[f64]) -> f64 {
+pub(super) fn dot(core: TensorCore, before: f64, products: &[Term]) -> f64 {
     products.chunks(core.step).fold(before, |sum, products| add(core, sum, products))
 }
 
 /// One step: align, cut, add, cut to f32.
-fn add(core: TensorCore, sum: f64, products: &[f64]) -> f64 {
-    let terms = || products.iter().copied().chain(std::iter::once(sum));
-    if terms().any(|t| !t.is_finite()) {
-        return terms().sum();
+fn add(core: TensorCore, sum: f64, products: &[Term]) -> f64 {
+    let terms = || products.iter().copied().chain(std::iter::once(Term::new(sum, Dtype::F32.min_exponent())));
+    if terms().any(|t| !t.value.is_finite()) {
+        return terms().map(|t| t.value).sum();
     }
-    let exponent = |t: f64| (t.to_bits() >> 52 & 0x7ff) as i32 - 1023;
-    let Some(largest) = terms().filter(|t| *t != 0.0).map(exponent).max() else {
-        return terms().sum();
+    let Some(largest) = terms().filter(|t| t.value != 0.0).map(|t| t.exponent).max() else {
+        return terms().map(|t| t.value).sum();
     };
     let shift = core.fraction_bits as i32 - largest;
     let (up, down) = (power_of_two(shift), power_of_two(-shift));
-    let total: i64 = terms().map(|t| (t * up) as i64).sum();
+    let total: i64 = terms().map(|t| (t.value * up) as i64).sum();
     f64::from(to_f32_directed(total as f64 * down, Direction::Zero))
 }
 
 fn power_of_two(exponent: i32) -> f64 {
     f64::from_bits(((exponent + 1023).clamp(1, 2046) as u64) << 52)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_choose_their_tensor_cores() {
+        let found = ["sm_75", "sm_89", "sm_90a", "sm_100", "", "sm_"].map(TensorCore::of_target);
+        assert_eq!(found.map(|core| core == TensorCore::HOPPER), [false, false, true, true, false, false]);
+    }
+
+    #[test]
+    fn a_product_is_aligned_by_its_factors_exponents() {
+        // 1.5 * 1.5 counts as 2^0, so that 2^-25 is the last bit kept, although the product reaches 2^1.
+        let term = |a: f64, b: f64| Term::new(a, -14).times(Term::new(b, -14));
+        let small = term(2f64.powi(-12), 2f64.powi(-13));
+        let sum = |products: &[Term]| dot(TensorCore::HOPPER, 0.0, products);
+        assert_eq!(sum(&[term(1.5, 1.5), small, term(-1.5, 1.5)]), 2f64.powi(-25));
+        assert_eq!(sum(&[term(2.0, 1.0), small, term(-2.0, 1.0)]), 0.0);
+    }
 }

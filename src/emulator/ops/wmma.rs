@@ -7,7 +7,7 @@
 use super::LANES;
 use super::float::canonical;
 use super::half::{decode_half, encode_half};
-use super::matrix::{TensorCore, dot};
+use super::matrix::{TensorCore, Term, dot, factor};
 use super::memory::{effective, read, write};
 use crate::emulator::check::Fault;
 use crate::emulator::spaces::{Request, Spaces};
@@ -75,12 +75,19 @@ pub(in crate::emulator) fn access(
 }
 
 pub(in crate::emulator) fn multiply(registers: &mut Registers, lanes: Lanes, m: &Wmma, core: TensorCore) {
-    let (a, b, c) = (matrix(registers, m.a), matrix(registers, m.b), matrix(registers, m.c));
+    let factors = |matrix: (Fragment, [Word; 8])| {
+        self::matrix(registers, matrix, |bits| factor(matrix.0.factor.unwrap_or(Factor::Tf32), bits), Term::ZERO)
+    };
+    let sum = |bits: u32| match m.c.0.factor {
+        None => f64::from(f32::from_bits(bits)),
+        Some(_) => decode_half(false, bits as u16),
+    };
+    let (a, b, c) = (factors(m.a), factors(m.b), matrix(registers, m.c, sum, 0.0));
     let (inner, columns) = (usize::from(m.a.0.columns), usize::from(m.b.0.columns));
     let sums = |row: usize, column: usize| {
-        let mut products = [0f64; 16];
+        let mut products = [Term::ZERO; 16];
         for (k, product) in products.iter_mut().enumerate().take(inner) {
-            *product = a[row * inner + k] * b[k * columns + column];
+            *product = a[row * inner + k].times(b[k * columns + column]);
         }
         dot(core, c[row * columns + column], &products[..inner])
     };
@@ -102,23 +109,23 @@ pub(in crate::emulator) fn multiply(registers: &mut Registers, lanes: Lanes, m: 
     }
 }
 
-/// A fragment's matrix, row after row.
-fn matrix(registers: &Registers, (fragment, words): (Fragment, [Word; 8])) -> Vec<f64> {
+/// A fragment's matrix, row after row, its elements made from the bits of each.
+fn matrix<T: Copy>(
+    registers: &Registers,
+    (fragment, words): (Fragment, [Word; 8]),
+    element_of: impl Fn(u32) -> T,
+    zero: T,
+) -> Vec<T> {
     let columns = usize::from(fragment.columns);
     let count = usize::from(fragment.rows) * columns;
     let per_word = per_word(fragment);
-    let mut out = vec![0.0; count];
+    let mut out = vec![zero; count];
     for index in 0..count / LANES {
         let word = registers.word(words[index / per_word]);
         for (lane, bits) in word.iter().enumerate() {
-            let half = (bits >> (16 * (index % per_word))) as u16;
             let (row, column) = element(fragment, lane, index);
-            out[row * columns + column] = match fragment.factor {
-                None => f64::from(f32::from_bits(*bits)),
-                Some(Factor::Tf32) => f64::from(f32::from_bits(bits & !0x1fff)),
-                Some(Factor::F16) => decode_half(false, half),
-                Some(Factor::Bf16) => decode_half(true, half),
-            };
+            let own = if per_word == 2 { bits >> (16 * (index % 2)) & 0xffff } else { *bits };
+            out[row * columns + column] = element_of(own);
         }
     }
     out

@@ -231,6 +231,7 @@ impl<'m> Lowerer<'m> {
         let dim = |v: &[u64], i: usize| v.get(i).copied().unwrap_or(1);
         Ok(Program {
             name: function.name.clone(),
+            target: self.module.target().to_owned(),
             params,
             param_bytes,
             static_shared_bytes: self.layout.shared_bytes,

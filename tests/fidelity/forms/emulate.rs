@@ -1,7 +1,7 @@
-//! Runs a form in the emulator.
+//! Runs a form in the emulator, with the tensor cores of sm_90: what hardware at hand is compared with.
 
 use super::form::{BLOCK, ENTRY, FILL, Form};
-use attnfuzz::emulator::{Initialised, Launch, Memory, Options, Region, launch};
+use attnfuzz::emulator::{Initialised, Launch, Memory, Options, Region, TensorCore, launch};
 use attnfuzz::ptx;
 
 /// Results of each case, or why the emulator can't run the form.
@@ -21,6 +21,7 @@ pub(crate) fn run(form: &Form, cases: &[Vec<u64>]) -> Result<Vec<Vec<u64>>, Stri
         dynamic_shared_bytes: 0,
         params: &params,
     };
-    launch(&program, &mut memory, &shape, &Options::default()).map_err(|stop| stop.to_string())?;
+    let options = Options { tensor_core: Some(TensorCore::HOPPER), ..Options::default() };
+    launch(&program, &mut memory, &shape, &options).map_err(|stop| stop.to_string())?;
     Ok(form.unpack(memory.bytes(output)))
 }
