@@ -22,7 +22,8 @@ struct Row {
     /// Differing cases in which every differing result is a NaN on both sides.
     nan_only: usize,
     worst: String,
-    example: String,
+    /// Of an approximate form its worst case, of an exact one the differences number 1, 2, 4, 8 and so on.
+    examples: Vec<String>,
     /// Why one side has no result.
     hardware: Option<String>,
     emulator: Option<String>,
@@ -61,16 +62,26 @@ pub(crate) fn measure(cuda: &RawCuda, body: &mut String) -> Result<bool, Box<dyn
         "### Exact forms that differ\n\n| form | cases | bit-equal | differ only in NaN bits | example |\n|---|---|---|---|---|"
     )?;
     for row in rows.iter().filter(|r| wrong(r)) {
-        let Row { name, cases, equal, nan_only, example, .. } = row;
-        writeln!(body, "| `{name}` | {cases} | {:.3} % | {nan_only} | {example} |", percent(*equal, *cases))?;
+        let Row { name, cases, equal, nan_only, examples, .. } = row;
+        writeln!(
+            body,
+            "| `{name}` | {cases} | {:.3} % | {nan_only} | {} |",
+            percent(*equal, *cases),
+            examples.join("; ")
+        )?;
     }
     writeln!(
         body,
         "\n### Approximate forms and tensor cores\n\nWorst difference of hardware and emulator.\n\n| form | cases | bit-equal | worst difference | example |\n|---|---|---|---|---|"
     )?;
     for row in rows.iter().filter(|r| r.class != Class::Exact && r.hardware.is_none() && r.emulator.is_none()) {
-        let Row { name, cases, equal, worst, example, .. } = row;
-        writeln!(body, "| `{name}` | {cases} | {:.3} % | {worst} | {example} |", percent(*equal, *cases))?;
+        let Row { name, cases, equal, worst, examples, .. } = row;
+        writeln!(
+            body,
+            "| `{name}` | {cases} | {:.3} % | {worst} | {} |",
+            percent(*equal, *cases),
+            examples.join("; ")
+        )?;
     }
     writeln!(body, "\n### Not compared\n\n| form | emulator | device |\n|---|---|---|")?;
     for row in rows.iter().filter(|r| r.hardware.is_some() || r.emulator.is_some()) {
@@ -117,7 +128,7 @@ fn compare(
         equal: 0,
         nan_only: 0,
         worst: String::new(),
-        example: String::new(),
+        examples: Vec::new(),
         hardware: measured.as_ref().err().cloned(),
         emulator: emulated.as_ref().err().map(|e| e.split(" (a limit").next().unwrap_or(e).to_owned()),
     };
@@ -138,16 +149,17 @@ fn compare(
                 larger |= worst.add(*kind, *h, *e);
             }
         }
-        // The worst case is the example of an approximate form, any difference that of an exact one.
-        let better =
-            if row.class == Class::Exact { row.equal + row.nan_only + 1 == row.cases && !nan_only } else { larger };
-        if row.example.is_empty() || better {
-            row.example = format!(
-                "({}): hardware {}, emulator {}",
-                hex(case, &form.inputs),
-                hex(hardware, &form.outputs),
-                hex(emulator, &form.outputs)
-            );
+        let example = || {
+            let [case, hardware, emulator] =
+                [hex(case, &form.inputs), hex(hardware, &form.outputs), hex(emulator, &form.outputs)];
+            format!("({case}): hardware {hardware}, emulator {emulator}")
+        };
+        if row.class == Class::Exact {
+            if (row.cases - row.equal).is_power_of_two() {
+                row.examples.push(example());
+            }
+        } else if larger || row.examples.is_empty() {
+            row.examples = vec![example()];
         }
     }
     row.worst = worst.to_string();

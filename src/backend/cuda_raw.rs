@@ -132,8 +132,10 @@ impl RawModule<'_> {
                     // SAFETY: the context is current and the size is not 0.
                     let device = unsafe { result::malloc_sync(bytes.len().max(1)) }.map_err(failed("allocate"))?;
                     memory.push(device);
-                    // SAFETY: the allocation has as many bytes as are copied.
-                    unsafe { result::memcpy_htod_sync(device, bytes) }.map_err(failed("copy to the device"))?;
+                    // In the kernel's stream: a copy outside may still be on its way when it returns.
+                    // SAFETY: the allocation has as many bytes as are copied, and `bytes` outlives the wait below.
+                    unsafe { result::memcpy_htod_async(device, bytes, stream) }
+                        .map_err(failed("copy to the device"))?;
                     device.to_le_bytes().to_vec()
                 }
             });
@@ -150,9 +152,9 @@ impl RawModule<'_> {
         });
         for (bytes, device) in buffers.zip(memory.iter()) {
             // SAFETY: as for the copy to the device.
-            unsafe { result::memcpy_dtoh_sync(bytes, *device) }.map_err(failed("copy from the device"))?;
+            unsafe { result::memcpy_dtoh_async(bytes, *device, stream) }.map_err(failed("copy from the device"))?;
         }
-        Ok(())
+        self.cuda.stream.synchronize().map_err(failed("copy from the device"))
     }
 }
 

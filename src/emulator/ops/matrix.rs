@@ -262,7 +262,12 @@ fn add(core: TensorCore, sum: f64, products: &[Term]) -> f64 {
     let shift = core.fraction_bits as i32 - largest;
     let (up, down) = (power_of_two(shift), power_of_two(-shift));
     let total: i64 = terms().map(|t| (t.value * up) as i64).sum();
-    f64::from(to_f32_directed(total as f64 * down, Direction::Zero))
+    let total = total as f64 * down;
+    // What is too large for f32 becomes infinite, although the rest is cut.
+    if total.abs() >= 2f64.powi(128) {
+        return f64::INFINITY.copysign(total);
+    }
+    f64::from(to_f32_directed(total, Direction::Zero))
 }
 
 fn power_of_two(exponent: i32) -> f64 {
