@@ -131,6 +131,12 @@ impl Format {
         bits >> (self.fraction + self.below) & ((1 << self.exponent) - 1) == 0
     }
 
+    /// Below the smallest normal number, before any rounding.
+    pub(crate) fn is_tiny(self, value: &Value) -> bool {
+        let Value::Finite(number) = value else { return false };
+        !number.is_zero() && number.exponent + (number.magnitude.bits() as i64) < 2 - self.bias()
+    }
+
     pub(crate) fn sign(self) -> u64 {
         1 << (self.width() - 1)
     }

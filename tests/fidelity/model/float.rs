@@ -70,12 +70,24 @@ pub(super) fn arithmetic(name: &Name<'_>, case: &[u64]) -> Option<u64> {
         "rcp" => Value::Finite(Number::integer(1)).div(&a),
         "sqrt" => a.sqrt(),
         "min" | "max" => return Some(min_max(name, format, bits[0], bits[1])),
-        "neg" => return Some(bits[0] ^ format.sign()),
-        "abs" => return Some(bits[0] & !format.sign()),
+        "neg" if a != Value::Nan => return Some(bits[0] ^ format.sign()),
+        "abs" if a != Value::Nan => return Some(bits[0] & !format.sign()),
+        "neg" | "abs" => Value::Nan,
         "copysign" => return Some(bits[0] & format.sign() | bits[1] & !format.sign()),
         _ => return None,
     };
+    if format == F64 && value == Value::Nan {
+        return Some(f64_nan(case));
+    }
+    if name.has("ftz") && format.is_tiny(&value) {
+        return Some(finish(name, format, format.encode(&value, rounding) & format.sign()));
+    }
     Some(finish(name, format, format.encode(&value, rounding)))
+}
+
+/// f64 keeps the payload of the last operand that is a NaN, made quiet; without one there is a default.
+fn f64_nan(case: &[u64]) -> u64 {
+    case.iter().rev().find(|v| F64.is_nan(**v)).map_or(0xfff8 << 48, |v| v | 1 << 51)
 }
 
 fn min_max(name: &Name<'_>, format: Format, a: u64, b: u64) -> u64 {
@@ -84,6 +96,7 @@ fn min_max(name: &Name<'_>, format: Format, a: u64, b: u64) -> u64 {
     let (a, b) = if magnitudes { (a & !format.sign(), b & !format.sign()) } else { (a, b) };
     let (x, y) = (format.decode(a), format.decode(b));
     let result = match (x == Value::Nan, y == Value::Nan) {
+        (true, true) if format == F64 => return f64_nan(&[a, b]),
         (true, true) => return format.nan(),
         (true, _) | (_, true) if name.has("NaN") => return format.nan(),
         (true, false) => b,

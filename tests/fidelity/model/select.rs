@@ -102,7 +102,9 @@ pub(super) fn atomic(name: &Name<'_>, case: &[u64]) -> Option<Vec<u64>> {
         "add" => match width {
             Some(width) => mask(old.wrapping_add(b), width),
             None => {
-                let name = Name { opcode: "add", modifiers: Vec::new(), types: vec![ty] };
+                // Only in global memory are subnormals flushed.
+                let modifiers = if ty == "f32" && name.has("global") { vec!["ftz"] } else { Vec::new() };
+                let name = Name { opcode: "add", modifiers, types: vec![ty] };
                 super::float::arithmetic(&name, &[old, b])?
             }
         },
