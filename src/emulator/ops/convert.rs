@@ -1,16 +1,17 @@
 //! `cvt`: between integers, floats, and both.
 
-use super::float::{flush_if, round};
+use super::float::{direction, flush_if, round};
 use super::half::{decode_half, encode_half, f16_to_f32};
 use super::map1;
 use crate::emulator::warp::{Lanes, Registers};
+use crate::float::fused::Direction;
 use crate::ptx::Type;
 use crate::ptx::op::{Conversion, Reg, Rounding};
 
 /// Frequent conversions have a loop of their own; the rest share one per lane.
 pub(in crate::emulator) fn convert(registers: &mut Registers, lanes: Lanes, conversion: Conversion, d: Reg, a: Reg) {
     let c = conversion;
-    let plain = !c.sat && !c.ftz && !c.relu;
+    let plain = !c.sat && !c.ftz && !c.relu && !c.satfinite;
     match (c.to, c.from, d, a) {
         (Type::U64 | Type::S64, Type::U32, Reg::Wide(d), Reg::Word(a)) if plain => {
             let out = map1(registers.word(a), u64::from);
@@ -125,7 +126,8 @@ fn float_to_float(c: &Conversion, value: f64) -> u64 {
 /// Integers above 2^53 are first rounded to odd, so that the second rounding is the only one.
 fn integer_to_float(c: &Conversion, value: i128) -> u64 {
     if c.to == Type::F64 {
-        return (value as f64).to_bits();
+        let value = to_f64(c.rounding, value);
+        return if c.sat { value.clamp(0.0, 1.0) } else { value }.to_bits();
     }
     let mut wide = value as f64;
     if wide as i128 != value && wide.to_bits() & 1 == 0 {
@@ -135,17 +137,64 @@ fn integer_to_float(c: &Conversion, value: i128) -> u64 {
     encode(c, if c.sat { wide.clamp(0.0, 1.0) } else { wide })
 }
 
+/// An integer of at most 64 bits, rounded once.
+fn to_f64(rounding: Rounding, value: i128) -> f64 {
+    let nearest = value as f64;
+    let found = nearest as i128;
+    let too_high = match direction(rounding) {
+        None => return nearest,
+        Some(Direction::Zero) => found.abs() > value.abs() && value > 0,
+        Some(Direction::Down) => found > value,
+        Some(Direction::Up) => false,
+    };
+    let too_low = match direction(rounding) {
+        Some(Direction::Zero) => found.abs() > value.abs() && value < 0,
+        Some(Direction::Up) => found < value,
+        _ => false,
+    };
+    match (too_high, too_low) {
+        (true, _) => nearest.next_down(),
+        (_, true) => nearest.next_up(),
+        _ => nearest,
+    }
+}
+
+/// The 10 bits of a tf32 significand, in an f32.
+fn to_tf32(rounding: Rounding, value: f64) -> u32 {
+    if value.is_nan() {
+        return super::float::NAN;
+    }
+    let bits = (value as f32).to_bits();
+    let carried = match rounding {
+        Rounding::NearestAway => bits.wrapping_add(0x1000),
+        Rounding::Nearest => bits.wrapping_add(0xfff + (bits >> 13 & 1)),
+        _ => bits,
+    };
+    carried & !0x1fff
+}
+
+/// Infinity, as a result of overflow or not, to the largest finite number (`.satfinite`).
+fn finite(c: &Conversion, bits: u64) -> u64 {
+    let (infinity, sign, last) = match c.to {
+        Type::F16 => (0x7c00, 0x8000, 1),
+        Type::Bf16 => (0x7f80, 0x8000, 1),
+        _ => (0x7f80_0000, 0x8000_0000, 0x2000),
+    };
+    if bits & !sign == infinity { bits - last } else { bits }
+}
+
 fn encode(c: &Conversion, value: f64) -> u64 {
+    let bits = encode_any(c, value);
+    if c.satfinite { finite(c, bits) } else { bits }
+}
+
+fn encode_any(c: &Conversion, value: f64) -> u64 {
     match c.to {
         Type::F16 => u64::from(encode_half(false, c.rounding, value)),
         Type::Bf16 => u64::from(encode_half(true, c.rounding, value)),
         Type::F64 if value.is_nan() => 0x7fff_ffff_ffff_ffff,
         Type::F64 => value.to_bits(),
-        Type::Tf32 => {
-            // 10 bits of significand in an f32; ties away from zero is the hardware's `.rna`.
-            let bits = (value as f32).to_bits();
-            if value.is_nan() { u64::from(super::float::NAN) } else { u64::from(bits.wrapping_add(0x1000) & !0x1fff) }
-        }
+        Type::Tf32 => u64::from(to_tf32(c.rounding, value)),
         _ => {
             let rounding = if c.to_integral { Rounding::Nearest } else { c.rounding };
             u64::from(flush_if(c.ftz, super::float::canonical(round(rounding, value))))

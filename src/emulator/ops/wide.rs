@@ -191,7 +191,7 @@ pub(in crate::emulator) fn carry(registers: &mut Registers, lanes: Lanes, operan
 }
 
 /// NaN results have one pattern, whatever the processor's.
-fn canonical(x: f64) -> u64 {
+pub(super) fn canonical(x: f64) -> u64 {
     if x.is_nan() { 0x7fff_ffff_ffff_ffff } else { x.to_bits() }
 }
 

@@ -8,7 +8,7 @@ use super::integer::{integer_type, mask, range, value, wrap};
 pub(super) fn convert(name: &Name<'_>, case: &[u64], register_bits: u32) -> Option<u64> {
     let [to, from] = name.types[..] else { return None };
     if to.starts_with('e') || from.starts_with('e') {
-        return None;
+        return super::eight::convert(name, to, from, case);
     }
     if to.ends_with("x2") {
         let to = format(to)?;
@@ -51,11 +51,8 @@ fn from_float(name: &Name<'_>, to: Format, from: Format, bits: u64) -> u64 {
     }
     let result = to.encode(&number, rounding);
     let infinite = matches!(to.decode(result), Value::Infinite { .. });
-    let result = if name.has("satfinite") && infinite {
-        result & to.sign() | (((1 << to.exponent) - 1) << (to.fraction + to.below)) & (!to.sign() - (1 << to.below))
-    } else {
-        result
-    };
+    // The largest finite number is the pattern before infinity.
+    let result = if name.has("satfinite") && infinite { result - (1 << to.below) } else { result };
     if ftz && !is_f32(to) {
         let name = Name {
             opcode: "cvt",
