@@ -123,7 +123,7 @@ fn add(ty: Type, old: u64, b: u64) -> u64 {
     let packed = |bf16: bool| half(bf16, old >> 16, b >> 16) << 16 | half(bf16, old & 0xffff, b & 0xffff);
     match ty {
         Type::F32 => u64::from(canonical(f32::from_bits(old as u32) + f32::from_bits(b as u32))),
-        Type::F64 => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
+        Type::F64 => super::wide::atomic_add(old, b),
         Type::F16 => half(false, old, b),
         Type::Bf16 => half(true, old, b),
         Type::F16x2 => packed(false),

@@ -190,7 +190,7 @@ pub(in crate::emulator) fn carry(registers: &mut Registers, lanes: Lanes, operan
 }
 
 /// The NaN of an operation on numbers that has no result.
-pub(super) const INVALID: u64 = 0xfff8_0000_0000_0000;
+const INVALID: u64 = 0xfff8_0000_0000_0000;
 
 /// f64 keeps the payload of a NaN, unlike the smaller formats: that of the last operand that is one (docs/fidelity.md).
 #[inline(always)]
@@ -200,7 +200,17 @@ fn result(x: f64, operands: &[u64]) -> u64 {
 
 #[cold]
 fn nan_of(operands: &[u64]) -> u64 {
-    operands.iter().rev().find(|bits| f64::from_bits(**bits).is_nan()).map_or(INVALID, |bits| quiet(*bits))
+    last_nan(operands).map_or(INVALID, quiet)
+}
+
+fn last_nan(operands: &[u64]) -> Option<u64> {
+    operands.iter().rev().copied().find(|bits| f64::from_bits(*bits).is_nan())
+}
+
+/// Addition in memory, which leaves a NaN as it is.
+pub(super) fn atomic_add(old: u64, b: u64) -> u64 {
+    let sum = f64::from_bits(old) + f64::from_bits(b);
+    if sum.is_nan() { last_nan(&[old, b]).unwrap_or(INVALID) } else { sum.to_bits() }
 }
 
 /// A NaN that isn't signalling.

@@ -264,6 +264,10 @@ fn special_floats(layout: Layout) -> Vec<u64> {
             values.extend([value - 1, value, value + 1, value | 1 << (fraction - 1), value | 1 << (fraction - 1) | 1]);
         }
     }
+    if width == 16 {
+        // What `fma.oob` looks for.
+        values.push(0x7ff7);
+    }
     values.sort_unstable();
     values.dedup();
     let negative: Vec<u64> = values.iter().map(|v| v | 1 << (width - 1)).collect();

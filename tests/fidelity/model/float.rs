@@ -45,7 +45,7 @@ pub(super) fn finish(name: &Name<'_>, format: Format, bits: u64) -> u64 {
 }
 
 pub(super) fn arithmetic(name: &Name<'_>, case: &[u64]) -> Option<u64> {
-    if name.has("approx") || name.has("full") || name.has("oob") {
+    if name.has("approx") || name.has("full") {
         return None;
     }
     let ty = name.ty();
@@ -55,6 +55,10 @@ pub(super) fn arithmetic(name: &Name<'_>, case: &[u64]) -> Option<u64> {
         return Some(at(16)? << 16 | at(0)?);
     }
     let format = format(ty)?;
+    // What tensor copies fill in out of bounds, as the devices have it.
+    if name.has("oob") && case[..2].contains(&0x7ff7) {
+        return Some(0);
+    }
     let mut bits = [0; 3];
     for (slot, value) in bits.iter_mut().zip(case) {
         *slot = if name.has("ftz") { flush(format, *value) } else { *value };
