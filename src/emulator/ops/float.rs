@@ -199,7 +199,7 @@ fn input(mode: FloatMode, bits: u32) -> f32 {
 
 /// Flushing, rounding and saturation of a result that is exact or rounded to odd.
 fn finish(mode: FloatMode, exact: f64) -> u32 {
-    let bits = if mode.ftz && exact.abs() < f64::from(f32::MIN_POSITIVE) {
+    let bits = if mode.ftz && flushes(mode.rounding, exact, f32::MIN_POSITIVE.into(), f32::MANTISSA_DIGITS) {
         signed_zero(exact)
     } else {
         canonical(round(mode.rounding, exact))
@@ -214,10 +214,25 @@ fn finish(mode: FloatMode, exact: f64) -> u32 {
     }
 }
 
-/// Hardware flushes what is below the smallest normal number before rounding, though rounding might reach it.
+/// Whether `.ftz` makes a result zero: if it were still below the smallest normal number after rounding to the format's
+/// precision without a limit to its exponent. `x` is exact or rounded to odd.
+pub(super) fn flushes(rounding: Rounding, x: f64, smallest: f64, precision: u32) -> bool {
+    let below = smallest * (1.0 - 0.5f64.powi(precision as i32));
+    let halfway = smallest * (1.0 - 0.5f64.powi(precision as i32 + 1));
+    let magnitude = x.abs();
+    match direction(rounding) {
+        None => magnitude < halfway,
+        Some(Direction::Down) if x < 0.0 => magnitude <= below,
+        Some(Direction::Up) if x > 0.0 => magnitude <= below,
+        Some(_) => magnitude < smallest,
+    }
+}
+
+/// To nearest with `.ftz`, as [`flushes`] says.
 #[inline(always)]
 fn nearest_ftz(exact: f64) -> u32 {
-    if exact.abs() < f64::from(f32::MIN_POSITIVE) { signed_zero(exact) } else { canonical(exact as f32) }
+    const HALFWAY: f64 = f32::MIN_POSITIVE as f64 * (1.0 - 1.0 / (1u64 << 25) as f64);
+    if exact.abs() < HALFWAY { signed_zero(exact) } else { canonical(exact as f32) }
 }
 
 #[inline(always)]

@@ -2,7 +2,7 @@
 //!
 //! Operands are widened to f64, where products and sums are exact or rounded to odd, and rounded once.
 
-use super::float::{NAN, direction, flush_if, sum};
+use super::float::{NAN, direction, flush_if, flushes, sum};
 use super::{LANES, map1, map2, map3};
 use crate::float::fused::{Direction, fma_to_odd};
 use crate::float::{Dtype, approx};
@@ -55,7 +55,7 @@ pub(super) fn fma_oob(mode: HalfMode, a: &[u32; LANES], b: &[u32; LANES], c: &[u
     const OUT_OF_BOUNDS: u32 = 0x7ff7;
     let fused = fma(mode, a, b, c);
     std::array::from_fn(|lane| {
-        let outside = |shift: u32| [a, b].iter().any(|v| v[lane] >> shift & 0xffff == OUT_OF_BOUNDS);
+        let outside = |shift: u32| [a, b].iter().any(|v| v[lane] >> shift & 0x7fff == OUT_OF_BOUNDS);
         let keep = |shift: u32| if outside(shift) { 0 } else { 0xffff << shift };
         fused[lane] & (keep(0) | keep(16))
     })
@@ -146,8 +146,10 @@ fn decode(mode: HalfMode, bits: u16) -> f64 {
 
 #[inline(always)]
 fn encode(mode: HalfMode, x: f64) -> u16 {
-    // Flushed before rounding, which might reach the smallest normal number.
-    let x = if mode.ftz && x.abs() < smallest_normal(mode.bf16) { 0f64.copysign(x) } else { x };
+    let dtype = if mode.bf16 { Dtype::Bf16 } else { Dtype::F16 };
+    let smallest = smallest_normal(mode.bf16);
+    let flushed = mode.ftz && flushes(Rounding::Nearest, x, smallest, dtype.precision_bits());
+    let x = if flushed { 0f64.copysign(x) } else { x };
     finish(mode, encode_half(mode.bf16, Rounding::Nearest, x))
 }
 

@@ -43,10 +43,14 @@ pub(in crate::emulator) fn binary64(op: Binary64, a: &[u64; LANES], b: &[u64; LA
         Binary64::And => map2(a, b, |a, b| a & b),
         Binary64::Or => map2(a, b, |a, b| a | b),
         Binary64::Xor => map2(a, b, |a, b| a ^ b),
-        Binary64::AddF64(rounding) => directed2(rounding, a, b, |a, b| a + b, |a, b, way| exact::fma(a, 1.0, b, way)),
-        Binary64::SubF64(rounding) => directed2(rounding, a, b, |a, b| a - b, |a, b, way| exact::fma(a, 1.0, -b, way)),
-        Binary64::MulF64(rounding) => directed2(rounding, a, b, |a, b| a * b, exact::multiply),
-        Binary64::DivF64(rounding) => directed2(rounding, a, b, |a, b| a / b, exact::divide),
+        Binary64::AddF64(rounding) => {
+            directed2(rounding, a, b, |a, b| a + b, |a, b, way| exact::fma(a, 1.0, b, way), false)
+        }
+        Binary64::SubF64(rounding) => {
+            directed2(rounding, a, b, |a, b| a - b, |a, b, way| exact::fma(a, 1.0, -b, way), false)
+        }
+        Binary64::MulF64(rounding) => directed2(rounding, a, b, |a, b| a * b, exact::multiply, false),
+        Binary64::DivF64(rounding) => directed2(rounding, a, b, |a, b| a / b, exact::divide, true),
         Binary64::MinF64 => float(|a, b| min_max(a, b, true)),
         Binary64::MaxF64 => float(|a, b| min_max(a, b, false)),
         Binary64::CopysignF64 => map2(a, b, |a, b| (a & 1 << 63) | (b & !(1 << 63))),
@@ -65,7 +69,7 @@ pub(in crate::emulator) fn ternary64(
         Ternary64::MadHiS => map3(a, b, c, |a, b, c| mul_hi_s(a, b).wrapping_add(c)),
         Ternary64::FmaF64(rounding) => map3(a, b, c, |a, b, c| {
             let way = direction(rounding);
-            result(exact::fma(f64::from_bits(a), f64::from_bits(b), f64::from_bits(c), way), &[a, b, c])
+            result(exact::fma(f64::from_bits(a), f64::from_bits(b), f64::from_bits(c), way), &[a, c, b])
         }),
     }
 }
@@ -144,10 +148,12 @@ fn directed2(
     b: &[u64; LANES],
     nearest: impl Fn(f64, f64) -> f64,
     exact: impl Fn(f64, f64, Option<Direction>) -> f64,
+    first_nan: bool,
 ) -> [u64; LANES] {
+    let result = |x, a, b| result(x, &if first_nan { [b, a] } else { [a, b] });
     match direction(rounding) {
-        None => map2(a, b, |a, b| result(nearest(f64::from_bits(a), f64::from_bits(b)), &[a, b])),
-        way => map2(a, b, |a, b| result(exact(f64::from_bits(a), f64::from_bits(b), way), &[a, b])),
+        None => map2(a, b, |a, b| result(nearest(f64::from_bits(a), f64::from_bits(b)), a, b)),
+        way => map2(a, b, |a, b| result(exact(f64::from_bits(a), f64::from_bits(b), way), a, b)),
     }
 }
 
@@ -192,7 +198,8 @@ pub(in crate::emulator) fn carry(registers: &mut Registers, lanes: Lanes, operan
 /// The NaN of an operation on numbers that has no result.
 const INVALID: u64 = 0xfff8_0000_0000_0000;
 
-/// f64 keeps the payload of a NaN, unlike the smaller formats: that of the last operand that is one (docs/fidelity.md).
+/// f64 keeps the payload of a NaN, unlike the smaller formats: that of the last of `operands` that is one. Which order
+/// that is differs between instructions (docs/fidelity.md).
 #[inline(always)]
 fn result(x: f64, operands: &[u64]) -> u64 {
     if x.is_nan() { nan_of(operands) } else { x.to_bits() }

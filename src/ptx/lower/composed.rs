@@ -5,7 +5,7 @@ use super::form::Form;
 use crate::ptx::ast::Operand;
 use crate::ptx::error::Error;
 use crate::ptx::op::{
-    Binary32, Binary64, Compare, Condition, Op, Packed, Reg, Relation, Ternary32, Unary32, VoteMode, Wide, Word,
+    Binary32, Binary64, Compare, Condition, Logic, Op, Packed, Reg, Relation, Ternary32, Unary32, VoteMode, Wide, Word,
 };
 use crate::ptx::types::Type;
 
@@ -205,7 +205,7 @@ fn field(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// `testp`: the magnitude's bits, less a bound, compared without sign.
+/// `testp`: the magnitude's bits, less a bound, compared without sign. Zero counts as normal, as on the devices.
 pub(super) fn testp(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     const TESTS: [&str; 6] = ["finite", "infinite", "number", "notanumber", "normal", "subnormal"];
     let Some(test) = form.choice(&TESTS.map(|t| (t, t))) else {
@@ -229,22 +229,32 @@ pub(super) fn testp(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Err
     let [d, a] = form.exactly()?;
     let a = lw.source(a, ty)?;
     let d = lw.pred_destination(d)?;
+    let or_zero = d.filter(|_| test == "normal").map(|pred| (Logic::Or, Condition { pred, negated: false }));
+    let compare = |relation, ty| Compare { relation, ty, ftz: false };
     match a {
         Reg::Word(a) => {
             let constant = |lw: &mut Lowerer<'_>, v: u64| lw.slots.constant32(v as u32);
             let (ones, less, b) = (constant(lw, 0x7fff_ffff), constant(lw, less), constant(lw, bound));
             let magnitude = lw.step(Binary32::And, a, ones);
             let a = lw.step(Binary32::Sub, magnitude, less);
-            let compare = Compare { relation, ty: Type::U32, ftz: false };
-            lw.push(Op::Compare32 { compare, d, q: None, a, b, combine: None });
+            if or_zero.is_some() {
+                let (compare, zero) = (compare(Relation::Eq, Type::U32), constant(lw, 0));
+                lw.push(Op::Compare32 { compare, d, q: None, a: magnitude, b: zero, combine: None });
+            }
+            let compare = compare(relation, Type::U32);
+            lw.push(Op::Compare32 { compare, d, q: None, a, b, combine: or_zero });
         }
         Reg::Wide(a) => {
             let constant = |lw: &mut Lowerer<'_>, v: u64| lw.slots.constant64(v);
             let (ones, less, b) = (constant(lw, u64::MAX >> 1), constant(lw, less), constant(lw, bound));
             let magnitude = lw.wide_step(Binary64::And, a, ones);
             let a = lw.wide_step(Binary64::Sub, magnitude, less);
-            let compare = Compare { relation, ty: Type::U64, ftz: false };
-            lw.push(Op::Compare64 { compare, d, q: None, a, b, combine: None });
+            if or_zero.is_some() {
+                let (compare, zero) = (compare(Relation::Eq, Type::U64), constant(lw, 0));
+                lw.push(Op::Compare64 { compare, d, q: None, a: magnitude, b: zero, combine: None });
+            }
+            let compare = compare(relation, Type::U64);
+            lw.push(Op::Compare64 { compare, d, q: None, a, b, combine: or_zero });
         }
     }
     Ok(())

@@ -56,7 +56,7 @@ pub(super) fn arithmetic(name: &Name<'_>, case: &[u64]) -> Option<u64> {
     }
     let format = format(ty)?;
     // What tensor copies fill in out of bounds, as the devices have it.
-    if name.has("oob") && case[..2].contains(&0x7ff7) {
+    if name.has("oob") && case[..2].iter().any(|v| v & 0x7fff == 0x7ff7) {
         return Some(0);
     }
     let mut bits = [0; 3];
@@ -81,15 +81,20 @@ pub(super) fn arithmetic(name: &Name<'_>, case: &[u64]) -> Option<u64> {
         _ => return None,
     };
     if format == F64 && value == Value::Nan {
-        return Some(f64_nan(case));
+        let order = match name.opcode {
+            "div" => vec![case[1], case[0]],
+            "fma" | "mad" => vec![case[0], case[2], case[1]],
+            _ => case.to_vec(),
+        };
+        return Some(f64_nan(&order));
     }
-    if name.has("ftz") && format.is_tiny(&value) {
+    if name.has("ftz") && format.is_tiny(&value, rounding) {
         return Some(finish(name, format, format.encode(&value, rounding) & format.sign()));
     }
     Some(finish(name, format, format.encode(&value, rounding)))
 }
 
-/// f64 keeps the payload of the last operand that is a NaN, made quiet; without one there is a default.
+/// f64 keeps the payload of the last of these that is a NaN, made quiet; without one there is a default.
 fn f64_nan(case: &[u64]) -> u64 {
     case.iter().rev().find(|v| F64.is_nan(**v)).map_or(0xfff8 << 48, |v| v | 1 << 51)
 }

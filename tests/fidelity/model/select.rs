@@ -84,7 +84,8 @@ pub(super) fn select(name: &Name<'_>, case: &[u64]) -> Option<Vec<u64>> {
                 "infinite" => !finite && !nan,
                 "number" => !nan,
                 "notanumber" => nan,
-                "normal" => finite && !format.is_subnormal(case[0]),
+                // The devices count zero.
+                "normal" => finite && (zero || !format.is_subnormal(case[0])),
                 _ => format.is_subnormal(case[0]) && !zero,
             })])
         }
