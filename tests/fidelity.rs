@@ -59,17 +59,43 @@ fn every_form_computes_what_its_model_says() {
             continue;
         };
         let Ok(found) = forms::emulate::run(&form, &cases) else { continue };
-        let differs = |(want, have): (&Vec<Option<u64>>, &Vec<u64>)| {
-            want.iter().zip(have).any(|(w, h)| w.is_some_and(|w| w != *h))
-        };
-        let bad: Vec<usize> = (0..cases.len()).filter(|i| differs((&expected[*i], &found[*i]))).collect();
-        if let Some(&first) = bad.first() {
-            let (case, want, have) = (&cases[first], &expected[first], &found[first]);
-            let share = format!("{} of {}", bad.len(), cases.len());
-            wrong.push(format!("{} ({share}): {case:x?} gives {have:x?}, not {want:x?}", form.name));
-        }
+        wrong.extend(differing(&form, &cases, &expected, &found));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     // Approximations, and tensor cores that don't add exactly.
     must_be(&unmodelled, "unmodelled.txt");
+}
+
+/// Where a form gives other results than its model, in words.
+fn differing(form: &Form, cases: &[Vec<u64>], expected: &[Vec<Option<u64>>], found: &[Vec<u64>]) -> Option<String> {
+    let differs =
+        |(want, have): (&Vec<Option<u64>>, &Vec<u64>)| want.iter().zip(have).any(|(w, h)| w.is_some_and(|w| w != *h));
+    let bad: Vec<usize> = (0..cases.len()).filter(|i| differs((&expected[*i], &found[*i]))).collect();
+    let first = *bad.first()?;
+    let (case, want, have) = (&cases[first], &expected[first], &found[first]);
+    let share = format!("{} of {}", bad.len(), cases.len());
+    Some(format!("{} ({share}): {case:x?} gives {have:x?}, not {want:x?}", form.name))
+}
+
+/// Without a GPU the reason is told, and nothing is said about hardware.
+#[cfg(feature = "cuda")]
+#[test]
+fn a_gpu_computes_what_the_models_say_or_its_absence_is_told() {
+    let cuda = match attnfuzz::backend::cuda_raw::RawCuda::open(0) {
+        Ok(cuda) => cuda,
+        Err(absent) => {
+            println!("not compared with hardware: {absent}");
+            return assert!(!absent.to_string().is_empty());
+        }
+    };
+    let mut wrong = Vec::new();
+    for form in all() {
+        let cases = forms::operands::cases(&form, CASES, BLOCK);
+        let Some(expected) = model::expected(&form, &cases) else { continue };
+        match forms::device::run(&cuda, &form, &cases) {
+            Ok(found) => wrong.extend(differing(&form, &cases, &expected, &found)),
+            Err(why) => wrong.push(format!("{}: {why}", form.name)),
+        }
+    }
+    assert!(wrong.is_empty(), "{} on {}:\n{}", wrong.len(), cuda.name(), wrong.join("\n"));
 }
