@@ -137,6 +137,7 @@ pub(in crate::emulator) fn ternary32(
                 sum.wrapping_add((half * byte) as u32)
             })
         }),
+        Ternary32::PackSaturated { bits, signed } => packed::saturated(bits, signed, a, b, c),
         Ternary32::Fns => map3(a, b, c, |mask, base, n| nth_set(mask, base, n as i32)),
     }
 }

@@ -5,7 +5,8 @@ use super::form::Form;
 use crate::ptx::ast::Operand;
 use crate::ptx::error::Error;
 use crate::ptx::op::{
-    Binary32, Binary64, Compare, Condition, Op, Packed, Reg, Relation, Ternary32, Unary32, VoteMode, Wide, Word,
+    Binary32, Binary64, Compare, Condition, Op, Packed, Reg, Relation, ShuffleMode, Ternary32, Unary32, VoteMode, Wide,
+    Word,
 };
 use crate::ptx::types::Type;
 
@@ -247,6 +248,35 @@ pub(super) fn testp(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Err
             lw.push(Op::Compare64 { compare, d, q: None, a, b, combine: None });
         }
     }
+    Ok(())
+}
+
+/// `movmatrix`: both halves of a word come from the lanes that hold the transposed places.
+pub(super) fn movmatrix(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
+    let whole = ["sync", "aligned", "m8n8", "trans", "b16"].into_iter().all(|m| form.has(m));
+    form.done()?;
+    if !whole {
+        return Err(form.unsupported("other than `.sync.aligned.m8n8.trans.b16`"));
+    }
+    let [d, a] = form.exactly()?;
+    let a = lw.word_source(a, Type::B32)?;
+    let d = lw.word_destination(d, Type::B32)?;
+    let lane = lw.word_source(&Operand::Name("%laneid".to_owned()), Type::U32)?;
+    let [mask, clamp, four, three, two] = [u32::MAX, 0x1f, 4, 3, 2].map(|v| lw.slots.constant32(v));
+    // Lane 4r + c holds the row r, columns 2c and 2c + 1.
+    let row = lw.step(Binary32::And, lane, three);
+    let row = lw.step(Binary32::Shl, row, three);
+    let column = lw.step(Binary32::ShrU, lane, three);
+    let first = lw.step(Binary32::Add, row, column);
+    let second = lw.step(Binary32::Add, first, four);
+    let odd = lw.step(Binary32::And, lane, four);
+    let shift = lw.step(Binary32::Shl, odd, two);
+    let [low, high] = [first, second].map(|b| {
+        let word = lw.slots.word();
+        lw.push(Op::Shuffle { mode: ShuffleMode::Idx, d: word, p: None, a, b, c: clamp, mask });
+        lw.step(Binary32::ShrU, word, shift)
+    });
+    lw.push(Op::Binary32 { op: Binary32::Pack16, d, a: low, b: high });
     Ok(())
 }
 

@@ -161,6 +161,8 @@ fn integer(random: &mut Random, kind: Kind, pool: &[u64], earlier: &[u64], kinds
     let mask = u64::MAX >> (64 - kind.bits());
     match kind {
         Kind::Pred => return random.below(2),
+        // Without the upper bit of their exponents.
+        Kind::Eight if random.below(64) != 0 => return random.bits() & 0xbfbf_bfbf,
         Kind::Shift | Kind::Bit | Kind::Few | Kind::Lane | Kind::Clamp if random.below(8) != 0 => {
             return pool[random.below(pool.len() as u64) as usize];
         }

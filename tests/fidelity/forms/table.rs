@@ -262,7 +262,7 @@ pub(crate) const FAMILIES: &[(u32, &str, &str)] = &[
 ];
 
 /// Signature of an atomic operation: `%a0` is stored, then combined with `%a1`.
-const ATOMIC: &str = "T T = T T";
+pub(crate) const ATOMIC: &str = "T T = T T";
 
 /// What `EVEN_LANES` in a body stands for: a zero result, and a predicate that the odd lanes have.
 pub(crate) const EVEN_LANES: &str = ".reg .pred %half, %odd; .reg .b32 %lane; mov.b32 %d0, 0; mov.u32 %lane, %laneid; \

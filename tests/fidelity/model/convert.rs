@@ -30,6 +30,17 @@ pub(super) fn convert(name: &Name<'_>, case: &[u64], register_bits: u32) -> Opti
     }
 }
 
+/// `cvt.pack`: saturated `b`, saturated `a` above it, the rest from `c`.
+pub(super) fn pack(name: &Name<'_>, case: &[u64]) -> Option<u64> {
+    let to = name.choice(&["u4", "s4", "u2", "s2"]).unwrap_or(name.types[0]);
+    let (width, _) = integer_type(to)?;
+    let (low, high) = range(to)?;
+    let part = |bits: u64| Some(wrap(value("s32", bits)?.clamp(low, high), width));
+    let both = part(case[1])? | part(case[0])? << width;
+    let rest = if width == 16 { 0 } else { case[2] << (2 * width) };
+    Some((both | rest) & 0xffff_ffff)
+}
+
 /// The low bits of a number in its type, extended by the type's sign to the register.
 fn extended(to: &str, number: i128, register_bits: u32) -> u64 {
     let (width, _) = integer_type(to).unwrap_or((64, false));
