@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! cargo run --release --example fidelity -- report.md          needs a GPU; exit code 1 if an exact form differs
-//! cargo run --release --example fidelity -- --forms report.md  the same of the instruction forms alone
+//! cargo run --release --example fidelity -- --forms report.md  of the forms alone, and the cases that differ
 //! cargo run --release --example fidelity -- --dump folder      writes the PTX of every form
 //! cargo run --release --example fidelity -- --compile          makes sweep.ptx from sweep.cu; needs NVRTC
 //! ```
@@ -51,9 +51,10 @@ fn dump(folder: &Path) -> Result<(), Box<dyn Error>> {
 
 /// Whether every exact form agrees.
 fn measure_forms(report: &Path) -> Result<bool, Box<dyn Error>> {
-    let mut body = String::new();
-    let agree = instructions::measure(&RawCuda::open(0)?, &mut body)?;
+    let (mut body, mut rows) = (String::new(), String::new());
+    let agree = instructions::measure(&RawCuda::open(0)?, &mut body, &mut rows)?;
     std::fs::write(report, body)?;
+    std::fs::write(report.with_extension("differences"), rows)?;
     Ok(agree)
 }
 
@@ -80,7 +81,7 @@ fn measure(report: &Path) -> Result<bool, Box<dyn Error>> {
     section("Accumulation of tensor cores", &mut |body| tensor::measure(&cuda, body))?;
     let mut agree = false;
     section("Instruction forms", &mut |body| {
-        agree = instructions::measure(&cuda, body)?;
+        agree = instructions::measure(&cuda, body, &mut String::new())?;
         Ok(())
     })?;
     Ok(agree)

@@ -42,9 +42,17 @@ pub(in crate::emulator) fn convert(registers: &mut Registers, lanes: Lanes, conv
 
 /// One lane's conversion, any types.
 fn one(c: &Conversion, bits: u64) -> u64 {
+    let modified = c.ftz || c.sat || c.to_integral;
+    if c.from == c.to && c.to == Type::F32 && !modified {
+        return bits;
+    }
     if c.from.is_float() {
         let value = decode(c, bits);
-        if c.to.is_float() { float_to_float(c, value) } else { float_to_integer(c, value) }
+        match c.to.is_float() {
+            true if value.is_nan() && !c.sat => nan(c, bits),
+            true => float_to_float(c, value),
+            false => float_to_integer(c, value),
+        }
     } else {
         let value = integer(c.from, bits);
         if c.to.is_float() { integer_to_float(c, value) } else { extend(c, clamp_integer(c, value)) }
@@ -56,7 +64,8 @@ fn decode(c: &Conversion, bits: u64) -> f64 {
         Type::F16 => decode_half(false, bits as u16),
         Type::Bf16 => decode_half(true, bits as u16),
         Type::F64 => f64::from_bits(bits),
-        _ => f64::from(f32::from_bits(flush_if(c.ftz, bits as u32))),
+        // The devices flush nothing on the way to f16.
+        _ => f64::from(f32::from_bits(flush_if(c.ftz && c.to != Type::F16, bits as u32))),
     }
 }
 
@@ -89,12 +98,12 @@ fn extend(c: &Conversion, value: i128) -> u64 {
     if c.destination_bits >= 64 { bits } else { bits & ((1 << c.destination_bits) - 1) }
 }
 
-/// Out of range clamps, NaN is 0 (PTX ISA, `cvt`); to 64 bits NaN is the lowest or highest pattern.
+/// Out of range clamps, NaN is 0 (PTX ISA, `cvt`); to and from 64 bits the devices give the upper bit alone.
 fn float_to_integer(c: &Conversion, value: f64) -> u64 {
     let (low, high) = range(c.to);
     if value.is_nan() {
-        let wide = c.to.size_bytes() == 8;
-        return extend(c, if wide { 1 << 63 } else { 0 });
+        let wide = c.to.size_bytes() == 8 || c.from == Type::F64;
+        return extend(c, if wide { 1 << (8 * c.to.size_bytes() - 1) } else { 0 });
     }
     let rounded = integral(c.rounding, value);
     // `as` saturates; the bounds of every type but 64 bits are exact in f64.
@@ -108,6 +117,34 @@ fn integral(rounding: Rounding, value: f64) -> f64 {
         Rounding::Zero => value.trunc(),
         Rounding::Down => value.floor(),
         Rounding::Up => value.ceil(),
+    }
+}
+
+/// A NaN converted as the devices do: to and from f64 with its sign and what fits of its payload, otherwise the one.
+fn nan(c: &Conversion, bits: u64) -> u64 {
+    let fraction_bits = |ty: Type| match ty {
+        Type::F16 => 10,
+        Type::Bf16 => 7,
+        Type::F32 => 23,
+        _ => 52,
+    };
+    match (c.from, c.to) {
+        (_, Type::Tf32) if c.rounding == Rounding::NearestAway => {
+            let kept = bits & !0x1fff;
+            if c.satfinite { kept - 0x2000 } else { kept }
+        }
+        (Type::Bf16, Type::F32) => bits << 16,
+        (_, Type::F64) | (Type::F64, _) => {
+            let bits = if c.from == Type::F32 && c.ftz { u64::from(super::float::NAN) } else { bits };
+            let width = 8 * c.from.size_bytes() as u32;
+            let to_width = 8 * c.to.size_bytes() as u32;
+            let (from, to) = (fraction_bits(c.from), fraction_bits(c.to));
+            // The fraction at the top of 64 bits, below it nothing.
+            let payload = bits << (64 - from) >> (64 - to);
+            let ones = u64::MAX >> (65 - to_width) >> (to - 1) << (to - 1);
+            (bits >> (width - 1) & 1) << (to_width - 1) | ones | payload
+        }
+        _ => encode_any(c, f64::NAN),
     }
 }
 
@@ -162,7 +199,7 @@ fn to_f64(rounding: Rounding, value: i128) -> f64 {
 /// The 10 bits of a tf32 significand, in an f32.
 fn to_tf32(rounding: Rounding, value: f64) -> u32 {
     if value.is_nan() {
-        return super::float::NAN;
+        return super::float::NAN & !0x1fff;
     }
     let bits = (value as f32).to_bits();
     let carried = match rounding {

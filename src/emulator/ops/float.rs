@@ -5,21 +5,24 @@
 use super::{LANES, map1, map2, map3};
 use crate::float::approx;
 use crate::float::fused::{
-    Direction, divide_to_odd, fma_f32, fma_f32_directed, sqrt_to_odd, sum_to_odd, to_f32_directed,
+    Direction, divide_to_odd, fma_f32, fma_f32_directed, fma_to_odd, sqrt_to_odd, sum_to_odd, to_f32_directed,
 };
 use crate::ptx::op::{Binary32, FloatMode, MinMaxMode, Rounding, Unary32};
+
+/// 2^-126.
+const SMALLEST_NORMAL: u32 = 0x80_0000;
 
 /// The NaN every f32 operation produces.
 pub(super) const NAN: u32 = 0x7fff_ffff;
 
 pub(super) fn unary(op: Unary32, a: &[u32; LANES]) -> [u32; LANES] {
     match op {
-        Unary32::NegF32 { ftz } => map1(a, |a| flush_if(ftz, a) ^ 1 << 31),
-        Unary32::AbsF32 { ftz } => map1(a, |a| flush_if(ftz, a) & !(1 << 31)),
+        Unary32::NegF32 { ftz } => map1(a, |a| canonical(f32::from_bits(flush_if(ftz, a) ^ 1 << 31))),
+        Unary32::AbsF32 { ftz } => map1(a, |a| canonical(f32::from_bits(flush_if(ftz, a) & !(1 << 31)))),
         Unary32::RcpF32(mode) => map1(a, |a| divide(mode, 1.0, f32::from_bits(flush_if(mode.ftz, a)))),
         Unary32::SqrtF32(mode) => map1(a, |a| {
             let root = sqrt_to_odd(f32::from_bits(flush_if(mode.ftz, a)));
-            finish(mode, round(mode.rounding, root))
+            finish(mode, round(mode.rounding, root), root)
         }),
         Unary32::Ex2Approx { ftz } => ex2(ftz, a),
         Unary32::Lg2Approx { ftz } => function(ftz, a, approx::log2),
@@ -48,10 +51,13 @@ pub(super) fn binary(op: Binary32, a: &[u32; LANES], b: &[u32; LANES]) -> [u32; 
         },
         Binary32::MulF32(mode) => match plain(mode) {
             Some(false) => map2(a, b, |a, b| canonical(f32::from_bits(a) * f32::from_bits(b))),
-            Some(true) => map2(a, b, |a, b| flush(canonical(f32::from_bits(flush(a)) * f32::from_bits(flush(b))))),
+            Some(true) => map2(a, b, |a, b| {
+                let product = f64::from(f32::from_bits(flush(a))) * f64::from(f32::from_bits(flush(b)));
+                flush_result(Rounding::Nearest, canonical(product as f32), product)
+            }),
             None => map2(a, b, |a, b| {
                 let product = f64::from(input(mode, a)) * f64::from(input(mode, b));
-                finish(mode, round(mode.rounding, product))
+                finish(mode, round(mode.rounding, product), product)
             }),
         },
         Binary32::DivF32(mode) => map2(a, b, |a, b| divide(mode, input(mode, a), input(mode, b))),
@@ -73,18 +79,30 @@ pub(super) fn fma(mode: FloatMode, a: &[u32; LANES], b: &[u32; LANES], c: &[u32;
         Some(false) => fma_nearest(a, b, c),
         Some(true) => {
             let [a, b, c] = [a, b, c].map(|v| map1(v, flush));
-            let out = fma_nearest(&a, &b, &c);
+            let mut out = fma_nearest(&a, &b, &c);
+            for lane in 0..LANES {
+                if out[lane] & !(1 << 31) == SMALLEST_NORMAL {
+                    let exact = fused([a[lane], b[lane], c[lane]]);
+                    out[lane] = flush_result(Rounding::Nearest, out[lane], exact);
+                }
+            }
             map1(&out, flush)
         }
         None => map3(a, b, c, |a, b, c| {
-            let (a, b, c) = (input(mode, a), input(mode, b), input(mode, c));
+            let [a, b, c] = [a, b, c].map(|v| input(mode, v));
             let value = match direction(mode.rounding) {
                 Some(direction) => fma_f32_directed(a, b, c, direction),
                 None => fma_f32(a, b, c),
             };
-            finish(mode, value)
+            finish(mode, value, fused([a, b, c].map(f32::to_bits)))
         }),
     }
+}
+
+/// The exact result, or one rounded to odd.
+fn fused([a, b, c]: [u32; 3]) -> f64 {
+    let [a, b, c] = [a, b, c].map(|v| f64::from(f32::from_bits(v)));
+    fma_to_odd(a, b, c)
 }
 
 fn fma_nearest(a: &[u32; LANES], b: &[u32; LANES], c: &[u32; LANES]) -> [u32; LANES] {
@@ -133,7 +151,8 @@ fn add(mode: FloatMode, a: u32, b: u32) -> u32 {
         Some(direction) => fma_f32_directed(a, 1.0, b, direction),
         None => a + b,
     };
-    finish(mode, value)
+    // A sum of normal numbers that is less than one is exact.
+    finish(mode, value, f64::from(value))
 }
 
 fn divide(mode: FloatMode, a: f32, b: f32) -> u32 {
@@ -141,7 +160,7 @@ fn divide(mode: FloatMode, a: f32, b: f32) -> u32 {
         Some(direction) => to_f32_directed(divide_to_odd(a, b), direction),
         None => a / b,
     };
-    finish(mode, value)
+    finish(mode, value, divide_to_odd(a, b))
 }
 
 /// PTX ISA, `div.approx`: for divisors from 2^126 up, infinity over them is NaN and the rest is zero.
@@ -202,13 +221,26 @@ fn input(mode: FloatMode, bits: u32) -> f32 {
     f32::from_bits(flush_if(mode.ftz, bits))
 }
 
-/// Flushing, saturation and the canonical NaN, in that order.
-fn finish(mode: FloatMode, value: f32) -> u32 {
+/// Flushing, saturation and the canonical NaN, in that order. `exact` may be rounded to odd.
+fn finish(mode: FloatMode, value: f32, exact: f64) -> u32 {
+    let bits = canonical(value);
+    let bits = if mode.ftz { flush_result(mode.rounding, bits, exact) } else { bits };
     if mode.sat {
-        // NaN fails both comparisons and becomes +0, as does -0.
-        return if value > 0.0 { flush_if(mode.ftz, value.min(1.0).to_bits()) } else { 0 };
+        let value = f32::from_bits(bits);
+        // NaN fails the comparison and becomes +0, as does -0.
+        return if value > 0.0 { value.min(1.0).to_bits() } else { 0 };
     }
-    flush_if(mode.ftz, canonical(value))
+    bits
+}
+
+/// What is flushed is decided by the result in the precision of a normal number, whatever it is rounded to then.
+#[inline(always)]
+fn flush_result(rounding: Rounding, bits: u32, exact: f64) -> u32 {
+    let hard = bits & !(1 << 31) == SMALLEST_NORMAL;
+    if hard && round(rounding, exact * 256.0).abs() < f32::from_bits(SMALLEST_NORMAL) * 256.0 {
+        return bits & 1 << 31;
+    }
+    flush(bits)
 }
 
 /// A value rounded to odd, or exact, to f32.

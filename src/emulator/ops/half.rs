@@ -10,8 +10,8 @@ use crate::ptx::op::{Binary32, HalfMode, MinMaxMode, Relation, Rounding, Unary32
 
 pub(super) fn unary(op: Unary32, a: &[u32; LANES]) -> [u32; LANES] {
     match op {
-        Unary32::NegHalf(mode) => each1(mode, a, |a| flush(mode, a) ^ 0x8000),
-        Unary32::AbsHalf(mode) => each1(mode, a, |a| flush(mode, a) & 0x7fff),
+        Unary32::NegHalf(mode) => each1(mode, a, |a| canonical(mode, flush(mode, a) ^ 0x8000)),
+        Unary32::AbsHalf(mode) => each1(mode, a, |a| canonical(mode, flush(mode, a) & 0x7fff)),
         Unary32::Ex2Half(mode) => each1(mode, a, |a| encode(mode, approx::exp2(decode(mode, a)))),
         Unary32::TanhHalf(mode) => each1(mode, a, |a| encode(mode, approx::tanh(decode(mode, a)))),
         _ => *a,
@@ -51,7 +51,7 @@ pub(super) fn fma_oob(mode: HalfMode, a: &[u32; LANES], b: &[u32; LANES], c: &[u
     const OUT_OF_BOUNDS: u32 = 0x7ff7;
     let fused = fma(mode, a, b, c);
     std::array::from_fn(|lane| {
-        let outside = |shift: u32| [a, b].iter().any(|v| v[lane] >> shift & 0xffff == OUT_OF_BOUNDS);
+        let outside = |shift: u32| [a, b].iter().any(|v| v[lane] >> shift & 0x7fff == OUT_OF_BOUNDS);
         let keep = |shift: u32| if outside(shift) { 0 } else { 0xffff << shift };
         fused[lane] & (keep(0) | keep(16))
     })
@@ -142,7 +142,15 @@ fn decode(mode: HalfMode, bits: u16) -> f64 {
 
 #[inline(always)]
 fn encode(mode: HalfMode, x: f64) -> u16 {
-    finish(mode, encode_half(mode.bf16, Rounding::Nearest, x))
+    let bits = encode_half(mode.bf16, Rounding::Nearest, x);
+    // As for f32, what is flushed is decided by the result in the precision of a normal number.
+    let tiny =
+        mode.ftz && bits & 0x7fff == 0x0400 && encode_half(false, Rounding::Nearest, x * 256.0) & 0x7fff < 0x2400;
+    finish(mode, if tiny { bits & 0x8000 } else { bits })
+}
+
+fn canonical(mode: HalfMode, bits: u16) -> u16 {
+    if is_nan(mode.bf16, bits) { 0x7fff } else { bits }
 }
 
 fn finish(mode: HalfMode, bits: u16) -> u16 {

@@ -41,8 +41,8 @@ pub(in crate::emulator) fn binary32(op: Binary32, a: &[u32; LANES], b: &[u32; LA
         // Division by zero is all ones on the hardware; the manual leaves it unspecified.
         Binary32::DivU => map2(a, b, |a, b| a.checked_div(b).unwrap_or(u32::MAX)),
         Binary32::DivS => map2(a, b, |a, b| if b == 0 { u32::MAX } else { (a as i32).wrapping_div(b as i32) as u32 }),
-        Binary32::RemU => map2(a, b, |a, b| a.checked_rem(b).unwrap_or(a)),
-        Binary32::RemS => map2(a, b, |a, b| if b == 0 { a } else { (a as i32).wrapping_rem(b as i32) as u32 }),
+        Binary32::RemU => map2(a, b, |a, b| a.checked_rem(b).unwrap_or(u32::MAX)),
+        Binary32::RemS => map2(a, b, |a, b| if b == 0 { u32::MAX } else { (a as i32).wrapping_rem(b as i32) as u32 }),
         Binary32::MinU => map2(a, b, u32::min),
         Binary32::MinS => map2(a, b, |a, b| (a as i32).min(b as i32) as u32),
         Binary32::MaxU => map2(a, b, u32::max),
@@ -66,7 +66,7 @@ pub(in crate::emulator) fn binary32(op: Binary32, a: &[u32; LANES], b: &[u32; LA
             b => u32::from((a as i16).wrapping_div(b) as u16),
         }),
         Binary32::RemS16 => map2(a, b, |a, b| match b as i16 {
-            0 => a,
+            0 => 0xffff,
             b => u32::from((a as i16).wrapping_rem(b) as u16),
         }),
         Binary32::MinS16 => map2(a, b, |a, b| u32::from((a as i16).min(b as i16) as u16)),

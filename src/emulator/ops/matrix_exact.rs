@@ -2,9 +2,8 @@
 
 use super::LANES;
 use super::float::direction;
-use super::wide::canonical;
+use super::wide::fma;
 use crate::emulator::warp::{Lanes, Registers};
-use crate::float::exact;
 use crate::ptx::op::{IntegerElement, MmaDouble, MmaInteger};
 
 /// Words of a row of `a`, or a column of `b`, at most.
@@ -71,10 +70,10 @@ pub(in crate::emulator) fn mma_double(registers: &mut Registers, lanes: Lanes, m
             let term = |k: usize| {
                 let a = registers.wide(m.a[k / 4 * row_halves + i / 2])[row * 4 + k % 4];
                 let b = registers.wide(m.b[k / 4])[column * 4 + k % 4];
-                (f64::from_bits(a), f64::from_bits(b))
+                (a, b)
             };
             let terms = (0..usize::from(m.k)).map(term);
-            canonical(terms.fold(f64::from_bits(c[lane]), |sum, (a, b)| exact::fma(a, b, sum, way)))
+            terms.fold(c[lane], |sum, (a, b)| fma(a, b, sum, way))
         })
     });
     for (d, out) in m.d.iter().zip(out).take(2 * row_halves) {

@@ -15,8 +15,8 @@ pub(in crate::emulator) fn unary64(op: Unary64, a: &[u64; LANES]) -> [u64; LANES
         Unary64::Abs => map1(a, |a| (a as i64).wrapping_abs() as u64),
         Unary64::Cnot => map1(a, |a| u64::from(a == 0)),
         Unary64::Brev => map1(a, u64::reverse_bits),
-        Unary64::NegF64 => map1(a, |a| a ^ 1 << 63),
-        Unary64::AbsF64 => map1(a, |a| a & !(1 << 63)),
+        Unary64::NegF64 => map1(a, |a| if is_nan(a) { a | QUIET } else { a ^ 1 << 63 }),
+        Unary64::AbsF64 => map1(a, |a| if is_nan(a) { a | QUIET } else { a & !(1 << 63) }),
         Unary64::RcpF64(rounding) => directed1(rounding, a, |a| 1.0 / a, |a, way| exact::divide(1.0, a, way)),
         Unary64::SqrtF64(rounding) => directed1(rounding, a, f64::sqrt, exact::sqrt),
         // The hardware's estimate has 20 bits; its low word is zero.
@@ -26,7 +26,7 @@ pub(in crate::emulator) fn unary64(op: Unary64, a: &[u64; LANES]) -> [u64; LANES
 }
 
 pub(in crate::emulator) fn binary64(op: Binary64, a: &[u64; LANES], b: &[u64; LANES]) -> [u64; LANES] {
-    let float = |f: fn(f64, f64) -> f64| map2(a, b, |a, b| canonical(f(f64::from_bits(a), f64::from_bits(b))));
+    let min_or_max = |min| map2(a, b, |a, b| settle(min_max(f64::from_bits(a), f64::from_bits(b), min), [b, a]));
     match op {
         Binary64::Add => map2(a, b, u64::wrapping_add),
         Binary64::Sub => map2(a, b, u64::wrapping_sub),
@@ -35,8 +35,8 @@ pub(in crate::emulator) fn binary64(op: Binary64, a: &[u64; LANES], b: &[u64; LA
         Binary64::MulHiS => map2(a, b, mul_hi_s),
         Binary64::DivU => map2(a, b, |a, b| a.checked_div(b).unwrap_or(u64::MAX)),
         Binary64::DivS => map2(a, b, |a, b| if b == 0 { u64::MAX } else { (a as i64).wrapping_div(b as i64) as u64 }),
-        Binary64::RemU => map2(a, b, |a, b| a.checked_rem(b).unwrap_or(a)),
-        Binary64::RemS => map2(a, b, |a, b| if b == 0 { a } else { (a as i64).wrapping_rem(b as i64) as u64 }),
+        Binary64::RemU => map2(a, b, |a, b| a.checked_rem(b).unwrap_or(u64::MAX)),
+        Binary64::RemS => map2(a, b, |a, b| if b == 0 { u64::MAX } else { (a as i64).wrapping_rem(b as i64) as u64 }),
         Binary64::MinU => map2(a, b, u64::min),
         Binary64::MinS => map2(a, b, |a, b| (a as i64).min(b as i64) as u64),
         Binary64::MaxU => map2(a, b, u64::max),
@@ -47,9 +47,13 @@ pub(in crate::emulator) fn binary64(op: Binary64, a: &[u64; LANES], b: &[u64; LA
         Binary64::AddF64(rounding) => directed2(rounding, a, b, |a, b| a + b, |a, b, way| exact::fma(a, 1.0, b, way)),
         Binary64::SubF64(rounding) => directed2(rounding, a, b, |a, b| a - b, |a, b, way| exact::fma(a, 1.0, -b, way)),
         Binary64::MulF64(rounding) => directed2(rounding, a, b, |a, b| a * b, exact::multiply),
-        Binary64::DivF64(rounding) => directed2(rounding, a, b, |a, b| a / b, exact::divide),
-        Binary64::MinF64 => float(|a, b| min_max(a, b, true)),
-        Binary64::MaxF64 => float(|a, b| min_max(a, b, false)),
+        // Of two NaNs a quotient takes the first, whatever else the second.
+        Binary64::DivF64(rounding) => match direction(rounding) {
+            None => map2(a, b, |a, b| settle(f64::from_bits(a) / f64::from_bits(b), [a, b])),
+            way => map2(a, b, |a, b| settle(exact::divide(f64::from_bits(a), f64::from_bits(b), way), [a, b])),
+        },
+        Binary64::MinF64 => min_or_max(true),
+        Binary64::MaxF64 => min_or_max(false),
         Binary64::CopysignF64 => map2(a, b, |a, b| (a & 1 << 63) | (b & !(1 << 63))),
     }
 }
@@ -64,10 +68,7 @@ pub(in crate::emulator) fn ternary64(
         Ternary64::MadLo => map3(a, b, c, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
         Ternary64::MadHiU => map3(a, b, c, |a, b, c| mul_hi_u(a, b).wrapping_add(c)),
         Ternary64::MadHiS => map3(a, b, c, |a, b, c| mul_hi_s(a, b).wrapping_add(c)),
-        Ternary64::FmaF64(rounding) => map3(a, b, c, |a, b, c| {
-            let way = direction(rounding);
-            canonical(exact::fma(f64::from_bits(a), f64::from_bits(b), f64::from_bits(c), way))
-        }),
+        Ternary64::FmaF64(rounding) => map3(a, b, c, |a, b, c| fma(a, b, c, direction(rounding))),
     }
 }
 
@@ -133,8 +134,8 @@ fn directed1(
     exact: impl Fn(f64, Option<Direction>) -> f64,
 ) -> [u64; LANES] {
     match direction(rounding) {
-        None => map1(a, |a| canonical(nearest(f64::from_bits(a)))),
-        way => map1(a, |a| canonical(exact(f64::from_bits(a), way))),
+        None => map1(a, |a| settle(nearest(f64::from_bits(a)), [a])),
+        way => map1(a, |a| settle(exact(f64::from_bits(a), way), [a])),
     }
 }
 
@@ -147,8 +148,8 @@ fn directed2(
     exact: impl Fn(f64, f64, Option<Direction>) -> f64,
 ) -> [u64; LANES] {
     match direction(rounding) {
-        None => map2(a, b, |a, b| canonical(nearest(f64::from_bits(a), f64::from_bits(b)))),
-        way => map2(a, b, |a, b| canonical(exact(f64::from_bits(a), f64::from_bits(b), way))),
+        None => map2(a, b, |a, b| settle(nearest(f64::from_bits(a), f64::from_bits(b)), [b, a])),
+        way => map2(a, b, |a, b| settle(exact(f64::from_bits(a), f64::from_bits(b), way), [b, a])),
     }
 }
 
@@ -190,8 +191,31 @@ pub(in crate::emulator) fn carry(registers: &mut Registers, lanes: Lanes, operan
     }
 }
 
-/// NaN results have one pattern, whatever the processor's.
-pub(super) fn canonical(x: f64) -> u64 {
+/// The bit that makes a NaN a quiet one.
+pub(super) const QUIET: u64 = 1 << 51;
+
+/// The NaN of an operation without one among its operands.
+pub(super) const INVALID: u64 = 0xfff8 << 48;
+
+pub(super) fn is_nan(bits: u64) -> bool {
+    f64::from_bits(bits).is_nan()
+}
+
+/// A result that is NaN is the first of the operands that is one, as measured.
+#[inline(always)]
+fn settle<const N: usize>(result: f64, operands: [u64; N]) -> u64 {
+    if result.is_nan() {
+        return operands.into_iter().find(|v| is_nan(*v)).map_or(INVALID, |v| v | QUIET);
+    }
+    result.to_bits()
+}
+
+/// `a * b + c`, rounded once.
+pub(super) fn fma(a: u64, b: u64, c: u64, way: Option<Direction>) -> u64 {
+    settle(exact::fma(f64::from_bits(a), f64::from_bits(b), f64::from_bits(c), way), [b, c, a])
+}
+
+fn canonical(x: f64) -> u64 {
     if x.is_nan() { 0x7fff_ffff_ffff_ffff } else { x.to_bits() }
 }
 

@@ -5,8 +5,8 @@ use super::form::Form;
 use crate::ptx::ast::Operand;
 use crate::ptx::error::Error;
 use crate::ptx::op::{
-    Binary32, Binary64, Compare, Condition, Op, Packed, Reg, Relation, ShuffleMode, Ternary32, Unary32, VoteMode, Wide,
-    Word,
+    Binary32, Binary64, Compare, Condition, Logic, Op, Packed, Pred, Reg, Relation, ShuffleMode, Ternary32, Unary32,
+    VoteMode, Wide, Word,
 };
 use crate::ptx::types::Type;
 
@@ -206,7 +206,7 @@ fn field(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// `testp`: the magnitude's bits, less a bound, compared without sign.
+/// `testp`: the magnitude's bits, less a bound, compared without sign. Zero is normal, so that takes two tests.
 pub(super) fn testp(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     const TESTS: [&str; 6] = ["finite", "infinite", "number", "notanumber", "normal", "subnormal"];
     let Some(test) = form.choice(&TESTS.map(|t| (t, t))) else {
@@ -219,36 +219,53 @@ pub(super) fn testp(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Err
         Type::F64 => (0x7ff0 << 48, 0x10 << 48),
         _ => return Err(form.unsupported("types other than .f32 and .f64")),
     };
+    let [d, a] = form.exactly()?;
+    let a = lw.source(a, ty)?;
+    let Some(d) = lw.pred_destination(d)? else {
+        return Ok(());
+    };
     let (relation, less, bound) = match test {
         "finite" => (Relation::Lt, 0, infinity),
         "infinite" => (Relation::Eq, 0, infinity),
         "number" => (Relation::Le, 0, infinity),
         "notanumber" => (Relation::Gt, 0, infinity),
-        "normal" => (Relation::Lt, normal, infinity - normal),
+        "normal" => (Relation::Ge, 1, normal - 1),
         _ => (Relation::Lt, 1, normal - 1),
     };
-    let [d, a] = form.exactly()?;
-    let a = lw.source(a, ty)?;
-    let d = lw.pred_destination(d)?;
+    if test == "normal" {
+        let finite = Condition { pred: lw.slots.pred(), negated: false };
+        compare_magnitude(lw, finite.pred, a, (Relation::Lt, 0, infinity), None);
+        compare_magnitude(lw, d, a, (relation, less, bound), Some((Logic::And, finite)));
+    } else {
+        compare_magnitude(lw, d, a, (relation, less, bound), None);
+    }
+    Ok(())
+}
+
+fn compare_magnitude(
+    lw: &mut Lowerer<'_>,
+    d: Pred,
+    a: Reg,
+    (relation, less, bound): (Relation, u64, u64),
+    combine: Option<(Logic, Condition)>,
+) {
+    let d = Some(d);
     match a {
         Reg::Word(a) => {
-            let constant = |lw: &mut Lowerer<'_>, v: u64| lw.slots.constant32(v as u32);
-            let (ones, less, b) = (constant(lw, 0x7fff_ffff), constant(lw, less), constant(lw, bound));
+            let [ones, less, b] = [0x7fff_ffff, less as u32, bound as u32].map(|v| lw.slots.constant32(v));
             let magnitude = lw.step(Binary32::And, a, ones);
             let a = lw.step(Binary32::Sub, magnitude, less);
             let compare = Compare { relation, ty: Type::U32, ftz: false };
-            lw.push(Op::Compare32 { compare, d, q: None, a, b, combine: None });
+            lw.push(Op::Compare32 { compare, d, q: None, a, b, combine });
         }
         Reg::Wide(a) => {
-            let constant = |lw: &mut Lowerer<'_>, v: u64| lw.slots.constant64(v);
-            let (ones, less, b) = (constant(lw, u64::MAX >> 1), constant(lw, less), constant(lw, bound));
+            let [ones, less, b] = [u64::MAX >> 1, less, bound].map(|v| lw.slots.constant64(v));
             let magnitude = lw.wide_step(Binary64::And, a, ones);
             let a = lw.wide_step(Binary64::Sub, magnitude, less);
             let compare = Compare { relation, ty: Type::U64, ftz: false };
-            lw.push(Op::Compare64 { compare, d, q: None, a, b, combine: None });
+            lw.push(Op::Compare64 { compare, d, q: None, a, b, combine });
         }
     }
-    Ok(())
 }
 
 /// `movmatrix`: both halves of a word come from the lanes that hold the transposed places.

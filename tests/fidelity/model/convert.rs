@@ -1,7 +1,7 @@
 //! `cvt`.
 
 use super::Name;
-use super::exact::{Format, Number, Rounding, Value};
+use super::exact::{BF16, F32, F64, Format, Number, Rounding, TF32, Value};
 use super::float::{finish, flush, format, rounding};
 use super::integer::{integer_type, mask, range, value, wrap};
 
@@ -51,8 +51,16 @@ fn from_float(name: &Name<'_>, to: Format, from: Format, bits: u64) -> u64 {
     // `.ftz` concerns only f32.
     let is_f32 = |f: Format| f.width() == 32;
     let ftz = name.has("ftz");
-    let bits = if ftz && is_f32(from) { flush(from, bits) } else { bits };
+    // Without modifiers it is a copy.
+    if is_f32(from) && to == from && name.modifiers.is_empty() {
+        return bits;
+    }
+    // On the way to f16 the devices flush nothing.
+    let bits = if ftz && is_f32(from) && to.width() != 16 { flush(from, bits) } else { bits };
     let mut number = from.decode(bits);
+    if number == Value::Nan && !name.has("sat") {
+        return nan(name, to, from, bits);
+    }
     let mut rounding = rounding(name);
     if name.choice(&["rni", "rzi", "rmi", "rpi"]).is_some() {
         if let Value::Finite(n) = &number {
@@ -75,12 +83,37 @@ fn from_float(name: &Name<'_>, to: Format, from: Format, bits: u64) -> u64 {
     finish(name, to, result)
 }
 
+/// What the devices make of a NaN: to and from f64 it keeps its sign and what fits of its fraction.
+fn nan(name: &Name<'_>, to: Format, from: Format, bits: u64) -> u64 {
+    if to == TF32 {
+        let rounds_away = name.has("rna");
+        let kept = if rounds_away { bits } else { 0x7fff_ffff } & !0x1fff;
+        return if rounds_away && name.has("satfinite") { kept - 0x2000 } else { kept };
+    }
+    if from == BF16 && to == F32 {
+        return bits << 16;
+    }
+    if to != F64 && from != F64 {
+        return to.nan();
+    }
+    let bits = if from == F32 && name.has("ftz") { F32.nan() } else { bits };
+    let fraction = bits & ((1 << from.fraction) - 1);
+    let fraction = if to.fraction >= from.fraction {
+        fraction << (to.fraction - from.fraction)
+    } else {
+        fraction >> (from.fraction - to.fraction)
+    };
+    let sign = if bits & from.sign() == 0 { 0 } else { to.sign() };
+    let exponent = ((1 << to.exponent) - 1) << to.fraction;
+    sign | exponent | 1 << (to.fraction - 1) | fraction
+}
+
 fn to_integer(name: &Name<'_>, to: &str, source: Format, bits: u64, register_bits: u32) -> Option<u64> {
     let bits = if name.has("ftz") { flush(source, bits) } else { bits };
     let (low, high) = range(to)?;
     let number = match source.decode(bits) {
-        // The manual: 0, or for 64 bits the lowest or highest pattern.
-        Value::Nan if integer_type(to)?.0 == 64 => 1 << 63,
+        // The manual: 0. The devices, to and from 64 bits: the upper bit alone.
+        Value::Nan if integer_type(to)?.0 == 64 || source.width() == 64 => 1 << (integer_type(to)?.0 - 1),
         Value::Nan => 0,
         Value::Infinite { negative: true } => low,
         Value::Infinite { negative: false } => high,

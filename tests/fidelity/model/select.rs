@@ -84,7 +84,8 @@ pub(super) fn select(name: &Name<'_>, case: &[u64]) -> Option<Vec<u64>> {
                 "infinite" => !finite && !nan,
                 "number" => !nan,
                 "notanumber" => nan,
-                "normal" => finite && !format.is_subnormal(case[0]),
+                // Zero counts as normal.
+                "normal" => finite && (zero || !format.is_subnormal(case[0])),
                 _ => format.is_subnormal(case[0]) && !zero,
             })])
         }
@@ -102,8 +103,19 @@ pub(super) fn atomic(name: &Name<'_>, case: &[u64]) -> Option<Vec<u64>> {
     let new = match operation {
         "add" => match width {
             Some(width) => mask(old.wrapping_add(b), width),
+            // The units of the memory return a NaN as it is.
+            None if ty == "f64" && !name.has("shared") && [old, b].iter().any(|v| super::exact::F64.is_nan(*v)) => {
+                if super::exact::F64.is_nan(b) {
+                    b
+                } else {
+                    old
+                }
+            }
+            None if ty == "f64" && super::exact::F64.is_nan(old) => old | 1 << 51,
             None => {
-                let name = Name { opcode: "add", modifiers: Vec::new(), types: vec![ty] };
+                // In global memory sums of f32 are flushed.
+                let modifiers = if ty == "f32" && !name.has("shared") { vec!["ftz"] } else { Vec::new() };
+                let name = Name { opcode: "add", modifiers, types: vec![ty] };
                 super::float::arithmetic(&name, &[old, b])?
             }
         },
@@ -199,7 +211,7 @@ pub(super) fn special(form: &Form, name: &Name<'_>, case: &[u64]) -> Option<Vec<
             }
             Some((0..form.outputs.len()).map(|i| mask(case[0] >> (i as u32 * width), width)).collect())
         }
-        "ld" => load(form, name, case),
+        "ld" | "ldu" => load(form, name, case),
         "st" => store(form, name, case),
         _ => None,
     }
