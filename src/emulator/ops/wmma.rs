@@ -12,7 +12,7 @@ use super::memory::{effective, read, write};
 use crate::emulator::check::Fault;
 use crate::emulator::spaces::{Request, Spaces};
 use crate::emulator::warp::{Lanes, Registers};
-use crate::ptx::op::{Factor, Fragment, Part, Rounding, Wmma, WmmaAccess, Word};
+use crate::ptx::op::{Element, Factor, Fragment, Part, Rounding, Wmma, WmmaAccess, Word};
 
 pub(in crate::emulator) fn access(
     spaces: &mut Spaces<'_>,
@@ -44,7 +44,7 @@ pub(in crate::emulator) fn access(
         let verb = if m.is_store { "wrote" } else { "read" };
         let mut request = Request { space: m.space, addresses, size, verb };
         let span = spaces.resolve(lanes, &mut request)?;
-        let (word, shift) = (index / per_word, 16 * (index % per_word));
+        let (word, shift) = (index / per_word, 8 * size * (index % per_word));
         if m.is_store {
             spaces.mark_written(lanes, &span, size)?;
             for lane in lanes.iter() {
@@ -62,7 +62,7 @@ pub(in crate::emulator) fn access(
             let place = span.place(lane, size);
             let value = read(&spaces.segment(place).bytes[place.offset..place.offset + size]) as u32;
             for again in (index..places).step_by(distinct) {
-                words[again / per_word][lane] |= value << (16 * (again % per_word));
+                words[again / per_word][lane] |= value << (8 * size * (again % per_word));
             }
         }
     }
@@ -75,14 +75,17 @@ pub(in crate::emulator) fn access(
 }
 
 pub(in crate::emulator) fn multiply(registers: &mut Registers, lanes: Lanes, m: &Wmma, core: TensorCore) {
-    let (a, b, c) = (matrix(registers, m.a), matrix(registers, m.b), matrix(registers, m.c));
+    let integer = matches!(m.a.0.factor, Some(Element::Byte { .. }));
+    let [a, b, c] = [m.a, m.b, m.c].map(|fragment| matrix(registers, fragment, integer));
     let (inner, columns) = (usize::from(m.a.0.columns), usize::from(m.b.0.columns));
     let sums = |row: usize, column: usize| {
         let mut products = [0f64; 16];
         for (k, product) in products.iter_mut().enumerate().take(inner) {
             *product = a[row * inner + k] * b[k * columns + column];
         }
-        dot(core, c[row * columns + column], &products[..inner])
+        let before = c[row * columns + column];
+        // Integers and their sums are exact in f64.
+        if integer { before + products.iter().sum::<f64>() } else { dot(core, before, &products[..inner]) }
     };
     let (fragment, words) = m.d;
     let per_word = per_word(fragment);
@@ -92,6 +95,10 @@ pub(in crate::emulator) fn multiply(registers: &mut Registers, lanes: Lanes, m: 
                 let (row, column) = element(fragment, lane, r * per_word + i);
                 sums(row, column)
             };
+            if integer {
+                // A conversion from f64 to i32 saturates, the lower half of an i64 wraps around.
+                return if m.saturates { value(0) as i32 as u32 } else { value(0) as i64 as u32 };
+            }
             if per_word == 1 {
                 return canonical(value(0) as f32);
             }
@@ -102,8 +109,8 @@ pub(in crate::emulator) fn multiply(registers: &mut Registers, lanes: Lanes, m: 
     }
 }
 
-/// A fragment's matrix, row after row.
-fn matrix(registers: &Registers, (fragment, words): (Fragment, [Word; 8])) -> Vec<f64> {
+/// A fragment's matrix, row after row; sums are integers or f32.
+fn matrix(registers: &Registers, (fragment, words): (Fragment, [Word; 8]), integer: bool) -> Vec<f64> {
     let columns = usize::from(fragment.columns);
     let count = usize::from(fragment.rows) * columns;
     let per_word = per_word(fragment);
@@ -111,13 +118,16 @@ fn matrix(registers: &Registers, (fragment, words): (Fragment, [Word; 8])) -> Ve
     for index in 0..count / LANES {
         let word = registers.word(words[index / per_word]);
         for (lane, bits) in word.iter().enumerate() {
-            let half = (bits >> (16 * (index % per_word))) as u16;
+            let half = (bits >> (16 * (index % 2))) as u16;
             let (row, column) = element(fragment, lane, index);
             out[row * columns + column] = match fragment.factor {
+                None if integer => f64::from(*bits as i32),
                 None => f64::from(f32::from_bits(*bits)),
-                Some(Factor::Tf32) => f64::from(f32::from_bits(bits & !0x1fff)),
-                Some(Factor::F16) => decode_half(false, half),
-                Some(Factor::Bf16) => decode_half(true, half),
+                Some(Element::Float(Factor::Tf32)) => f64::from(f32::from_bits(bits & !0x1fff)),
+                Some(Element::Float(Factor::F16)) => decode_half(false, half),
+                Some(Element::Float(Factor::Bf16)) => decode_half(true, half),
+                Some(Element::Byte { signed: true }) => f64::from((bits >> (8 * (index % 4))) as i8),
+                Some(Element::Byte { signed: false }) => f64::from((bits >> (8 * (index % 4))) as u8),
             };
         }
     }
@@ -126,17 +136,25 @@ fn matrix(registers: &Registers, (fragment, words): (Fragment, [Word; 8])) -> Ve
 
 /// Elements to a register.
 fn per_word(fragment: Fragment) -> usize {
-    if matches!(fragment.factor, Some(Factor::F16 | Factor::Bf16)) { 2 } else { 1 }
+    match fragment.factor {
+        Some(Element::Float(Factor::F16 | Factor::Bf16)) => 2,
+        Some(Element::Byte { .. }) => 4,
+        _ => 1,
+    }
 }
 
 /// Row and column of the element of a fragment with the given number.
 fn element(fragment: Fragment, lane: usize, index: usize) -> (usize, usize) {
     let (group, member) = (lane / 4, lane % 4);
-    let tf32 = fragment.factor == Some(Factor::Tf32);
     let rows = usize::from(fragment.rows);
-    // Along the dimension that lanes of a group of four share: pairs side by side, or one of tf32.
-    let (tile, within) = if tf32 { (index, member) } else { (index / 2, member * 2 + index % 2) };
-    let step = if tf32 { 4 } else { 8 };
+    // Along the dimension that lanes of a group of four share: pairs side by side, one of tf32, or four bytes.
+    let beside = match fragment.factor {
+        Some(Element::Float(Factor::Tf32)) => 1,
+        Some(Element::Byte { .. }) => 4,
+        _ => 2,
+    };
+    let (tile, within) = (index / beside, member * beside + index % beside);
+    let step = 4 * beside;
     if fragment.part == Part::B {
         let tiles = rows / step;
         (tile % tiles * step + within, tile / tiles * 8 + group)

@@ -16,7 +16,7 @@ pub use arithmetic::{
 pub use matrix::{CopyAsync, Factor, IntegerElement, MatrixAccess, Mma, MmaDouble, MmaInteger};
 
 pub use mbarrier::{Mbarrier, MbarrierKind, PENDING_MASK};
-pub use wmma::{Fragment, Part, Wmma, WmmaAccess};
+pub use wmma::{Element, Fragment, Part, Wmma, WmmaAccess};
 
 use super::types::{Space, Type};
 

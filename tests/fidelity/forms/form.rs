@@ -177,7 +177,7 @@ fn is_type(modifier: &str) -> bool {
 impl Form {
     /// How results are compared.
     pub(crate) fn class(&self) -> Class {
-        if self.name.starts_with("mma") && !self.name.contains(".s32") {
+        if self.name.starts_with("mma") && ![".s32", ".f64"].into_iter().any(|sums| self.name.contains(sums)) {
             Class::Tensor
         } else if self.name.contains(".approx") || self.name.contains(".full") {
             Class::Approximate

@@ -152,6 +152,11 @@ pub(crate) const FAMILIES: &[(u32, &str, &str)] = &[
         "f64 f64 f64 f64 = f64 f64 f64 f64 f64 f64 f64 f64 f64 f64",
     ),
     (
+        75,
+        "wmma.mma.sync.aligned.row.col.m16n16k16.s32.{u8.u8,s8.s8}.s32{,.satfinite} := WMMA_BYTES",
+        "b64 b64 b64 b64 = b64 b64 b64 b64 b64 b64",
+    ),
+    (
         90,
         "mma.sync.aligned.m16n8k16.row.col{,.rz}.f64.f64.f64.f64 {{%d0, %d1, %d2, %d3}}, \
          {{%a0, %a1, %a2, %a3, %a4, %a5, %a6, %a7}}, {{%a8, %a9, %a10, %a11}}, {{%a12, %a13, %a14, %a15}};",
@@ -180,6 +185,22 @@ pub(crate) const SHORTHANDS: &[(&str, &str)] = &[
         "st.global.v4.b16 [%pout+16], {%a0, %a1, %a2, %a3}; \
          OPCODE {%d0, %d1, %d2, %d3}, [%pout+16], {%a4, %a5, %a6, %a7}; \
          ld.global.v4.b16 {%d4, %d5, %d6, %d7}, [%pout+16];",
+    ),
+    (
+        "WMMA_BYTES",
+        "{ .shared .align 32 .b8 tiles[6144]; .reg .b32 %x<8>, %y<2>, %z<2>; mov.u32 %t, %tid.x; mov.u32 %n, tiles; \
+         and.b32 %i, %t, 31; shr.u32 %t, %t, 5; mad.lo.u32 %n, %t, 1536, %n; mad.lo.u32 %t, %i, 8, %n; \
+         st.shared.b64 [%t], %a0; st.shared.b64 [%t+256], %a1; mad.lo.u32 %t, %i, 32, %n; \
+         st.shared.b64 [%t+512], %a2; st.shared.b64 [%t+520], %a3; st.shared.b64 [%t+528], %a4; \
+         st.shared.b64 [%t+536], %a5; bar.warp.sync 0xffffffff; add.u32 %i, %n, 256; add.u32 %t, %n, 512; \
+         wmma.load.a.sync.aligned.row.m16n16k16.shared.u8 {%y0, %y1}, [%n]; \
+         wmma.load.b.sync.aligned.col.m16n16k16.shared.u8 {%z0, %z1}, [%i]; \
+         wmma.load.c.sync.aligned.row.m16n16k16.shared.s32 {%x0, %x1, %x2, %x3, %x4, %x5, %x6, %x7}, [%t]; \
+         OPCODE {%x0, %x1, %x2, %x3, %x4, %x5, %x6, %x7}, {%y0, %y1}, {%z0, %z1}, \
+         {%x0, %x1, %x2, %x3, %x4, %x5, %x6, %x7}; \
+         wmma.store.d.sync.aligned.row.m16n16k16.shared.s32 [%t], {%x0, %x1, %x2, %x3, %x4, %x5, %x6, %x7}; \
+         bar.warp.sync 0xffffffff; mov.u32 %t, %laneid; mad.lo.u32 %t, %t, 32, %n; ld.shared.b64 %d0, [%t+512]; \
+         ld.shared.b64 %d1, [%t+520]; ld.shared.b64 %d2, [%t+528]; ld.shared.b64 %d3, [%t+536]; }",
     ),
     ("ROWS_8", "{%d0, %d1}, {%a0}, {%a1}, {%a2, %a3};"),
     ("ROWS_16_SHORT", "{%d0, %d1, %d2, %d3}, {%a0, %a1}, {%a2}, {%a3, %a4, %a5, %a6};"),

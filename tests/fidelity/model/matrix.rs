@@ -1,4 +1,4 @@
-//! Integer matrix products and `movmatrix`, element by element as the manual's tables place them.
+//! Integer and f64 matrix products and `movmatrix`, element by element as the manual's tables place them.
 
 use super::Name;
 use super::integer::value;
@@ -8,6 +8,8 @@ use crate::fidelity::forms::form::Form;
 pub(super) fn expected(form: &Form, name: &Name<'_>, cases: &[Vec<u64>]) -> Option<Vec<Vec<Option<u64>>>> {
     let of_a_warp: fn(&Form, &Name<'_>, &[Vec<u64>]) -> Vec<Vec<u64>> = match name.opcode {
         "movmatrix" => |_, _, warp| transposed(warp),
+        "wmma" => bytes,
+        "mma" if name.ty() == "f64" => double,
         "mma" if name.has("popc") || name.types.first() == Some(&"s32") => product,
         _ => return None,
     };
@@ -23,6 +25,39 @@ fn transposed(warp: &[Vec<u64>]) -> Vec<Vec<u64>> {
         vec![element(column, row) | element(column + 1, row) << 16]
     };
     (0..32).map(lane).collect()
+}
+
+/// Two tiles of 16 by 16 bytes and one of sums, each row after row in the cases of a warp; `b` column after column.
+fn bytes(_: &Form, name: &Name<'_>, warp: &[Vec<u64>]) -> Vec<Vec<u64>> {
+    let ty = name.types[1];
+    let byte = |operand: usize, i: usize| value(ty, warp[i / 8][operand] >> (8 * (i % 8))).unwrap_or(0);
+    let before = |i: usize| value("s32", warp[i / 8][2 + i % 8 / 2] >> (32 * (i % 2))).unwrap_or(0);
+    let sum = |i: usize| {
+        let (row, column) = (i / 16, i % 16);
+        let total = before(i) + (0..16).map(|k| byte(0, row * 16 + k) * byte(1, column * 16 + k)).sum::<i128>();
+        let total = if name.has("satfinite") { total.clamp(i32::MIN.into(), i32::MAX.into()) } else { total };
+        total as u64 & 0xffff_ffff
+    };
+    let pair = |lane: usize, i: usize| sum(8 * lane + 2 * i) | sum(8 * lane + 2 * i + 1) << 32;
+    (0..32).map(|lane| (0..4).map(|i| pair(lane, i)).collect()).collect()
+}
+
+/// Fused multiply-adds along k, in its order, as the devices do it.
+fn double(form: &Form, name: &Name<'_>, warp: &[Vec<u64>]) -> Vec<Vec<u64>> {
+    let sums = form.outputs.len();
+    let halves = sums / 2;
+    let steps = (form.inputs.len() - sums) / (halves + 1);
+    let rounding: Vec<&str> = name.choice(&["rz", "rm", "rp"]).into_iter().collect();
+    let fma = Name { opcode: "fma", modifiers: rounding, types: vec!["f64"] };
+    let one = |lane: usize, i: usize| {
+        let (row, column) = (lane / 4, lane % 4 * 2 + i % 2);
+        (0..4 * steps).fold(warp[lane][(halves + 1) * steps + i], |sum, k| {
+            let a = warp[row * 4 + k % 4][k / 4 * halves + i / 2];
+            let b = warp[column * 4 + k % 4][halves * steps + k / 4];
+            super::float::arithmetic(&fma, &[a, b, sum]).unwrap_or(0)
+        })
+    };
+    (0..32).map(|lane| (0..sums).map(|i| one(lane, i)).collect()).collect()
 }
 
 fn product(form: &Form, name: &Name<'_>, warp: &[Vec<u64>]) -> Vec<Vec<u64>> {
