@@ -4,9 +4,12 @@ use super::Name;
 use super::integer::value;
 use crate::fidelity::forms::form::Form;
 
+/// Results of a warp's cases.
+type Warp = fn(&Form, &Name<'_>, &[Vec<u64>]) -> Vec<Vec<u64>>;
+
 /// Results of every case of a matrix form.
 pub(super) fn expected(form: &Form, name: &Name<'_>, cases: &[Vec<u64>]) -> Option<Vec<Vec<Option<u64>>>> {
-    let of_a_warp: fn(&Form, &Name<'_>, &[Vec<u64>]) -> Vec<Vec<u64>> = match name.opcode {
+    let of_a_warp: Warp = match name.opcode {
         "movmatrix" => |_, _, warp| transposed(warp),
         "wmma" => bytes,
         "mma" if name.ty() == "f64" => double,
