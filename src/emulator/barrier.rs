@@ -1,4 +1,4 @@
-//! The sixteen named barriers of a block.
+//! The sixteen named barriers of a block, and the one of its cluster, which is the block alone.
 
 use super::check::race::{Horizon, SharedRaces, join};
 use super::check::{Fault, ViolationKind, fault};
@@ -12,6 +12,20 @@ pub(super) struct Barriers {
     barriers: [Barrier; 16],
     /// What warps did before they exited: later barriers come after it.
     exited: Horizon,
+    cluster: ClusterBarrier,
+}
+
+/// A barrier of two instructions: arriving doesn't wait, and waiting is for the phase that a warp arrived in.
+#[derive(Debug, Default)]
+struct ClusterBarrier {
+    /// Warps that have arrived in this phase.
+    arrived: u64,
+    /// Warps that have arrived in a phase and not waited yet.
+    owing: u64,
+    waiting: Vec<usize>,
+    horizon: Horizon,
+    /// The horizon of the last complete phase.
+    complete: Horizon,
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +54,9 @@ impl Barriers {
         let Op::Barrier { kind, id, count, .. } = &code[warp.pc as usize].op else {
             return Ok(());
         };
+        if matches!(kind, BarrierKind::ClusterArrive | BarrierKind::ClusterWait) {
+            return self.arrive_cluster(*kind == BarrierKind::ClusterWait, warps, chosen, races);
+        }
         let lane = warp.mask.trailing_zeros() as usize;
         let (id, differs) = uniform(warp.registers.word(*id), warp.mask);
         if differs {
@@ -81,6 +98,57 @@ impl Barriers {
         Ok(())
     }
 
+    fn arrive_cluster(
+        &mut self,
+        waits: bool,
+        warps: &mut [Warp],
+        chosen: usize,
+        races: &mut SharedRaces,
+    ) -> Result<(), Box<Fault>> {
+        let (warp, bit) = (&mut warps[chosen], 1u64 << chosen);
+        let cluster = &mut self.cluster;
+        if waits != (cluster.owing & bit != 0) {
+            let detail = if waits {
+                "a warp waits for its cluster without having arrived"
+            } else {
+                "a warp arrives at its cluster's barrier again without having waited"
+            };
+            return Err(fault(ViolationKind::BarrierDeadlock, warp.mask.trailing_zeros() as usize, detail));
+        }
+        if !waits {
+            cluster.arrived |= bit;
+            cluster.owing |= bit;
+            join(&mut cluster.horizon, &races.release(chosen));
+            warp.pc += 1;
+        } else if cluster.arrived & bit != 0 {
+            warp.at_barrier = Some(warp.pc);
+            cluster.waiting.push(chosen);
+        } else {
+            cluster.owing &= !bit;
+            warp.pc += 1;
+            races.acquire(chosen, &cluster.complete);
+        }
+        self.release_cluster(warps, races);
+        Ok(())
+    }
+
+    fn release_cluster(&mut self, warps: &mut [Warp], races: &mut SharedRaces) {
+        let cluster = &mut self.cluster;
+        let missing = |(i, warp): (usize, &Warp)| warp.live != 0 && cluster.arrived >> i & 1 == 0;
+        if cluster.arrived == 0 || warps.iter().enumerate().any(missing) {
+            return;
+        }
+        join(&mut cluster.horizon, &self.exited);
+        cluster.complete = std::mem::take(&mut cluster.horizon);
+        cluster.arrived = 0;
+        for waiting in std::mem::take(&mut cluster.waiting) {
+            cluster.owing &= !(1 << waiting);
+            warps[waiting].pc += 1;
+            warps[waiting].at_barrier = None;
+            races.acquire(waiting, &cluster.complete);
+        }
+    }
+
     /// A warp has exited: those that wait for all may have all.
     pub(super) fn after_exit(&mut self, code: &[Inst], warps: &mut [Warp], chosen: usize, races: &mut SharedRaces) {
         join(&mut self.exited, &races.release(chosen));
@@ -100,6 +168,7 @@ impl Barriers {
     }
 
     fn release(&mut self, code: &[Inst], warps: &mut [Warp], races: &mut SharedRaces) {
+        self.release_cluster(warps, races);
         let living = warps.iter().filter(|w| w.live != 0).count() as u32 * LANES as u32;
         for barrier in &mut self.barriers {
             if barrier.arrived == 0 || barrier.arrived < barrier.expected.unwrap_or(living) {

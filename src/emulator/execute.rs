@@ -3,7 +3,7 @@
 use super::check::{Fault, ViolationKind, fault, perturb};
 use super::ops::atomic::{Atomic, atomic};
 use super::ops::warp::{Shuffle, matching, redux, shuffle, vote};
-use super::ops::{compare, convert, copy, integer, matrix, mbarrier, memory, wide, wmma};
+use super::ops::{compare, convert, copy, integer, matrix, matrix_exact, mbarrier, memory, wide, wmma};
 use super::print;
 use super::run::Counters;
 use super::spaces::Spaces;
@@ -165,8 +165,8 @@ pub(super) fn execute(
         Op::Mma(operands) => matrix::mma(r, lanes, operands, spaces.tensor_core),
         Op::Wmma(operands) => wmma::multiply(r, lanes, operands, spaces.tensor_core),
         Op::WmmaAccess(operands) => wmma::access(spaces, r, lanes, operands)?,
-        Op::MmaInteger(operands) => matrix::mma_integer(r, lanes, operands),
-        Op::MmaDouble(operands) => matrix::mma_double(r, lanes, operands),
+        Op::MmaInteger(operands) => matrix_exact::mma_integer(r, lanes, operands),
+        Op::MmaDouble(operands) => matrix_exact::mma_double(r, lanes, operands),
         Op::CopyAsync(operands) => copy::issue(spaces, r, &mut warp.copies, lanes, operands)?,
         Op::Mbarrier(operands) => mbarrier::mbarrier(spaces, warp, lanes, operands)?,
         Op::CopyCommit => copy::commit(&mut warp.copies, lanes),

@@ -234,7 +234,7 @@ impl SharedRaces {
 
 /// The narrowest access is what a cell holds; programs without accesses to the space get the widest.
 pub(in crate::emulator) fn cell_bytes(program: &crate::ptx::Program, of: crate::ptx::Space) -> usize {
-    use crate::ptx::op::{AccessSpace, Op};
+    use crate::ptx::op::{AccessSpace, Element, Op};
     let fits = |space: AccessSpace| space == AccessSpace::Generic || space == AccessSpace::Is(of);
     let widths = program.code().iter().filter_map(|inst| match &inst.op {
         Op::Load { access, .. } | Op::Store { access, .. } if fits(access.space) => {
@@ -242,7 +242,10 @@ pub(in crate::emulator) fn cell_bytes(program: &crate::ptx::Program, of: crate::
         }
         Op::Atomic { ty, space, .. } if fits(*space) => Some(ty.size_bytes()),
         // Lanes take elements side by side.
-        Op::WmmaAccess(access) if fits(access.space) => Some(2),
+        Op::WmmaAccess(access) if fits(access.space) => match access.fragment.factor {
+            Some(Element::Byte { .. }) => Some(1),
+            _ => Some(2),
+        },
         _ => None,
     });
     widths.min().unwrap_or(4).min(4)

@@ -137,12 +137,13 @@ pub(in crate::emulator) fn ternary32(
                 sum.wrapping_add((half * byte) as u32)
             })
         }),
+        Ternary32::PackSaturated { bits, signed } => packed::saturated(bits, signed, a, b, c),
         Ternary32::Fns => map3(a, b, c, |mask, base, n| nth_set(mask, base, n as i32)),
     }
 }
 
 pub(in crate::emulator) fn bfi(a: u64, b: u64, position: u32, length: u32, width: u32) -> u64 {
-    let (position, length) = (position & 0xff, length & 0xff);
+    let [position, length] = [position, length].map(|n| field_operand(n, width));
     if position >= width || length == 0 {
         return b;
     }
@@ -151,9 +152,14 @@ pub(in crate::emulator) fn bfi(a: u64, b: u64, position: u32, length: u32, width
     (b & !field) | (a << position & field)
 }
 
+/// A position or length: its low byte counts, but in 64 bits the devices take larger numbers as large.
+fn field_operand(n: u32, width: u32) -> u32 {
+    if width == 64 { n.min(0xff) } else { n & 0xff }
+}
+
 /// Bit-field extraction: fields past the top are filled with the sign, or with zeros.
 pub(in crate::emulator) fn bfe(a: u64, position: u32, length: u32, width: u32, signed: bool) -> u64 {
-    let (position, length) = (position & 0xff, length & 0xff);
+    let [position, length] = [position, length].map(|n| field_operand(n, width));
     if length == 0 {
         return 0;
     }

@@ -8,6 +8,7 @@ pub(super) mod float;
 pub(super) mod half;
 pub(super) mod integer;
 pub(super) mod matrix;
+pub(super) mod matrix_exact;
 pub(super) mod mbarrier;
 pub(super) mod memory;
 pub(super) mod packed;

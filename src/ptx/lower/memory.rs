@@ -168,6 +168,8 @@ fn space(form: &mut Form<'_>) -> AccessSpace {
         ("global", Space::Global),
         ("shared", Space::Shared),
         ("shared::cta", Space::Shared),
+        // A block is a cluster of its own.
+        ("shared::cluster", Space::Shared),
         ("local", Space::Local),
         ("const", Space::Const),
         ("param", Space::Param),
@@ -195,6 +197,18 @@ fn window(space: Space) -> u64 {
         Space::Param => PARAM_WINDOW,
         Space::Global | Space::Reg => 0,
     }
+}
+
+/// `createpolicy` and `applypriority`: caches change no value, so a policy is any number.
+pub(super) fn policy(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
+    if form.opcode() == "createpolicy"
+        && let Some(d) = form.operands().first()
+    {
+        let d = lw.wide_destination(d)?;
+        let a = lw.slots.constant64(0);
+        lw.push(Op::Mov64 { d, a });
+    }
+    Ok(())
 }
 
 /// `cvta` and `isspacep`.

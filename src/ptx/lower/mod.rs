@@ -5,6 +5,7 @@
 
 mod arithmetic;
 mod carry;
+mod cluster;
 mod compare;
 mod composed;
 mod control;
@@ -13,6 +14,7 @@ mod form;
 mod layout;
 mod logic;
 mod matrix;
+mod matrix_exact;
 mod mbarrier;
 mod memory;
 mod names;
@@ -49,6 +51,7 @@ impl Module {
             })?;
         let mut lowerer = Lowerer::new(self);
         let (params, param_bytes) = lowerer.entry_params(function)?;
+        cluster::check(&lowerer, function)?;
         lowerer.module_variables()?;
         lowerer.body(function)?;
         lowerer.finish(function, params, param_bytes)
@@ -271,14 +274,17 @@ fn dispatch(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
         "and" | "or" | "xor" | "not" | "cnot" | "shl" | "shr" | "shf" | "popc" | "clz" | "brev" | "bfind" | "bfe"
         | "bfi" | "prmt" | "lop3" => logic::lower(lw, form),
         "setp" | "set" | "selp" | "slct" => compare::lower(lw, form),
+        "cvt" if form.has("pack") => convert::pack_integers(lw, form),
         "cvt" => convert::cvt(lw, form),
         "mov" => convert::mov(lw, form),
+        "mapa" | "getctarank" => cluster::address(lw, form),
+        "createpolicy" | "applypriority" => memory::policy(lw, form),
+        "movmatrix" => composed::movmatrix(lw, form),
         "cvta" | "isspacep" => memory::windows(lw, form),
         "ld" | "ldu" | "st" | "prefetch" | "prefetchu" => memory::lower(lw, form),
         "atom" | "red" => memory::atomic(lw, form),
-        "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt" | "nanosleep" | "griddepcontrol" | "pmevent" => {
-            control::lower(lw, form)
-        }
+        "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt" | "nanosleep" | "griddepcontrol" | "pmevent"
+        | "setmaxnreg" => control::lower(lw, form),
         "bar" | "barrier" | "membar" | "fence" => warp::barrier(lw, form),
         "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => warp::lower(lw, form),
         "ldmatrix" | "stmatrix" => matrix::access(lw, form),

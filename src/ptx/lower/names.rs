@@ -226,6 +226,7 @@ impl Lowerer<'_> {
     /// A predicate source, `!p` included. Integer constants 0 and 1 are allowed, as NVRTC writes them.
     pub(super) fn condition(&mut self, operand: &Operand) -> Result<Condition, Error> {
         match operand {
+            Operand::Name(name) if name == "%is_explicit_cluster" => self.condition(&Operand::Int(0)),
             Operand::Name(name) => self.condition_named(name),
             Operand::Not(inner) => {
                 let inner = self.condition(inner)?;
@@ -372,10 +373,21 @@ impl Lowerer<'_> {
             return Ok((self.constant(32, bits), bits));
         }
         if matches!(name, "%clock" | "%clock_hi" | "%clock64" | "%globaltimer" | "%globaltimer_lo" | "%globaltimer_hi")
+            || name.strip_prefix("%pm").is_some_and(|n| n.starts_with(|c: char| c.is_ascii_digit()))
         {
             let d = if bits == 64 { Reg::Wide(self.slots.wide()) } else { Reg::Word(self.slots.word()) };
             self.push_unguarded(Op::Clock { d });
             return Ok((d, bits));
+        }
+        let fixed = match name {
+            "%cluster_ctarank" => Some(0),
+            "%cluster_nctarank" => Some(1),
+            _ if name.starts_with("%cluster_ctaid.") || name.starts_with("%envreg") => Some(0),
+            _ if name.starts_with("%cluster_nctaid.") => Some(1),
+            _ => None,
+        };
+        if let Some(value) = fixed {
+            return Ok((self.constant(value, bits), bits));
         }
         let Some((_, special)) = SPECIALS.iter().find(|(n, _)| *n == name) else {
             let what = if name.starts_with('%') { "register" } else { "name" };
@@ -409,7 +421,7 @@ pub(super) fn describe(operand: &Operand) -> String {
     }
 }
 
-const SPECIALS: [(&str, Special); 26] = [
+const SPECIALS: [(&str, Special); 32] = [
     ("%tid.x", Special::Tid(0)),
     ("%tid.y", Special::Tid(1)),
     ("%tid.z", Special::Tid(2)),
@@ -422,6 +434,13 @@ const SPECIALS: [(&str, Special); 26] = [
     ("%nctaid.x", Special::Nctaid(0)),
     ("%nctaid.y", Special::Nctaid(1)),
     ("%nctaid.z", Special::Nctaid(2)),
+    // A cluster is one block.
+    ("%clusterid.x", Special::Ctaid(0)),
+    ("%clusterid.y", Special::Ctaid(1)),
+    ("%clusterid.z", Special::Ctaid(2)),
+    ("%nclusterid.x", Special::Nctaid(0)),
+    ("%nclusterid.y", Special::Nctaid(1)),
+    ("%nclusterid.z", Special::Nctaid(2)),
     ("%laneid", Special::LaneId),
     ("%warpid", Special::WarpId),
     ("%nwarpid", Special::NwarpId),

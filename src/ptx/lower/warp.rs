@@ -22,7 +22,7 @@ pub(super) fn barrier(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), E
         return Ok(());
     }
     if form.has("cluster") {
-        return Err(form.unsupported("clusters"));
+        return super::cluster::barrier(lw, form);
     }
     form.has("cta");
     let aligned = form.has("aligned") || form.opcode() == "bar";
