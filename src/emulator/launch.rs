@@ -343,6 +343,10 @@ impl<'a> Grid<'a> {
     }
 
     fn stop_at(&self, pc: u32, warp: u32, fault: Fault, context: &BlockContext) -> Stop {
+        if fault.is_limit {
+            let line = self.site(pc, warp, fault.lane, context).ptx_line;
+            return Stop::Unsupported { detail: format!("line {line}: {}", fault.detail) };
+        }
         Stop::Violation(Box::new(Violation {
             kind: fault.kind,
             site: self.site(pc, warp, fault.lane, context),

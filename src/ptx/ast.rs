@@ -83,10 +83,17 @@ pub(super) enum Statement {
         file: u64,
         line: u64,
     },
-    /// `name: .branchtargets a, b;`
+    /// `name: .branchtargets a, b;` or `name: .calltargets f, g;`
     Targets {
         name: String,
+        of_calls: bool,
         labels: Vec<String>,
+    },
+    /// `name: .callprototype (returns) _ (params);`
+    Prototype {
+        name: String,
+        returns: Vec<Variable>,
+        params: Vec<Variable>,
     },
 }
 
@@ -132,6 +139,8 @@ pub(super) enum Operand {
         base: Base,
         offset: i64,
     },
+    /// `[a, b]`: a texture or a tensor map with coordinates.
+    Place(Vec<Operand>),
 }
 
 /// What an address starts from.

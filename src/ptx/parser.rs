@@ -423,19 +423,35 @@ impl<'t> Parser<'_, 't> {
                 Kind::Dotted(_) => out.extend(self.variables(false)?.into_iter().map(Statement::Variable)),
                 Kind::Word(word) if self.token(1).kind == Kind::Punct(':') => {
                     self.at += 2;
-                    if self.peek() == Kind::Dotted("branchtargets") {
-                        self.at += 1;
-                        out.push(Statement::Targets { name: word.to_owned(), labels: self.labels()? });
-                    } else if let Kind::Dotted(directive @ ("callprototype" | "calltargets")) = self.peek() {
-                        return Err(Error::unsupported(at, format!(".{directive}"), "indirect calls"));
-                    } else {
-                        out.push(Statement::Label(word.to_owned(), at));
-                    }
+                    let name = word.to_owned();
+                    out.push(match self.peek() {
+                        Kind::Dotted(directive @ ("branchtargets" | "calltargets")) => {
+                            self.at += 1;
+                            let of_calls = directive == "calltargets";
+                            Statement::Targets { name, of_calls, labels: self.labels()? }
+                        }
+                        Kind::Dotted("callprototype") => {
+                            self.at += 1;
+                            self.prototype(name)?
+                        }
+                        _ => Statement::Label(name, at),
+                    });
                 }
                 Kind::Word(_) | Kind::Punct('@') => out.push(Statement::Instruction(self.instruction()?)),
                 _ => return self.unexpected("an instruction"),
             }
         }
+    }
+
+    fn prototype(&mut self, name: String) -> Result<Statement, Error> {
+        let returns = if self.peek() == Kind::Punct('(') { self.parameters()? } else { Vec::new() };
+        self.word("`_`")?;
+        let params = if self.peek() == Kind::Punct('(') { self.parameters()? } else { Vec::new() };
+        while matches!(self.peek(), Kind::Dotted(_) | Kind::Int(_)) {
+            self.at += 1;
+        }
+        self.expect(';')?;
+        Ok(Statement::Prototype { name, returns, params })
     }
 
     fn labels(&mut self) -> Result<Vec<String>, Error> {
@@ -546,23 +562,28 @@ impl<'t> Parser<'_, 't> {
     }
 
     fn address(&mut self) -> Result<Operand, Error> {
-        let at = self.position();
-        let out = match self.peek() {
+        let (base, offset) = match self.peek() {
             Kind::Word(word) => {
                 self.at += 1;
-                Operand::Address { base: Base::Name(word.to_owned()), offset: self.offset()? }
+                (Base::Name(word.to_owned()), self.offset()?)
             }
             Kind::Int(n) => {
                 self.at += 1;
-                Operand::Address { base: Base::Absolute, offset: n as i64 }
+                (Base::Absolute, n as i64)
             }
             _ => return self.unexpected("an address"),
         };
-        if self.peek() == Kind::Punct(',') {
-            return Err(Error::unsupported(at, "[a, b]", "tensor-map and texture addresses"));
+        if self.eat(',') {
+            let mut parts = vec![match base {
+                Base::Name(name) if offset == 0 => Operand::Name(name),
+                Base::Name(name) => Operand::Offset(name, offset),
+                Base::Absolute => Operand::Int(offset as u64),
+            }];
+            parts.append(&mut self.nested(|p| p.operands_until(']'))?);
+            return Ok(Operand::Place(parts));
         }
         self.expect(']')?;
-        Ok(out)
+        Ok(Operand::Address { base, offset })
     }
 
     /// `+n`, `-n`, `+-n`, or nothing.

@@ -25,8 +25,8 @@ pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Err
     let elements = form.choice(&[("v2", 2u8), ("v4", 4), ("v8", 8)]).unwrap_or(1);
     let ty = form.ty()?;
     form.done()?;
-    if ty.size_bytes() * usize::from(elements) > 32 || elements == 8 && ty.size_bytes() != 4 {
-        return Err(form.unsupported("a vector of more than 32 bytes, or of eight that aren't 32 bits wide"));
+    if ty.size_bytes() * usize::from(elements) > 32 {
+        return Err(form.unsupported("a vector of more than 32 bytes"));
     }
     let is_store = form.opcode() == "st";
     let [first, second] = match form.operands() {
@@ -53,6 +53,7 @@ pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Err
         non_coherent,
         strong,
     };
+    let value = &lw.spread(value)?;
     let values = match value {
         Operand::Vector(items) => items.as_slice(),
         _ => std::slice::from_ref(value),
