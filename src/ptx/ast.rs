@@ -57,7 +57,13 @@ pub(super) enum Initial {
     Int(u64),
     F32(u32),
     F64(u64),
-    Symbol { name: String, offset: i64, generic: bool },
+    /// An address, or with `mask` that byte of it: `0xFF00(name)` is the second.
+    Symbol {
+        name: String,
+        offset: i64,
+        generic: bool,
+        mask: Option<u64>,
+    },
 }
 
 /// An `.entry` or a `.func`.

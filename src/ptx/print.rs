@@ -153,9 +153,13 @@ impl Display for Initial {
             Self::Int(n) => write!(f, "{n}"),
             Self::F32(bits) => write!(f, "0f{bits:08X}"),
             Self::F64(bits) => write!(f, "0d{bits:016X}"),
-            Self::Symbol { name, offset, generic } => {
+            Self::Symbol { name, offset, generic, mask } => {
+                if let Some(mask) = mask {
+                    write!(f, "{mask}(")?;
+                }
                 if *generic { write!(f, "generic({name})") } else { f.write_str(name) }?;
-                write_offset(f, *offset)
+                write_offset(f, *offset)?;
+                f.write_str(if mask.is_some() { ")" } else { "" })
             }
         }
     }

@@ -4,7 +4,7 @@ use super::names::{Slots, Symbol};
 use super::{Function, Lowerer};
 use crate::ptx::ast::{Initial, Variable};
 use crate::ptx::error::Error;
-use crate::ptx::op::{Wide, Word};
+use crate::ptx::op::{Op, Wide, Word};
 use crate::ptx::program::{CONST_WINDOW, Global, LOCAL_WINDOW, MODULE_GLOBALS, Param, SHARED_WINDOW, SharedVariable};
 use crate::ptx::types::Space;
 use std::collections::HashMap;
@@ -20,6 +20,10 @@ const SHARED_GAP: u64 = 1 << 10;
 const RESERVED_SHARED: &str = "reserved shared memory";
 const RESERVED_BYTES: u64 = 1 << 10;
 
+/// Bytes for `alloca`, and what they start at a multiple of.
+const STACK_BYTES: usize = 1 << 14;
+const STACK_ALIGN: usize = 16;
+
 /// Running totals of each space.
 #[derive(Debug, Default)]
 pub(super) struct Layout {
@@ -34,6 +38,8 @@ pub(super) struct Layout {
     pub(super) dynamic_words: Vec<(Word, i64)>,
     pub(super) dynamic_wides: Vec<(Wide, i64)>,
     dynamic_align: u64,
+    /// The slot that holds where the stack starts, if there is one.
+    stack_start: Option<Wide>,
     /// Static variables placed so far, by where they are declared.
     statics: HashMap<*const Variable, Symbol>,
     /// Bytes of module variables, and where the next one goes.
@@ -51,6 +57,11 @@ impl Layout {
             if !self.shared.is_empty() {
                 self.shared_end = (self.shared_end + SHARED_GAP as usize).next_multiple_of(align);
             }
+        }
+        if let Some(start) = self.stack_start {
+            let from = self.local_bytes.next_multiple_of(STACK_ALIGN);
+            slots.constants.wides.push((start, from as u64));
+            self.local_bytes = from + STACK_BYTES;
         }
         let base = self.shared_end as u64;
         for (word, offset) in &self.dynamic_words {
@@ -148,6 +159,20 @@ impl Lowerer<'_> {
         self.define(&variable.name, symbol)
     }
 
+    /// Sets aside the part of the local frame that `alloca` hands out, at its end: past it is past the frame.
+    pub(super) fn reserve_stack(&mut self) {
+        let mut is_used = false;
+        for body in self.module.functions.iter().filter_map(|f| f.body.as_deref()) {
+            super::each_instruction(body, &mut |i| is_used |= i.opcode == "alloca");
+        }
+        if is_used {
+            let (top, start) = (self.slots.wide(), self.slots.wide());
+            self.push_unguarded(Op::Mov64 { d: top, a: start });
+            self.layout.stack_start = Some(start);
+            self.stack = Some(top);
+        }
+    }
+
     /// Where the shared memory starts that a device keeps for itself and lends to its libraries.
     pub(super) fn reserved_shared(&mut self) -> Result<u64, Error> {
         if let Some(reserved) = self.layout.shared.iter().find(|v| v.name == RESERVED_SHARED) {
@@ -164,7 +189,7 @@ impl Lowerer<'_> {
 
     fn declare_global(&mut self, variable: &Variable) -> Result<Symbol, Error> {
         if variable.is_extern {
-            return Err(Error::unsupported(self.at, ".extern", "global variables defined in another module"));
+            return Ok(Symbol::Elsewhere);
         }
         let (size, align) = self.size_and_align(variable)?;
         let is_const = variable.space == Space::Const;
@@ -229,7 +254,7 @@ impl Lowerer<'_> {
                 Initial::F32(bits) => u64::from(*bits),
                 Initial::F64(bits) if element == 4 => u64::from((f64::from_bits(*bits) as f32).to_bits()),
                 Initial::F64(bits) => *bits,
-                Initial::Symbol { name, offset, generic } => {
+                Initial::Symbol { name, offset, generic, mask } => {
                     let address = match (self.lookup(name)?, self.function_address(name)) {
                         (Some(Symbol::Memory { space, address }), _) => {
                             let window = match space {
@@ -246,7 +271,11 @@ impl Lowerer<'_> {
                         }
                         _ => return Err(Error::syntax(self.at, "a variable with an address", format!("`{name}`"))),
                     };
-                    address.wrapping_add(*offset as u64)
+                    let address = address.wrapping_add(*offset as u64);
+                    match mask {
+                        Some(0) | None => address,
+                        Some(mask) => (address & mask) >> mask.trailing_zeros(),
+                    }
                 }
             };
             out.extend(value.to_le_bytes().iter().take(element));

@@ -20,7 +20,7 @@ mod wmma;
 
 use super::ast::{Function, Initial, Instruction, Module, Operand, Statement, Variable};
 use super::error::{Error, Position};
-use super::op::{AtomicOp, Condition, Op, Pred, Reg};
+use super::op::{AtomicOp, Condition, Op, Pred, Reg, Wide};
 use super::program::{Guard, Inst, Program};
 use form::Form;
 use names::{Register, Scope, Shape, Slots, Symbol};
@@ -64,6 +64,7 @@ impl Module {
         let mut lower = || {
             let (params, param_bytes) = lowerer.entry_params(function)?;
             lowerer.module_variables()?;
+            lowerer.reserve_stack();
             lowerer.body(function)?;
             Ok((params, param_bytes))
         };
@@ -97,6 +98,8 @@ struct Lowerer<'m> {
     labels: Vec<Option<u32>>,
     /// Label at the end of the function being inlined; `None` in the kernel itself.
     return_label: Option<u32>,
+    /// Top of what `alloca` hands out, if anything in the module does.
+    stack: Option<Wide>,
     /// The carry flag, once something uses it.
     carry: Option<Pred>,
     layout: layout::Layout,
@@ -129,6 +132,7 @@ impl<'m> Lowerer<'m> {
             targets: 0,
             labels: Vec::new(),
             return_label: None,
+            stack: None,
             carry: None,
             layout: layout::Layout::default(),
             at: Position::default(),
@@ -323,24 +327,13 @@ fn strengthen(code: &mut [Inst]) {
 
 /// The functions whose address the module takes.
 fn addressed(module: &Module) -> Vec<&str> {
-    fn of_operand<'m>(operand: &'m Operand, names: &mut HashSet<&'m str>) {
+    fn add<'m>(operand: &'m Operand, names: &mut HashSet<&'m str>) {
         match operand {
             Operand::Name(name) => {
                 names.insert(name);
             }
-            Operand::Vector(items) => items.iter().for_each(|item| of_operand(item, names)),
+            Operand::Vector(items) => items.iter().for_each(|item| add(item, names)),
             _ => {}
-        }
-    }
-    fn of_statements<'m>(statements: &'m [Statement], names: &mut HashSet<&'m str>) {
-        for statement in statements {
-            match statement {
-                Statement::Instruction(i) if i.opcode != "call" => {
-                    i.operands.iter().for_each(|operand| of_operand(operand, names));
-                }
-                Statement::Block(inner) => of_statements(inner, names),
-                _ => {}
-            }
         }
     }
     let mut names = HashSet::new();
@@ -349,9 +342,25 @@ fn addressed(module: &Module) -> Vec<&str> {
             names.insert(name.as_str());
         }
     }
-    module.functions.iter().filter_map(|f| f.body.as_deref()).for_each(|body| of_statements(body, &mut names));
+    for body in module.functions.iter().filter_map(|f| f.body.as_deref()) {
+        each_instruction(body, &mut |i| {
+            if i.opcode != "call" {
+                i.operands.iter().for_each(|operand| add(operand, &mut names));
+            }
+        });
+    }
     let functions = module.functions.iter().filter(|f| !f.is_entry && f.body.is_some());
     functions.map(|f| f.name.as_str()).filter(|name| names.contains(name)).collect()
+}
+
+fn each_instruction<'m>(statements: &'m [Statement], visit: &mut impl FnMut(&'m Instruction)) {
+    for statement in statements {
+        match statement {
+            Statement::Instruction(instruction) => visit(instruction),
+            Statement::Block(inner) => each_instruction(inner, visit),
+            _ => {}
+        }
+    }
 }
 
 /// The table of instructions, by family.
@@ -368,6 +377,7 @@ fn dispatch(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
         "cvt" => convert::cvt(lw, form),
         "mov" => convert::mov(lw, form),
         "cvta" | "isspacep" => memory::windows(lw, form),
+        "alloca" | "stacksave" | "stackrestore" => memory::stack(lw, form),
         "ld" | "ldu" | "st" | "prefetch" | "prefetchu" => memory::lower(lw, form),
         "atom" | "red" => memory::atomic(lw, form),
         "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt" | "nanosleep" | "griddepcontrol" | "pmevent" => {

@@ -31,6 +31,8 @@ pub(super) enum Symbol {
     },
     /// The start of dynamic shared memory, known once all static variables are.
     DynamicShared,
+    /// A variable of another module.
+    Elsewhere,
     Label(u32),
     Targets(Vec<String>),
     /// What the functions of an indirect call return and take.
@@ -225,8 +227,13 @@ impl Lowerer<'_> {
             let Some(scope) = self.scopes.get(index) else {
                 continue;
             };
-            if let Some(symbol) = scope.names.get(name) {
-                return Ok(Some(symbol.clone()));
+            match scope.names.get(name) {
+                Some(Symbol::Elsewhere) => {
+                    let detail = format!("`{name}`, a variable of another module");
+                    return Err(Error::unsupported(self.at, ".extern", detail));
+                }
+                Some(symbol) => return Ok(Some(symbol.clone())),
+                None => {}
             }
             let in_range = |(prefix, count, _): &&(String, u64, Type)| {
                 name.strip_prefix(prefix.as_str()).is_some_and(|digits| {
@@ -440,6 +447,10 @@ impl Lowerer<'_> {
         if let Some(part) = name.strip_prefix("%reserved_smem_offset_") {
             let address = self.reserved_shared()? + if part == "end" { 1 << 10 } else { 0 };
             return Ok((self.constant(address, bits), bits));
+        }
+        // Set by drivers, and counters of events: nothing here sets or counts them.
+        if name.starts_with("%envreg") || name.starts_with("%pm") {
+            return Ok((self.constant(0, bits), bits));
         }
         let Some((_, special)) = SPECIALS.iter().find(|(n, _)| *n == name) else {
             let what = if name.starts_with('%') { "register" } else { "name" };

@@ -80,7 +80,8 @@ fn initial() -> impl Strategy<Value = Initial> {
         any::<u64>().prop_map(Initial::Int),
         any::<u32>().prop_map(Initial::F32),
         any::<u64>().prop_map(Initial::F64),
-        (word(), offset(), any::<bool>()).prop_map(|(name, offset, generic)| Initial::Symbol { name, offset, generic }),
+        (word(), offset(), any::<bool>(), option::of(any::<u64>()))
+            .prop_map(|(name, offset, generic, mask)| Initial::Symbol { name, offset, generic, mask }),
     ]
 }
 
