@@ -296,6 +296,8 @@ impl<'t> Parser<'_, 't> {
                 "v4" => vector = 4,
                 "ptr" | "global" | "shared" | "local" | "const" => {}
                 "attribute" => while !matches!(self.bump(), Kind::Punct(')') | Kind::End) {},
+                // Two halves side by side: the instructions that know the type only move it.
+                "b128" if vector == 1 => (ty, vector) = (Some(Type::B64), 2),
                 // Handles: only instructions that are refused look into them.
                 "texref" | "samplerref" | "surfref" => ty = Some(Type::B64),
                 _ => match Type::from_name(word) {

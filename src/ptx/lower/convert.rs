@@ -51,12 +51,11 @@ pub(super) fn cvt(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error
 }
 
 pub(super) fn mov(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
-    let is_vector = form.choice(&[("v2", ()), ("v4", ()), ("v8", ())]).is_some();
-    let ty = form.ty()?;
+    let (elements, ty) = form.vector_of()?;
     form.done()?;
     let [d, a] = form.exactly()?;
     let (d, a) = (&lw.spread(d)?, &lw.spread(a)?);
-    if is_vector {
+    if elements > 1 {
         return match (d, a) {
             (Operand::Vector(d), Operand::Vector(a)) if d.len() == a.len() => mov_vector(lw, form, ty, d, a),
             _ => Err(form.unsupported("operands that aren't vectors of one length")),

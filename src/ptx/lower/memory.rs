@@ -22,8 +22,7 @@ pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Err
     let strong =
         form.has("volatile") | form.has("relaxed") | form.has("acquire") | form.has("release") | form.has("mmio");
     form.ignore(is_hint);
-    let elements = form.choice(&[("v2", 2u8), ("v4", 4), ("v8", 8)]).unwrap_or(1);
-    let ty = form.ty()?;
+    let (elements, ty) = form.vector_of()?;
     form.done()?;
     if ty.size_bytes() * usize::from(elements) > 32 {
         return Err(form.unsupported("a vector of more than 32 bytes"));
