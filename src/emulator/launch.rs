@@ -249,6 +249,10 @@ impl<'a> Grid<'a> {
         };
         self.scratch.shared.initialised = BitMap::new(shared_bytes, false);
         self.scratch.shared.written = BitMap::new(shared_bytes, false);
+        for variable in self.program.shared_variables().iter().filter(|v| v.is_zeroed) {
+            self.scratch.shared.bytes[variable.offset..variable.offset + variable.size_bytes].fill(0);
+            self.scratch.shared.initialised.insert(variable.offset, variable.size_bytes);
+        }
         self.scratch.races.start_block(shared_bytes, self.cell_bytes, self.scratch.warps.len());
         self.scratch.global_races.start_block();
         for (index, warp) in self.scratch.warps.iter_mut().enumerate() {

@@ -148,7 +148,12 @@ impl Lowerer<'_> {
                 let address = self.place_bytes(self.layout.shared_end as u64 + gap, size, align, Space::Shared)?;
                 self.layout.shared_end = (address + size) as usize;
                 let name = variable.name.clone();
-                self.layout.shared.push(SharedVariable { name, offset: address as usize, size_bytes: size as usize });
+                self.layout.shared.push(SharedVariable {
+                    name,
+                    offset: address as usize,
+                    size_bytes: size as usize,
+                    is_zeroed: false,
+                });
                 Symbol::Memory { space: Space::Shared, address }
             }
             Space::Global | Space::Const => self.declare_global(variable)?,
@@ -183,7 +188,7 @@ impl Lowerer<'_> {
         let address = self.place_bytes(end, RESERVED_BYTES, RESERVED_BYTES, Space::Shared)?;
         self.layout.shared_end = (address + RESERVED_BYTES) as usize;
         let (name, size_bytes) = (RESERVED_SHARED.to_owned(), RESERVED_BYTES as usize);
-        self.layout.shared.push(SharedVariable { name, offset: address as usize, size_bytes });
+        self.layout.shared.push(SharedVariable { name, offset: address as usize, size_bytes, is_zeroed: true });
         Ok(address)
     }
 
