@@ -1,6 +1,6 @@
 //! One operation for some lanes: from the operation to its handler.
 
-use super::check::{Fault, ViolationKind, fault, perturb};
+use super::check::{Fault, ViolationKind, fault, perturb, unsupported};
 use super::ops::atomic::{Atomic, atomic};
 use super::ops::warp::{Shuffle, matching, redux, shuffle, vote};
 use super::ops::{compare, convert, copy, integer, matrix, matrix_exact, mbarrier, memory, wide, wmma};
@@ -174,6 +174,12 @@ pub(super) fn execute(
         Op::Trap => {
             return Err(fault(ViolationKind::Trap, lanes.first(), "the kernel executed trap"));
         }
+        Op::BadCall { callee } => {
+            let lane = lanes.first();
+            let detail = format!("an indirect call of {:#x}, which is no function of its type", r.wide(*callee)[lane]);
+            return Err(fault(ViolationKind::BranchTarget, lane, detail));
+        }
+        Op::TooDeep => return Err(unsupported(lanes.first(), "a call deeper than calls are inlined")),
         Op::Print { d, format, arguments } => {
             for lane in lanes.iter() {
                 let text = print::formatted(spaces, r.wide(*format)[lane], r.wide(*arguments)[lane], lane);

@@ -251,6 +251,10 @@ impl<'a> Grid<'a> {
         };
         self.scratch.shared.initialised = BitMap::new(shared_bytes, false);
         self.scratch.shared.written = BitMap::new(shared_bytes, false);
+        for variable in self.program.shared_variables().iter().filter(|v| v.is_zeroed) {
+            self.scratch.shared.bytes[variable.offset..variable.offset + variable.size_bytes].fill(0);
+            self.scratch.shared.initialised.insert(variable.offset, variable.size_bytes);
+        }
         self.scratch.races.start_block(shared_bytes, self.cell_bytes, self.scratch.warps.len());
         self.scratch.global_races.start_block();
         for (index, warp) in self.scratch.warps.iter_mut().enumerate() {
@@ -345,6 +349,10 @@ impl<'a> Grid<'a> {
     }
 
     fn stop_at(&self, pc: u32, warp: u32, fault: Fault, context: &BlockContext) -> Stop {
+        if fault.is_limit {
+            let line = self.site(pc, warp, fault.lane, context).ptx_line;
+            return Stop::Unsupported { detail: format!("line {line}: {}", fault.detail) };
+        }
         Stop::Violation(Box::new(Violation {
             kind: fault.kind,
             site: self.site(pc, warp, fault.lane, context),

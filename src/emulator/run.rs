@@ -119,7 +119,6 @@ pub(super) fn run<const COVERAGE: bool>(
                 }
                 let lanes = Lanes { mask: arrived, all: arrived == warp.live };
                 spaces.party.pc = warp.pc;
-                spaces.party.step = (counters.warp_instructions + steps) as u32;
                 execute(&inst.op, warp, lanes, spaces, counters)?;
                 warp.pc += 1;
                 limit = warp.next_ready();
@@ -128,7 +127,6 @@ pub(super) fn run<const COVERAGE: bool>(
                 if exec != 0 {
                     let lanes = Lanes { mask: exec, all: exec == warp.live };
                     spaces.party.pc = warp.pc;
-                    spaces.party.step = (counters.warp_instructions + steps) as u32;
                     execute(op, warp, lanes, spaces, counters)?;
                     if COVERAGE && let Op::Compare32 { d: Some(d), .. } | Op::Compare64 { d: Some(d), .. } = op {
                         counters.coverage.comparison(warp.pc, warp.registers.pred(*d), exec);

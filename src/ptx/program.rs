@@ -89,6 +89,8 @@ pub struct SharedVariable {
     pub offset: usize,
     /// Size in bytes.
     pub size_bytes: usize,
+    /// Whether it starts as zeros, as what the device reserves does.
+    pub is_zeroed: bool,
 }
 
 /// One instruction.

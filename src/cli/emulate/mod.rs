@@ -102,7 +102,7 @@ pub(super) fn run(args: &EmulateArgs) -> Result<Exit, Failure> {
     let text = String::from_utf8(text)
         .map_err(|_| Failure::usage(format!("{file}: expected UTF-8 text, found other bytes")))?;
     let module = ptx::parse(&text).map_err(|e| unreadable(&args.file, &e))?;
-    if args.list {
+    if args.list && module.entries().next().is_some() {
         print!("{}", render::listing(&module));
         return Ok(Exit::Clean);
     }

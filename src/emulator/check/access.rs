@@ -3,6 +3,11 @@
 use super::violation::{Fault, ViolationKind, fault};
 use crate::emulator::memory::Segment;
 
+/// Distance at which the nearest region is no longer worth naming.
+const FAR_BYTES: u64 = 1 << 40;
+/// Addresses below this come from a null pointer.
+const NULL_PAGE_BYTES: u64 = 1 << 16;
+
 /// An access outside every region of its space: the message names the nearest region and the distance.
 #[cold]
 pub(in crate::emulator) fn out_of_bounds<'s>(
@@ -17,7 +22,12 @@ pub(in crate::emulator) fn out_of_bounds<'s>(
         if address < s.base { s.base - address } else { address.wrapping_add(size).saturating_sub(s.end()) }
     };
     let nearest = segments.min_by_key(|s| distance(s));
+    // Nothing that far away is what the address was meant for.
+    let nearest = nearest.filter(|s| distance(s) < FAR_BYTES);
     let detail = match nearest {
+        None if address < NULL_PAGE_BYTES => {
+            format!("{verb} {size} bytes at {address:#x} in {space} memory: through a null pointer")
+        }
         Some(s) if address < s.base => {
             format!(
                 "{verb} {size} bytes {} bytes before `{}` of {} bytes in {space} memory",

@@ -58,8 +58,6 @@ struct Released {
 #[derive(Clone, Copy, Debug, Default)]
 struct Cell {
     write: Entry,
-    /// Instruction of the write.
-    step: u32,
     reads: [Entry; 2],
 }
 
@@ -179,11 +177,10 @@ impl GlobalRaces {
                 self.release(order, location, warp);
             }
             let index = self.index(location);
-            let Cell { write, step, reads } = self.cells[index];
+            let Cell { write, reads } = self.cells[index];
             if self.checks.global_races {
-                let one_instruction =
-                    write.block == self.block && u32::from(write.access.warp) == party.warp && step == party.step;
-                if self.conflicts(&write, lanes, party, order) && !(one_instruction && same()) {
+                let one_store = write.block == self.block && write.access.pc == party.pc;
+                if self.conflicts(&write, lanes, party, order) && !(one_store && same()) {
                     return Err(self.report(ViolationKind::GlobalRace, extent, now, ("written", write)));
                 }
                 if let Some(read) = reads.iter().find(|read| self.conflicts(read, lanes, party, order)) {
@@ -201,7 +198,6 @@ impl GlobalRaces {
                 entry.epoch -= 1;
             }
             self.cells[index].write = entry;
-            self.cells[index].step = party.step;
         }
         Ok(())
     }

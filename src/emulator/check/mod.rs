@@ -9,7 +9,7 @@ pub(super) mod perturb;
 pub(super) mod race;
 mod violation;
 
-pub(super) use violation::{Fault, fault};
+pub(super) use violation::{Fault, fault, unsupported};
 pub use violation::{Site, Violation, ViolationKind};
 
 /// Which checks are on.

@@ -8,8 +8,9 @@
 //! A cell is as wide as the narrowest access the program makes. It remembers its last write and readers of two warps,
 //! enough that a write by any third warp still finds one.
 //!
-//! Shuffles and votes order nothing, as on the hardware. Writes of several lanes by one instruction are a race only if
-//! they differ: the manual leaves the winner open, not the outcome. Atomic and volatile accesses don't race with each
+//! Shuffles and votes order nothing, as on the hardware. Writes by one instruction of the text are a race only if they
+//! differ, whichever lanes and warps make them: a flag that every thread may set, or a tile that a compiler has several
+//! warps compute alike, has one outcome whoever wins. Atomic and volatile accesses don't race with each
 //! other and order what surrounds them: a missing fence beside one is missed. A `bar.warp.sync` of part of a warp counts
 //! as one of all of it: a race with the lanes it leaves out is missed. Global memory is `global`'s.
 
@@ -28,8 +29,6 @@ pub(in crate::emulator) type Horizon = [u32; WARPS];
 pub(in crate::emulator) struct Party {
     pub(in crate::emulator) warp: u32,
     pub(in crate::emulator) pc: u32,
-    /// Number of the warp instruction in the launch: lanes of one instruction share it.
-    pub(in crate::emulator) step: u32,
     /// Atomic or volatile.
     pub(in crate::emulator) strong: bool,
 }
@@ -51,8 +50,6 @@ pub(in crate::emulator) struct SharedRaces {
 #[derive(Clone, Copy, Debug, Default)]
 struct Cell {
     write: Access,
-    /// Instruction of the write.
-    step: u32,
     reads: [Access; 2],
 }
 
@@ -165,7 +162,7 @@ impl SharedRaces {
     }
 
     /// One lane writes `bytes` bytes at `offset`. `same` says whether memory already holds the value, which decides
-    /// between lanes of one instruction.
+    /// between writes by one instruction.
     #[inline]
     pub(in crate::emulator) fn write(
         &mut self,
@@ -185,15 +182,13 @@ impl SharedRaces {
                 join(self.released.entry(cell).or_insert([0; WARPS]), &done);
             }
             let horizon = &self.horizons[warp];
-            let Cell { write, step, reads } = &mut self.cells[cell];
-            let one_instruction = u32::from(write.warp) == party.warp && *step == party.step;
-            if conflicts(write, lanes, party, horizon) && !(one_instruction && same()) {
+            let Cell { write, reads } = &mut self.cells[cell];
+            if conflicts(write, lanes, party, horizon) && !(write.pc == party.pc && same()) {
                 return Err(race(offset, ("written", lanes, party), ("written", *write)));
             }
             if let Some(read) = reads.iter().find(|read| conflicts(read, lanes, party, horizon)) {
                 return Err(race(offset, ("written", lanes, party), ("read", *read)));
             }
-            *step = party.step;
             *write =
                 Access { clock: self.clocks[warp], warp: party.warp as u16, lanes, pc: party.pc, strong: party.strong };
         }

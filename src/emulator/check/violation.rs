@@ -134,10 +134,19 @@ pub(in crate::emulator) struct Fault {
     pub(in crate::emulator) other: Option<(u32, u32, u32)>,
     /// Position of the second party's block in the order of the launch, where it is another.
     pub(in crate::emulator) other_position: Option<u64>,
+    /// Not the kernel's: this emulator can't go on.
+    pub(in crate::emulator) is_limit: bool,
 }
 
 /// Builds a fault by the given lane.
 #[cold]
 pub(in crate::emulator) fn fault(kind: ViolationKind, lane: usize, detail: impl Into<String>) -> Box<Fault> {
-    Box::new(Fault { kind, lane: lane as u32, detail: detail.into(), other: None, other_position: None })
+    let detail = detail.into();
+    Box::new(Fault { kind, lane: lane as u32, detail, other: None, other_position: None, is_limit: false })
+}
+
+/// Builds what ends a launch without saying anything of the kernel.
+#[cold]
+pub(in crate::emulator) fn unsupported(lane: usize, detail: impl Into<String>) -> Box<Fault> {
+    Box::new(Fault { is_limit: true, ..*fault(ViolationKind::Trap, lane, detail) })
 }

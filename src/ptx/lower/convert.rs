@@ -122,9 +122,16 @@ pub(super) fn pack_integers(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result
 }
 
 pub(super) fn mov(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
-    let ty = form.ty()?;
+    let (elements, ty) = form.vector_of()?;
     form.done()?;
     let [d, a] = form.exactly()?;
+    let (d, a) = (&lw.spread(d)?, &lw.spread(a)?);
+    if elements > 1 {
+        return match (d, a) {
+            (Operand::Vector(d), Operand::Vector(a)) if d.len() == a.len() => mov_vector(lw, form, ty, d, a),
+            _ => Err(form.unsupported("operands that aren't vectors of one length")),
+        };
+    }
     if ty == Type::Pred {
         let a = lw.condition(a)?;
         if let Some(d) = lw.pred_destination(d)? {
@@ -141,6 +148,25 @@ pub(super) fn mov(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error
             push_mov(lw, form, d, a)
         }
     }
+}
+
+/// Element by element, through scratch registers: both sides may name the same ones.
+fn mov_vector(lw: &mut Lowerer<'_>, form: &Form<'_>, ty: Type, d: &[Operand], a: &[Operand]) -> Result<(), Error> {
+    let mut copies = Vec::new();
+    for a in a {
+        let a = lw.source(a, ty)?;
+        let scratch = match a {
+            Reg::Word(_) => Reg::Word(lw.slots.word()),
+            Reg::Wide(_) => Reg::Wide(lw.slots.wide()),
+        };
+        push_mov(lw, form, scratch, a)?;
+        copies.push(scratch);
+    }
+    for (d, a) in d.iter().zip(copies) {
+        let d = lw.destination(d, ty)?;
+        push_mov(lw, form, d, a)?;
+    }
+    Ok(())
 }
 
 /// A plain copy between registers of one width.

@@ -423,6 +423,12 @@ pub enum Op {
     },
     Exit,
     Trap,
+    /// An indirect call of something that isn't a function of its type.
+    BadCall {
+        callee: Wide,
+    },
+    /// A call deeper than calls are inlined.
+    TooDeep,
     Barrier {
         kind: BarrierKind,
         id: Word,
