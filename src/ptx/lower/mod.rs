@@ -20,8 +20,9 @@ mod wmma;
 
 use super::ast::{Function, Instruction, Module, Operand, Statement};
 use super::error::{Error, Position};
-use super::op::{Condition, Op, Pred};
-use super::program::{Guard, Inst, Program};
+use super::op::{Condition, Op, Pred, Slot};
+use super::program::{Constants, Guard, Inst, Program};
+use super::unwritten::unwritten;
 use form::Form;
 use names::{Register, Scope, Slots, Symbol};
 use std::collections::HashMap;
@@ -229,6 +230,13 @@ impl<'m> Lowerer<'m> {
         self.layout.finish(&mut self.slots);
         let directive = |name: &str| function.directives.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_slice());
         let dim = |v: &[u64], i: usize| v.get(i).copied().unwrap_or(1);
+        let Constants { words, wides, preds } = &self.slots.constants;
+        let filled = (words.iter().map(|(word, _)| Slot::Word(*word)))
+            .chain(wides.iter().map(|(wide, _)| Slot::Wide(*wide)))
+            .chain(preds.iter().map(|(pred, _)| Slot::Pred(*pred)))
+            .chain(self.slots.specials.iter().map(|(word, _)| Slot::Word(*word)))
+            .collect();
+        let unwritten = unwritten(&self.code, &filled);
         Ok(Program {
             name: function.name.clone(),
             target: self.module.target().to_owned(),
@@ -246,6 +254,7 @@ impl<'m> Lowerer<'m> {
             preds: self.slots.preds,
             constants: self.slots.constants,
             specials: self.slots.specials,
+            unwritten,
             globals: self.layout.globals,
             shared: self.layout.shared,
             files: self.module.files.clone(),

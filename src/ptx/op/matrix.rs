@@ -95,3 +95,19 @@ pub struct CopyAsync {
     /// Bytes read, the rest is zero.
     pub source_bytes: Option<Word>,
 }
+
+impl Mma {
+    /// Registers in use of each factor.
+    pub(crate) fn factor_registers(&self) -> [usize; 2] {
+        let k = usize::from(self.k);
+        if self.factor == Factor::Tf32 { [k / 2, k / 4] } else { [k / 4, k / 8] }
+    }
+}
+
+impl MmaInteger {
+    /// Registers in use of each factor.
+    pub(crate) fn factor_registers(&self) -> [usize; 2] {
+        let k = usize::from(self.k);
+        [k / 8, k / 16]
+    }
+}
