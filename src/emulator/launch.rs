@@ -3,6 +3,7 @@
 use super::BitMap;
 use super::barrier::Barriers;
 use super::check::race::{Party, cell_bytes};
+use super::check::taint::{self, Actor, Taint};
 use super::check::{Checks, Fault, Site, Violation, ViolationKind, fault};
 use super::coverage::Coverage;
 use super::memory::{Memory, Segment};
@@ -10,9 +11,9 @@ use super::ops::matrix::TensorCore;
 use super::ops::mbarrier::Arrivals;
 use super::run::{Counters, Pause, run};
 use super::scratch::Scratch;
-use super::spaces::{Pending, Piece, Spaces};
+use super::spaces::{Pending, Piece, Place, Spaces, Store};
 use super::warp::{BlockContext, LANES, Warp};
-use crate::ptx::{Program, Space};
+use crate::ptx::{Inst, Program, Space};
 use thiserror::Error;
 
 /// Shape and arguments of a launch.
@@ -63,7 +64,7 @@ impl Default for Options {
     }
 }
 
-/// What a finished launch did.
+/// What a launch did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Instructions executed, once per warp.
@@ -99,9 +100,22 @@ pub enum Stop {
 /// [`Stop::Violation`] for the first rule the kernel breaks, [`Stop::BadLaunch`] for a launch the device would refuse.
 /// Memory then holds what had been written so far.
 pub fn launch(program: &Program, memory: &mut Memory, launch: &Launch<'_>, options: &Options) -> Result<Stats, Stop> {
-    validate(program, launch, options)?;
+    let (stats, outcome) = observe(program, memory, launch, options);
+    outcome.map(|()| stats)
+}
+
+/// The same, with what the launch did up to where it stopped.
+pub fn observe(
+    program: &Program,
+    memory: &mut Memory,
+    launch: &Launch<'_>,
+    options: &Options,
+) -> (Stats, Result<(), Stop>) {
+    if let Err(stop) = validate(program, launch, options) {
+        return (Stats::default(), Err(stop));
+    }
     let mut scratch = std::mem::take(&mut memory.scratch);
-    let outcome = Grid::new(program, memory, launch, options, &mut scratch).and_then(Grid::run);
+    let outcome = Grid::new(program, memory, launch, options, &mut scratch).run();
     memory.scratch = scratch;
     outcome
 }
@@ -164,6 +178,7 @@ struct Grid<'a> {
     random: Random,
     cell_bytes: usize,
     pending: Option<Pending>,
+    taint: Taint,
     mbarriers: Arrivals,
     shared_pieces: Vec<Piece<'a>>,
 }
@@ -175,7 +190,7 @@ impl<'a> Grid<'a> {
         launch: &'a Launch<'a>,
         options: &'a Options,
         scratch: &'a mut Scratch,
-    ) -> Result<Self, Stop> {
+    ) -> Self {
         let segments = |space: Space| {
             let of_space = program.globals().iter().filter(|g| g.space == space);
             let segment =
@@ -198,7 +213,7 @@ impl<'a> Grid<'a> {
         let watched = |s: &Segment| if s.writable || !options.checks.read_only { s.bytes.len() } else { 0 };
         let sizes = memory.segments.iter().chain(&module).map(watched);
         scratch.global_races.start_launch(options.checks, cell_bytes(program, Space::Global), sizes);
-        Ok(Self {
+        Self {
             program,
             tensor_core: options.tensor_core.unwrap_or_else(|| TensorCore::of_target(program.target())),
             launch,
@@ -215,22 +230,30 @@ impl<'a> Grid<'a> {
             random: Random(options.schedule_seed),
             cell_bytes: cell_bytes(program, Space::Shared),
             pending: None,
+            taint: Taint::default(),
             mbarriers: Arrivals::default(),
             shared_pieces: shared_pieces(program, launch.dynamic_shared_bytes),
-        })
+        }
     }
 
-    fn run(mut self) -> Result<Stats, Stop> {
-        let blocks = self.launch.grid.iter().map(|d| u64::from(*d)).product::<u64>();
-        for position in 0..blocks {
-            self.block(self.block_at(position, blocks))?;
-        }
-        Ok(Stats {
+    fn run(mut self) -> (Stats, Result<(), Stop>) {
+        let outcome = self.blocks();
+        let stats = Stats {
             warp_instructions: self.counters.warp_instructions,
             lane_instructions: self.counters.lane_instructions,
             printed: self.counters.printed,
             coverage: self.counters.coverage,
-        })
+        };
+        (stats, outcome)
+    }
+
+    fn blocks(&mut self) -> Result<(), Stop> {
+        let blocks = self.launch.grid.iter().map(|d| u64::from(*d)).product::<u64>();
+        for position in 0..blocks {
+            self.block(position, self.block_at(position, blocks))?;
+            self.taint.end_block(position);
+        }
+        self.left_behind(blocks)
     }
 
     /// Index of the block that comes at a position in the launch's order.
@@ -240,7 +263,7 @@ impl<'a> Grid<'a> {
         [linear % x, linear / x % y, linear / x / y].map(|v| v as u32)
     }
 
-    fn block(&mut self, block_index: [u32; 3]) -> Result<(), Stop> {
+    fn block(&mut self, position: u64, block_index: [u32; 3]) -> Result<(), Stop> {
         let shared_bytes = self.scratch.shared.bytes.len();
         let context = BlockContext {
             grid: self.launch.grid,
@@ -255,6 +278,8 @@ impl<'a> Grid<'a> {
         self.scratch.global_races.start_block();
         for (index, warp) in self.scratch.warps.iter_mut().enumerate() {
             warp.start(self.program, &context, index as u32);
+            let by = Actor { warp: index as u32, block: position, ..Actor::default() };
+            warp.shadow.start(self.program, by, self.options.checks.uninitialised);
         }
         self.mbarriers.clear();
         let mut barriers = Barriers::default();
@@ -278,7 +303,7 @@ impl<'a> Grid<'a> {
             }) else {
                 break;
             };
-            self.turn(chosen, &context, &mut barriers)?;
+            self.turn(chosen, position, &context, &mut barriers)?;
         }
         match (barriers.stuck(&self.scratch.warps), &self.pending) {
             (Some((warp, fault)), _) => Err(self.stop(warp, *fault, &context)),
@@ -288,7 +313,13 @@ impl<'a> Grid<'a> {
     }
 
     /// Lets one warp run for a while.
-    fn turn(&mut self, chosen: usize, context: &BlockContext, barriers: &mut Barriers) -> Result<(), Stop> {
+    fn turn(
+        &mut self,
+        chosen: usize,
+        position: u64,
+        context: &BlockContext,
+        barriers: &mut Barriers,
+    ) -> Result<(), Stop> {
         let left = self.options.instruction_budget.saturating_sub(self.counters.warp_instructions);
         if left == 0 {
             let detail = format!("more than {} warp instructions: the kernel hangs", self.options.instruction_budget);
@@ -314,10 +345,19 @@ impl<'a> Grid<'a> {
             mbarriers: &mut self.mbarriers,
             global_races: &mut self.scratch.global_races,
             party: Party::default(),
+            taint: &mut self.taint,
+            block: position,
             pending: &mut self.pending,
         };
-        let run = if self.options.coverage { run::<true> } else { run::<false> };
-        let outcome = run(self.program.code(), warp, &mut spaces, &mut self.counters, quantum);
+        let (plain, shadowed) = match self.options.coverage {
+            true => (run::<true, false> as Run, run::<true, true> as Run),
+            false => (run::<false, false> as Run, run::<false, true> as Run),
+        };
+        let run = if warp.shadow.is_tainted() { shadowed } else { plain };
+        let mut outcome = run(self.program.code(), warp, &mut spaces, &mut self.counters, quantum);
+        if outcome.as_ref().is_err_and(|fault| fault.needs_shadow) {
+            outcome = shadowed(self.program.code(), warp, &mut spaces, &mut self.counters, quantum);
+        }
         warp.local = local;
         let after = match outcome {
             Ok(Pause::Quantum) => Ok(()),
@@ -337,7 +377,7 @@ impl<'a> Grid<'a> {
     #[cold]
     fn stop(&self, warp: usize, fault: Fault, context: &BlockContext) -> Stop {
         match &self.pending {
-            Some(pending) if fault.kind != ViolationKind::SharedRace => {
+            Some(pending) if !is_race(fault.kind) => {
                 self.stop_at(pending.pc, pending.warp, *pending.fault.clone(), context)
             }
             _ => self.stop_at(self.scratch.warps[warp].pc, warp as u32, fault, context),
@@ -345,7 +385,7 @@ impl<'a> Grid<'a> {
     }
 
     fn stop_at(&self, pc: u32, warp: u32, fault: Fault, context: &BlockContext) -> Stop {
-        Stop::Violation(Box::new(Violation {
+        let mut violation = Violation {
             kind: fault.kind,
             site: self.site(pc, warp, fault.lane, context),
             detail: fault.detail,
@@ -356,7 +396,43 @@ impl<'a> Grid<'a> {
                 }
                 None => self.site(pc, warp, lane, context),
             }),
-        }))
+        };
+        // Which party of a race came first is up to the schedule: the one further down in the program is the site.
+        if let Some(other) = &mut violation.other
+            && is_race(fault.kind)
+            && fault.other.is_some_and(|(other, ..)| other > pc)
+        {
+            std::mem::swap(&mut violation.site, other);
+        }
+        Stop::Violation(Box::new(violation))
+    }
+
+    /// Objects to undefined data in a buffer.
+    fn left_behind(&self, blocks: u64) -> Result<(), Stop> {
+        let is_left = |region: usize, byte: usize| {
+            let segment = &self.global[region];
+            byte < segment.bytes.len() && segment.written.contains(byte) && !segment.initialised.contains(byte)
+        };
+        let Some(stored) = self.taint.left_behind(is_left) else { return Ok(()) };
+        let Actor { pc, warp, lane, block } = stored.by;
+        let name = |place: Option<Place>| match place {
+            None => "a register".to_owned(),
+            Some(Place { store: Store::Global(i), offset }) => format!("byte {offset} of `{}`", self.global[i].name),
+            Some(Place { store: Store::Module(i), offset }) => format!("byte {offset} of `{}`", self.module[i].name),
+            Some(place) if place.is_shared() => format!("byte {} of shared memory", place.offset),
+            Some(_) => "local memory".to_owned(),
+        };
+        let (to, from) = (name(Some(stored.place)), name(stored.origin.from));
+        let detail = format!("{to} is left with data that depends on {from}, which nothing has written");
+        let fault = taint::report(lane as usize, &detail, stored.origin, block);
+        let context = BlockContext {
+            grid: self.launch.grid,
+            block: self.launch.block,
+            block_index: self.block_at(block, blocks),
+            dynamic_shared_bytes: 0,
+            total_shared_bytes: 0,
+        };
+        Err(self.stop_at(pc, warp, *fault, &context))
     }
 
     fn site(&self, pc: u32, warp: u32, lane: u32, context: &BlockContext) -> Site {
@@ -373,6 +449,13 @@ impl<'a> Grid<'a> {
             thread: context.thread(warp, lane),
         }
     }
+}
+
+/// [`run`] in one of its forms.
+type Run = fn(&[Inst], &mut Warp, &mut Spaces<'_>, &mut Counters, u64) -> Result<Pause, Box<Fault>>;
+
+fn is_race(kind: ViolationKind) -> bool {
+    matches!(kind, ViolationKind::SharedRace | ViolationKind::GlobalRace | ViolationKind::NonCoherentRead)
 }
 
 /// Shared variables, where there are several; static ones come first.

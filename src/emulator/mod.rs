@@ -28,6 +28,6 @@ mod warp;
 pub use bitmap::BitMap;
 pub use check::{Checks, Site, Violation, ViolationKind};
 pub use coverage::Coverage;
-pub use launch::{Launch, Options, Stats, Stop, launch};
+pub use launch::{Launch, Options, Stats, Stop, launch, observe};
 pub use memory::{GAP_BYTES, Initialised, Memory, Region, RegionId};
 pub use ops::matrix::TensorCore;

@@ -7,6 +7,7 @@ pub(super) mod access;
 pub(super) mod global;
 pub(super) mod perturb;
 pub(super) mod race;
+pub(super) mod taint;
 mod violation;
 
 pub(super) use violation::{Fault, fault};
@@ -17,7 +18,7 @@ pub use violation::{Site, Violation, ViolationKind};
 pub struct Checks {
     /// Natural alignment of every access.
     pub alignment: bool,
-    /// Reads of bytes nobody wrote, in any space.
+    /// Uses of data nobody wrote: to decide what is executed, as an address, as output.
     pub uninitialised: bool,
     /// Writes to regions that aren't writable.
     pub read_only: bool,

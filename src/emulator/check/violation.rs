@@ -32,7 +32,7 @@ pub enum ViolationKind {
     SharedRace,
     /// `trap` was executed.
     Trap,
-    /// A read of a byte that nobody wrote.
+    /// Data that nobody wrote decides what is executed, is part of an address, or is left in a buffer.
     UninitialisedRead,
     /// A warp operation whose mask doesn't fit the lanes that execute it.
     WarpMask,
@@ -134,10 +134,13 @@ pub(in crate::emulator) struct Fault {
     pub(in crate::emulator) other: Option<(u32, u32, u32)>,
     /// Position of the second party's block in the order of the launch, where it is another.
     pub(in crate::emulator) other_position: Option<u64>,
+    /// No violation yet: the instruction is to be executed again with the warp's shadow.
+    pub(in crate::emulator) needs_shadow: bool,
 }
 
 /// Builds a fault by the given lane.
 #[cold]
 pub(in crate::emulator) fn fault(kind: ViolationKind, lane: usize, detail: impl Into<String>) -> Box<Fault> {
-    Box::new(Fault { kind, lane: lane as u32, detail: detail.into(), other: None, other_position: None })
+    let (lane, detail) = (lane as u32, detail.into());
+    Box::new(Fault { kind, lane, detail, other: None, other_position: None, needs_shadow: false })
 }

@@ -40,7 +40,7 @@ pub(in crate::emulator) fn convert(registers: &mut Registers, lanes: Lanes, conv
 }
 
 /// One lane's conversion, any types.
-fn one(c: &Conversion, bits: u64) -> u64 {
+pub(in crate::emulator) fn one(c: &Conversion, bits: u64) -> u64 {
     if c.from.is_float() {
         let value = decode(c, bits);
         if c.to.is_float() { float_to_float(c, value) } else { float_to_integer(c, value) }

@@ -149,7 +149,7 @@ fn store_watched(
 
 /// The address of each lane.
 #[inline]
-pub(super) fn effective(registers: &Registers, address: Address) -> [u64; LANES] {
+pub(in crate::emulator) fn effective(registers: &Registers, address: Address) -> [u64; LANES] {
     let offset = address.offset as u64;
     match address.base {
         AddressBase::Absolute => [offset; LANES],
@@ -188,7 +188,7 @@ fn value(registers: &Registers, reg: Reg, lane: usize) -> u64 {
 
 /// The sign of a loaded value, extended to the width of its register.
 #[inline]
-fn extend(access: &Access, value: u64) -> u64 {
+pub(in crate::emulator) fn extend(access: &Access, value: u64) -> u64 {
     if !access.signed {
         return value;
     }
