@@ -132,8 +132,8 @@ fn run_counted<const COVERAGE: bool, const SHADOW: bool>(
                 if let Op::Barrier { .. } = &inst.op {
                     return Ok(Pause::Barrier);
                 }
-                if matches!(inst.op, Op::WarpSync { .. }) {
-                    spaces.races.advance(warp.index as usize);
+                if let Op::WarpSync { mask } = &inst.op {
+                    spaces.races.warp_sync(warp.index as usize, arrived, warp.live, warp.registers.word(*mask));
                 }
                 let lanes = Lanes { mask: arrived, all: arrived == warp.live };
                 spaces.party.pc = warp.pc;
@@ -307,6 +307,16 @@ fn converge(code: &[Inst], warp: &mut Warp, exec: u32) -> Result<u32, Box<Fault>
 #[inline]
 fn able(code: &[Inst], warp: &Warp, pc: u32, here: u32) -> Result<u32, Box<Fault>> {
     let mask = match &code[pc as usize].op {
+        // Without `.aligned` the others may be at other barrier instructions of the same kind.
+        Op::Barrier { kind, aligned: false, .. } if here != warp.live => {
+            let meets = |g: &Group| match &code[g.pc as usize].op {
+                Op::Barrier { kind: other, aligned, .. } => {
+                    g.waits && !aligned && std::mem::discriminant(kind) == std::mem::discriminant(other)
+                }
+                _ => false,
+            };
+            return Ok(if warp.others.iter().all(meets) { here } else { 0 });
+        }
         Op::Barrier { .. }
         | Op::Matrix(_)
         | Op::Mma(_)

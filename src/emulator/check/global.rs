@@ -235,7 +235,8 @@ impl GlobalRaces {
     #[inline]
     fn conflicts(&self, earlier: &Entry, lanes: u32, party: Party, order: &SharedRaces) -> bool {
         if earlier.block == self.block {
-            return conflicts(&earlier.access, lanes, party, order.horizon(party.warp as usize));
+            return conflicts(&earlier.access, lanes, party, order.horizon(party.warp as usize))
+                && !order.ordered_within(&earlier.access, lanes, party);
         }
         earlier.block != 0 && !(earlier.access.strong && party.strong) && !self.ordered(earlier)
     }
