@@ -1,17 +1,15 @@
 //! Every form on the GPU and in the emulator, bit by bit.
 
-use crate::forms::emulate;
-use crate::forms::form::{BLOCK, Class, ENTRY, FILL, Form, Kind, forms};
+use crate::forms::form::{BLOCK, Class, Form, Kind, forms};
 use crate::forms::operands::{self, Layout, layout};
-use attnfuzz::backend::cuda_raw::{RawArg, RawCuda, RawLaunch};
+use crate::forms::{device, emulate};
+use attnfuzz::backend::cuda_raw::RawCuda;
 use rayon::prelude::*;
 use std::error::Error;
 use std::fmt::Write;
 use std::sync::Mutex;
 
 const CASES: usize = 1 << 14;
-
-type Results = Vec<Vec<u64>>;
 
 /// What comparing one form gave.
 struct Row {
@@ -39,7 +37,7 @@ pub(crate) fn measure(cuda: &RawCuda, body: &mut String) -> Result<bool, Box<dyn
             let emulated = emulate::run(form, &cases);
             let measured = {
                 let _one_at_a_time = gpu.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                run(cuda, form, &cases)
+                device::run(cuda, form, &cases)
             };
             compare(form, &cases, measured, emulated)
         })
@@ -104,22 +102,11 @@ fn percent(part: usize, whole: usize) -> f64 {
     part as f64 * 100.0 / whole as f64
 }
 
-/// Results of a form on the device.
-pub(crate) fn run(cuda: &RawCuda, form: &Form, cases: &[Vec<u64>]) -> Result<Results, String> {
-    let module = cuda.load(&form.ptx()).map_err(|e| e.to_string())?;
-    let output = RawArg::Buffer(vec![FILL; cases.len() * form.output_stride()]);
-    let mut args = [RawArg::Buffer(form.pack(cases)), output];
-    let shape = RawLaunch { grid: [(cases.len() / BLOCK) as u32, 1, 1], block: [BLOCK as u32, 1, 1] };
-    module.launch(ENTRY, shape, &mut args).map_err(|e| e.to_string())?;
-    let [_, RawArg::Buffer(bytes)] = &args else { return Err("no output buffer".into()) };
-    Ok(form.unpack(bytes))
-}
-
 fn compare(
     form: &Form,
     cases: &[Vec<u64>],
-    measured: Result<Results, String>,
-    emulated: Result<Results, String>,
+    measured: Result<device::Results, String>,
+    emulated: Result<device::Results, String>,
 ) -> Row {
     let mut row = Row {
         name: form.name.replace('|', "\\|"),

@@ -4,9 +4,9 @@
 //! The method is that of Fasi, Higham, Mikaitis and Pranesh, "Numerical behavior of NVIDIA tensor cores" (2021): sums of
 //! a large term, its negation and small terms. Random sums then pick, among simple models, those that give every bit.
 
+use crate::forms::device::run;
 use crate::forms::form::{BLOCK, Form, forms};
 use crate::forms::operands::Random;
-use crate::instructions::run;
 use attnfuzz::backend::cuda_raw::RawCuda;
 use attnfuzz::float::Dtype;
 use std::error::Error;

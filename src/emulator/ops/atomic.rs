@@ -1,6 +1,6 @@
 //! Atomic read-modify-write, lane after lane.
 
-use super::float::canonical;
+use super::float::{canonical, flush};
 use super::half::{decode_half, encode_half, pick};
 use super::memory::{effective, read, write};
 use super::{LANES, map1};
@@ -43,7 +43,12 @@ pub(in crate::emulator) fn atomic(
         spaces.check_write_race(place, lane, &[0; 8][..size], true)?;
         let bytes = &mut spaces.segment_mut(place).bytes[place.offset..place.offset + size];
         old[lane] = read(bytes);
-        write(bytes, combine(atomic.op, atomic.ty, old[lane], b[lane], c[lane]));
+        // Adding f32 flushes subnormals in global memory, not in shared (PTX ISA, `atom`).
+        let ftz = atomic.ty == Type::F32 && atomic.op == AtomicOp::Add && !place.is_shared();
+        write(
+            bytes,
+            if ftz { add_ftz(old[lane], b[lane]) } else { combine(atomic.op, atomic.ty, old[lane], b[lane], c[lane]) },
+        );
     }
     if let Some(d) = atomic.d {
         registers.set_values(d, lanes, map1(&old, |v| v));
@@ -92,6 +97,11 @@ fn combine(op: AtomicOp, ty: Type, old: u64, b: u64, c: u64) -> u64 {
     }
 }
 
+fn add_ftz(old: u64, b: u64) -> u64 {
+    let [old, b] = [old, b].map(|bits| f32::from_bits(flush(bits as u32)));
+    u64::from(flush(canonical(old + b)))
+}
+
 fn half_min_max(min: bool, ty: Type, old: u64, b: u64) -> u64 {
     let mode = HalfMode {
         bf16: matches!(ty, Type::Bf16 | Type::Bf16x2),
@@ -113,7 +123,7 @@ fn add(ty: Type, old: u64, b: u64) -> u64 {
     let packed = |bf16: bool| half(bf16, old >> 16, b >> 16) << 16 | half(bf16, old & 0xffff, b & 0xffff);
     match ty {
         Type::F32 => u64::from(canonical(f32::from_bits(old as u32) + f32::from_bits(b as u32))),
-        Type::F64 => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
+        Type::F64 => super::wide::atomic_add(old, b),
         Type::F16 => half(false, old, b),
         Type::Bf16 => half(true, old, b),
         Type::F16x2 => packed(false),

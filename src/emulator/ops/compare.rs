@@ -1,7 +1,7 @@
 //! Comparisons: one bit a lane.
 
 use super::float::flush_if;
-use super::half::{decode_half, holds};
+use super::half::{decode_half, flush_half, holds};
 use super::{LANES, bits};
 use crate::ptx::Type;
 use crate::ptx::op::{Compare, Relation};
@@ -14,7 +14,8 @@ pub(in crate::emulator) fn compare32(compare: Compare, a: &[u32; LANES], b: &[u3
         }
         Type::F32 => float32(compare.relation, a, b),
         Type::F16 => {
-            bits(|i| holds(compare.relation, decode_half(false, a[i] as u16), decode_half(false, b[i] as u16)))
+            let f = |v: u32| decode_half(false, flush_half(compare.ftz, v as u16));
+            bits(|i| holds(compare.relation, f(a[i]), f(b[i])))
         }
         Type::Bf16 => bits(|i| holds(compare.relation, decode_half(true, a[i] as u16), decode_half(true, b[i] as u16))),
         Type::S32 => ordered(compare.relation, |i| a[i] as i32, |i| b[i] as i32),
@@ -40,7 +41,7 @@ pub(in crate::emulator) fn compare_halves(
 ) -> (u32, u32) {
     let at = |shift: u32| {
         bits(|i| {
-            let half = |v: u32| decode_half(bf16, (v >> shift) as u16);
+            let half = |v: u32| decode_half(bf16, flush_half(compare.ftz, (v >> shift) as u16));
             holds(compare.relation, half(a[i]), half(b[i]))
         })
     };

@@ -1,16 +1,18 @@
 //! `cvt`: between integers, floats, and both.
 
-use super::float::{flush_if, round};
+use super::float::{direction, flush_if, round};
 use super::half::{decode_half, encode_half, f16_to_f32};
 use super::map1;
+use super::wide::quiet;
 use crate::emulator::warp::{Lanes, Registers};
+use crate::float::fused::Direction;
 use crate::ptx::Type;
 use crate::ptx::op::{Conversion, Reg, Rounding};
 
 /// Frequent conversions have a loop of their own; the rest share one per lane.
 pub(in crate::emulator) fn convert(registers: &mut Registers, lanes: Lanes, conversion: Conversion, d: Reg, a: Reg) {
     let c = conversion;
-    let plain = !c.sat && !c.ftz && !c.relu;
+    let plain = !c.sat && !c.ftz && !c.relu && !c.satfinite;
     match (c.to, c.from, d, a) {
         (Type::U64 | Type::S64, Type::U32, Reg::Wide(d), Reg::Word(a)) if plain => {
             let out = map1(registers.word(a), u64::from);
@@ -43,7 +45,11 @@ pub(in crate::emulator) fn convert(registers: &mut Registers, lanes: Lanes, conv
 pub(in crate::emulator) fn one(c: &Conversion, bits: u64) -> u64 {
     if c.from.is_float() {
         let value = decode(c, bits);
-        if c.to.is_float() { float_to_float(c, value) } else { float_to_integer(c, value) }
+        match c.to.is_float() {
+            true if value.is_nan() && !c.sat => nan(c, bits),
+            true => float_to_float(c, value),
+            false => float_to_integer(c, value),
+        }
     } else {
         let value = integer(c.from, bits);
         if c.to.is_float() { integer_to_float(c, value) } else { extend(c, clamp_integer(c, value)) }
@@ -55,7 +61,8 @@ fn decode(c: &Conversion, bits: u64) -> f64 {
         Type::F16 => decode_half(false, bits as u16),
         Type::Bf16 => decode_half(true, bits as u16),
         Type::F64 => f64::from_bits(bits),
-        _ => f64::from(f32::from_bits(flush_if(c.ftz, bits as u32))),
+        // On its way to f16 hardware flushes nothing, although the manual says so.
+        _ => f64::from(f32::from_bits(flush_if(c.ftz && c.to != Type::F16, bits as u32))),
     }
 }
 
@@ -88,12 +95,12 @@ fn extend(c: &Conversion, value: i128) -> u64 {
     if c.destination_bits >= 64 { bits } else { bits & ((1 << c.destination_bits) - 1) }
 }
 
-/// Out of range clamps, NaN is 0 (PTX ISA, `cvt`); to 64 bits NaN is the lowest or highest pattern.
+/// Out of range clamps, NaN is 0 (PTX ISA, `cvt`); from f64 and to 64 bits NaN is the type's highest bit.
 fn float_to_integer(c: &Conversion, value: f64) -> u64 {
     let (low, high) = range(c.to);
     if value.is_nan() {
-        let wide = c.to.size_bytes() == 8;
-        return extend(c, if wide { 1 << 63 } else { 0 });
+        let highest = c.to.size_bytes() == 8 || c.from == Type::F64;
+        return extend(c, if highest { 1 << (8 * c.to.size_bytes() - 1) } else { 0 });
     }
     let rounded = integral(c.rounding, value);
     // `as` saturates; the bounds of every type but 64 bits are exact in f64.
@@ -122,10 +129,44 @@ fn float_to_float(c: &Conversion, value: f64) -> u64 {
     encode(c, value)
 }
 
+/// What hardware makes of a NaN (docs/fidelity.md): f64 keeps the payload and quiets, moves keep every bit, and the rest
+/// give the canonical one.
+fn nan(c: &Conversion, bits: u64) -> u64 {
+    let canonical = u64::from(super::float::NAN);
+    match (c.from, c.to) {
+        (Type::F32, Type::F32) if !c.ftz && !c.to_integral => bits,
+        (Type::Bf16, Type::F32) => bits << 16,
+        (Type::F32, Type::Tf32) if c.rounding == Rounding::NearestAway => bits & 0xffff_e000,
+        (_, Type::Tf32) => canonical & 0xffff_e000,
+        (Type::F32, Type::F64) if c.ftz => widened(canonical, 23, 32),
+        (Type::F16, Type::F64) => widened(bits, 10, 16),
+        (Type::Bf16, Type::F64) => widened(bits, 7, 16),
+        (Type::F32, Type::F64) => widened(bits, 23, 32),
+        (Type::F64, Type::F64) => quiet(bits),
+        (Type::F64, Type::F16) => narrowed(bits, 10, 16),
+        (Type::F64, Type::Bf16) => narrowed(bits, 7, 16),
+        (Type::F64, _) => narrowed(bits, 23, 32),
+        _ => encode(c, f64::NAN),
+    }
+}
+
+/// A NaN of `width` bits, the lowest of them its fraction, as f64.
+fn widened(bits: u64, fraction: u32, width: u32) -> u64 {
+    let (sign, payload) = (bits >> (width - 1) & 1, bits & ((1 << fraction) - 1));
+    quiet(sign << 63 | 0x7ff << 52 | payload << (52 - fraction))
+}
+
+/// The other way, cutting the payload.
+fn narrowed(bits: u64, fraction: u32, width: u32) -> u64 {
+    let ones = (1u64 << (width - 1)) - (1 << fraction);
+    bits >> 63 << (width - 1) | ones | (quiet(bits) & ((1 << 52) - 1)) >> (52 - fraction)
+}
+
 /// Integers above 2^53 are first rounded to odd, so that the second rounding is the only one.
 fn integer_to_float(c: &Conversion, value: i128) -> u64 {
     if c.to == Type::F64 {
-        return (value as f64).to_bits();
+        let value = to_f64(c.rounding, value);
+        return if c.sat { value.clamp(0.0, 1.0) } else { value }.to_bits();
     }
     let mut wide = value as f64;
     if wide as i128 != value && wide.to_bits() & 1 == 0 {
@@ -135,17 +176,60 @@ fn integer_to_float(c: &Conversion, value: i128) -> u64 {
     encode(c, if c.sat { wide.clamp(0.0, 1.0) } else { wide })
 }
 
+/// An integer of at most 64 bits, rounded once.
+fn to_f64(rounding: Rounding, value: i128) -> f64 {
+    let nearest = value as f64;
+    let found = nearest as i128;
+    let too_high = match direction(rounding) {
+        None => return nearest,
+        Some(Direction::Zero) => found.abs() > value.abs() && value > 0,
+        Some(Direction::Down) => found > value,
+        Some(Direction::Up) => false,
+    };
+    let too_low = match direction(rounding) {
+        Some(Direction::Zero) => found.abs() > value.abs() && value < 0,
+        Some(Direction::Up) => found < value,
+        _ => false,
+    };
+    match (too_high, too_low) {
+        (true, _) => nearest.next_down(),
+        (_, true) => nearest.next_up(),
+        _ => nearest,
+    }
+}
+
+/// The 10 bits of a tf32 significand, in an f32.
+fn to_tf32(rounding: Rounding, value: f64) -> u32 {
+    let bits = (value as f32).to_bits();
+    let carried = match rounding {
+        Rounding::NearestAway => bits.wrapping_add(0x1000),
+        Rounding::Nearest => bits.wrapping_add(0xfff + (bits >> 13 & 1)),
+        _ => bits,
+    };
+    carried & !0x1fff
+}
+
+/// Infinity, as a result of overflow or not, to the largest finite number (`.satfinite`).
+fn finite(c: &Conversion, bits: u64) -> u64 {
+    let (infinity, sign, last) = match c.to {
+        Type::F16 => (0x7c00, 0x8000, 1),
+        Type::Bf16 => (0x7f80, 0x8000, 1),
+        _ => (0x7f80_0000, 0x8000_0000, 0x2000),
+    };
+    if bits & !sign == infinity { bits - last } else { bits }
+}
+
 fn encode(c: &Conversion, value: f64) -> u64 {
+    let bits = encode_any(c, value);
+    if c.satfinite { finite(c, bits) } else { bits }
+}
+
+fn encode_any(c: &Conversion, value: f64) -> u64 {
     match c.to {
         Type::F16 => u64::from(encode_half(false, c.rounding, value)),
         Type::Bf16 => u64::from(encode_half(true, c.rounding, value)),
-        Type::F64 if value.is_nan() => 0x7fff_ffff_ffff_ffff,
         Type::F64 => value.to_bits(),
-        Type::Tf32 => {
-            // 10 bits of significand in an f32; ties away from zero is the hardware's `.rna`.
-            let bits = (value as f32).to_bits();
-            if value.is_nan() { u64::from(super::float::NAN) } else { u64::from(bits.wrapping_add(0x1000) & !0x1fff) }
-        }
+        Type::Tf32 => u64::from(to_tf32(c.rounding, value)),
         _ => {
             let rounding = if c.to_integral { Rounding::Nearest } else { c.rounding };
             u64::from(flush_if(c.ftz, super::float::canonical(round(rounding, value))))

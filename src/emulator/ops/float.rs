@@ -4,23 +4,20 @@
 
 use super::{LANES, map1, map2, map3};
 use crate::float::approx;
-use crate::float::fused::{
-    Direction, divide_to_odd, fma_f32, fma_f32_directed, sqrt_to_odd, sum_to_odd, to_f32_directed,
-};
+use crate::float::fused::{Direction, divide_to_odd, fma_f32, sqrt_to_odd, sum_to_odd, to_f32_directed};
 use crate::ptx::op::{Binary32, FloatMode, MinMaxMode, Rounding, Unary32};
 
 /// The NaN every f32 operation produces.
 pub(super) const NAN: u32 = 0x7fff_ffff;
 
+const SMALLEST_NORMAL: u32 = 0x0080_0000;
+
 pub(super) fn unary(op: Unary32, a: &[u32; LANES]) -> [u32; LANES] {
     match op {
-        Unary32::NegF32 { ftz } => map1(a, |a| flush_if(ftz, a) ^ 1 << 31),
-        Unary32::AbsF32 { ftz } => map1(a, |a| flush_if(ftz, a) & !(1 << 31)),
-        Unary32::RcpF32(mode) => map1(a, |a| divide(mode, 1.0, f32::from_bits(flush_if(mode.ftz, a)))),
-        Unary32::SqrtF32(mode) => map1(a, |a| {
-            let root = sqrt_to_odd(f32::from_bits(flush_if(mode.ftz, a)));
-            finish(mode, round(mode.rounding, root))
-        }),
+        Unary32::NegF32 { ftz } => map1(a, |a| canonical(-f32::from_bits(flush_if(ftz, a)))),
+        Unary32::AbsF32 { ftz } => map1(a, |a| canonical(f32::from_bits(flush_if(ftz, a)).abs())),
+        Unary32::RcpF32(mode) => map1(a, |a| divide(mode, 1.0, input(mode, a))),
+        Unary32::SqrtF32(mode) => map1(a, |a| finish(mode, sqrt_to_odd(input(mode, a)))),
         Unary32::Ex2Approx { ftz } => ex2(ftz, a),
         Unary32::Lg2Approx { ftz } => function(ftz, a, approx::log2),
         Unary32::RcpApprox { ftz } => function(ftz, a, |a| 1.0 / a),
@@ -48,11 +45,10 @@ pub(super) fn binary(op: Binary32, a: &[u32; LANES], b: &[u32; LANES]) -> [u32; 
         },
         Binary32::MulF32(mode) => match plain(mode) {
             Some(false) => map2(a, b, |a, b| canonical(f32::from_bits(a) * f32::from_bits(b))),
-            Some(true) => map2(a, b, |a, b| flush(canonical(f32::from_bits(flush(a)) * f32::from_bits(flush(b))))),
-            None => map2(a, b, |a, b| {
-                let product = f64::from(input(mode, a)) * f64::from(input(mode, b));
-                finish(mode, round(mode.rounding, product))
+            Some(true) => map2(a, b, |a, b| {
+                nearest_ftz(f64::from(f32::from_bits(flush(a))) * f64::from(f32::from_bits(flush(b))))
             }),
+            None => map2(a, b, |a, b| finish(mode, f64::from(input(mode, a)) * f64::from(input(mode, b)))),
         },
         Binary32::DivF32(mode) => map2(a, b, |a, b| divide(mode, input(mode, a), input(mode, b))),
         Binary32::DivApproxF32 { ftz } => map2(a, b, |a, b| div_approx(ftz, a, b)),
@@ -73,18 +69,19 @@ pub(super) fn fma(mode: FloatMode, a: &[u32; LANES], b: &[u32; LANES], c: &[u32;
         Some(false) => fma_nearest(a, b, c),
         Some(true) => {
             let [a, b, c] = [a, b, c].map(|v| map1(v, flush));
-            let out = fma_nearest(&a, &b, &c);
+            let mut out = fma_nearest(&a, &b, &c);
+            if out.iter().any(|bits| bits << 1 == SMALLEST_NORMAL << 1) {
+                out = map3(&a, &b, &c, |a, b, c| fma_one(mode, a, b, c));
+            }
             map1(&out, flush)
         }
-        None => map3(a, b, c, |a, b, c| {
-            let (a, b, c) = (input(mode, a), input(mode, b), input(mode, c));
-            let value = match direction(mode.rounding) {
-                Some(direction) => fma_f32_directed(a, b, c, direction),
-                None => fma_f32(a, b, c),
-            };
-            finish(mode, value)
-        }),
+        None => map3(a, b, c, |a, b, c| fma_one(mode, a, b, c)),
     }
+}
+
+fn fma_one(mode: FloatMode, a: u32, b: u32, c: u32) -> u32 {
+    let product = f64::from(input(mode, a)) * f64::from(input(mode, b));
+    finish(mode, signed_sum(mode, product, f64::from(input(mode, c))))
 }
 
 fn fma_nearest(a: &[u32; LANES], b: &[u32; LANES], c: &[u32; LANES]) -> [u32; LANES] {
@@ -128,20 +125,18 @@ fn plain(mode: FloatMode) -> Option<bool> {
 }
 
 fn add(mode: FloatMode, a: u32, b: u32) -> u32 {
-    let (a, b) = (input(mode, a), input(mode, b));
-    let value = match direction(mode.rounding) {
-        Some(direction) => fma_f32_directed(a, 1.0, b, direction),
-        None => a + b,
-    };
-    finish(mode, value)
+    finish(mode, signed_sum(mode, f64::from(input(mode, a)), f64::from(input(mode, b))))
+}
+
+/// The sum rounded to odd; numbers that cancel leave -0 when rounding down.
+fn signed_sum(mode: FloatMode, x: f64, y: f64) -> f64 {
+    let sum = sum_to_odd(x, y);
+    let cancels = sum == 0.0 && x.is_sign_negative() != y.is_sign_negative();
+    if cancels && mode.rounding == Rounding::Down { -0.0 } else { sum }
 }
 
 fn divide(mode: FloatMode, a: f32, b: f32) -> u32 {
-    let value = match direction(mode.rounding) {
-        Some(direction) => to_f32_directed(divide_to_odd(a, b), direction),
-        None => a / b,
-    };
-    finish(mode, value)
+    finish(mode, divide_to_odd(a, b))
 }
 
 /// PTX ISA, `div.approx`: for divisors from 2^126 up, infinity over them is NaN and the rest is zero.
@@ -202,13 +197,47 @@ fn input(mode: FloatMode, bits: u32) -> f32 {
     f32::from_bits(flush_if(mode.ftz, bits))
 }
 
-/// Flushing, saturation and the canonical NaN, in that order.
-fn finish(mode: FloatMode, value: f32) -> u32 {
-    if mode.sat {
-        // NaN fails both comparisons and becomes +0, as does -0.
-        return if value > 0.0 { flush_if(mode.ftz, value.min(1.0).to_bits()) } else { 0 };
+/// Flushing, rounding and saturation of a result that is exact or rounded to odd.
+fn finish(mode: FloatMode, exact: f64) -> u32 {
+    let bits = if mode.ftz && flushes(mode.rounding, exact, f32::MIN_POSITIVE.into(), f32::MANTISSA_DIGITS) {
+        signed_zero(exact)
+    } else {
+        canonical(round(mode.rounding, exact))
+    };
+    // NaN fails the comparison and becomes +0, as does -0.
+    if !mode.sat {
+        bits
+    } else if f32::from_bits(bits) > 0.0 {
+        bits.min(1f32.to_bits())
+    } else {
+        0
     }
-    flush_if(mode.ftz, canonical(value))
+}
+
+/// Whether `.ftz` makes a result zero: if it were still below the smallest normal number after rounding to the format's
+/// precision without a limit to its exponent. `x` is exact or rounded to odd.
+pub(super) fn flushes(rounding: Rounding, x: f64, smallest: f64, precision: u32) -> bool {
+    let below = smallest * (1.0 - 0.5f64.powi(precision as i32));
+    let halfway = smallest * (1.0 - 0.5f64.powi(precision as i32 + 1));
+    let magnitude = x.abs();
+    match direction(rounding) {
+        None => magnitude < halfway,
+        Some(Direction::Down) if x < 0.0 => magnitude <= below,
+        Some(Direction::Up) if x > 0.0 => magnitude <= below,
+        Some(_) => magnitude < smallest,
+    }
+}
+
+/// To nearest with `.ftz`, as [`flushes`] says.
+#[inline(always)]
+fn nearest_ftz(exact: f64) -> u32 {
+    const HALFWAY: f64 = f32::MIN_POSITIVE as f64 * (1.0 - 1.0 / (1u64 << 25) as f64);
+    if exact.abs() < HALFWAY { signed_zero(exact) } else { canonical(exact as f32) }
+}
+
+#[inline(always)]
+fn signed_zero(x: f64) -> u32 {
+    ((x.to_bits() >> 32) as u32) & 1 << 31
 }
 
 /// A value rounded to odd, or exact, to f32.

@@ -2,7 +2,7 @@
 //!
 //! Operands are widened to f64, where products and sums are exact or rounded to odd, and rounded once.
 
-use super::float::{NAN, direction, flush_if, sum};
+use super::float::{NAN, direction, flush_if, flushes, sum};
 use super::{LANES, map1, map2, map3};
 use crate::float::fused::{Direction, fma_to_odd};
 use crate::float::{Dtype, approx};
@@ -10,8 +10,12 @@ use crate::ptx::op::{Binary32, HalfMode, MinMaxMode, Relation, Rounding, Unary32
 
 pub(super) fn unary(op: Unary32, a: &[u32; LANES]) -> [u32; LANES] {
     match op {
-        Unary32::NegHalf(mode) => each1(mode, a, |a| flush(mode, a) ^ 0x8000),
-        Unary32::AbsHalf(mode) => each1(mode, a, |a| flush(mode, a) & 0x7fff),
+        Unary32::NegHalf(mode) => {
+            each1(mode, a, |a| if is_nan(mode.bf16, a) { 0x7fff } else { flush(mode, a) ^ 0x8000 })
+        }
+        Unary32::AbsHalf(mode) => {
+            each1(mode, a, |a| if is_nan(mode.bf16, a) { 0x7fff } else { flush(mode, a) & 0x7fff })
+        }
         Unary32::Ex2Half(mode) => each1(mode, a, |a| encode(mode, approx::exp2(decode(mode, a)))),
         Unary32::TanhHalf(mode) => each1(mode, a, |a| encode(mode, approx::tanh(decode(mode, a)))),
         _ => *a,
@@ -28,9 +32,9 @@ pub(super) fn binary(op: Binary32, a: &[u32; LANES], b: &[u32; LANES]) -> [u32; 
         Binary32::SetHalf { mode, compare, one } => {
             each2(mode, a, b, |a, b| if holds(compare.relation, decode(mode, a), decode(mode, b)) { one } else { 0 })
         }
-        Binary32::PackHalf { mode, rounding } => map2(a, b, |a, b| {
-            let upper = from_f32(mode, rounding, a);
-            let lower = from_f32(mode, rounding, b);
+        Binary32::PackHalf { mode, rounding, satfinite } => map2(a, b, |a, b| {
+            let upper = from_f32(mode, rounding, satfinite, a);
+            let lower = from_f32(mode, rounding, satfinite, b);
             u32::from(upper) << 16 | u32::from(lower)
         }),
         _ => *a,
@@ -43,6 +47,17 @@ pub(super) fn fma(mode: HalfMode, a: &[u32; LANES], b: &[u32; LANES], c: &[u32; 
         let low = one(a as u16, b as u16, c as u16);
         let high = if mode.packed { one((a >> 16) as u16, (b >> 16) as u16, (c >> 16) as u16) } else { 0 };
         u32::from(high) << 16 | u32::from(low)
+    })
+}
+
+/// `fma.oob`: a factor that is the value tensor copies fill in out of bounds makes the result +0.
+pub(super) fn fma_oob(mode: HalfMode, a: &[u32; LANES], b: &[u32; LANES], c: &[u32; LANES]) -> [u32; LANES] {
+    const OUT_OF_BOUNDS: u32 = 0x7ff7;
+    let fused = fma(mode, a, b, c);
+    std::array::from_fn(|lane| {
+        let outside = |shift: u32| [a, b].iter().any(|v| v[lane] >> shift & 0x7fff == OUT_OF_BOUNDS);
+        let keep = |shift: u32| if outside(shift) { 0 } else { 0xffff << shift };
+        fused[lane] & (keep(0) | keep(16))
     })
 }
 
@@ -115,9 +130,13 @@ pub(in crate::emulator) fn encode_half(bf16: bool, rounding: Rounding, x: f64) -
     }
 }
 
-fn from_f32(mode: HalfMode, rounding: Rounding, bits: u32) -> u16 {
+fn from_f32(mode: HalfMode, rounding: Rounding, satfinite: bool, bits: u32) -> u16 {
     let x = f64::from(f32::from_bits(bits));
-    finish(mode, encode_half(mode.bf16, rounding, x))
+    let half = encode_half(mode.bf16, rounding, x);
+    let infinity = if mode.bf16 { 0x7f80 } else { 0x7c00 };
+    // The largest finite number is the bit pattern before infinity.
+    let overflows = satfinite && half & 0x7fff == infinity;
+    finish(mode, if overflows { half - 1 } else { half })
 }
 
 #[inline(always)]
@@ -127,6 +146,10 @@ fn decode(mode: HalfMode, bits: u16) -> f64 {
 
 #[inline(always)]
 fn encode(mode: HalfMode, x: f64) -> u16 {
+    let dtype = if mode.bf16 { Dtype::Bf16 } else { Dtype::F16 };
+    let smallest = smallest_normal(mode.bf16);
+    let flushed = mode.ftz && flushes(Rounding::Nearest, x, smallest, dtype.precision_bits());
+    let x = if flushed { 0f64.copysign(x) } else { x };
     finish(mode, encode_half(mode.bf16, Rounding::Nearest, x))
 }
 
@@ -135,12 +158,16 @@ fn finish(mode: HalfMode, bits: u16) -> u16 {
     let one = if mode.bf16 { 0x3f80 } else { 0x3c00 };
     let negative = bits >> 15 == 1;
     if mode.sat {
-        return if nan || negative { 0 } else { bits.min(one) };
+        return if nan || negative { 0 } else { flush(mode, bits.min(one)) };
     }
     if mode.relu && !nan && negative {
         return 0;
     }
     flush(mode, bits)
+}
+
+fn smallest_normal(bf16: bool) -> f64 {
+    decode_half(bf16, if bf16 { 0x80 } else { 0x400 })
 }
 
 fn is_nan(bf16: bool, bits: u16) -> bool {
@@ -152,7 +179,13 @@ fn flush(mode: HalfMode, bits: u16) -> u16 {
     if mode.bf16 {
         return (flush_if(mode.ftz, u32::from(bits) << 16) >> 16) as u16;
     }
-    if mode.ftz && bits & 0x7c00 == 0 { bits & 0x8000 } else { bits }
+    flush_half(mode.ftz, bits)
+}
+
+/// A subnormal f16 to zero of its sign, if asked for.
+#[inline(always)]
+pub(super) fn flush_half(ftz: bool, bits: u16) -> u16 {
+    if ftz && bits & 0x7c00 == 0 { bits & 0x8000 } else { bits }
 }
 
 pub(super) fn pick(mode: HalfMode, min_max: MinMaxMode, a: u16, b: u16, min: bool) -> u16 {

@@ -1,6 +1,6 @@
 //! 32- and 16-bit integer, logic and bit-field operations.
 
-use super::{LANES, float, half, map1, map2, map3};
+use super::{LANES, float, half, map1, map2, map3, packed};
 use crate::ptx::op::{Binary32, Ternary32, Unary32};
 
 pub(in crate::emulator) fn unary32(op: Unary32, a: &[u32; LANES]) -> [u32; LANES] {
@@ -17,6 +17,8 @@ pub(in crate::emulator) fn unary32(op: Unary32, a: &[u32; LANES]) -> [u32; LANES
         Unary32::Brev => map1(a, u32::reverse_bits),
         Unary32::BfindU { shiftamt } => map1(a, |a| bfind(a, shiftamt)),
         Unary32::BfindS { shiftamt } => map1(a, |a| bfind(if (a as i32) < 0 { !a } else { a }, shiftamt)),
+        Unary32::EightToHalf { format, relu } => packed::eight_to_half(format, relu, a),
+        Unary32::HalfToEight { format, relu } => packed::half_to_eight(format, relu, a),
         Unary32::NegHalf(_) | Unary32::AbsHalf(_) | Unary32::Ex2Half(_) | Unary32::TanhHalf(_) => half::unary(op, a),
         _ => float::unary(op, a),
     }
@@ -31,11 +33,16 @@ pub(in crate::emulator) fn binary32(op: Binary32, a: &[u32; LANES], b: &[u32; LA
         Binary32::MulHiS => map2(a, b, mul_hi_s),
         Binary32::Mul24LoU => map2(a, b, |a, b| (a & 0xff_ffff).wrapping_mul(b & 0xff_ffff)),
         Binary32::Mul24LoS => map2(a, b, |a, b| (((a << 8) as i32 >> 8).wrapping_mul((b << 8) as i32 >> 8)) as u32),
+        Binary32::Mul24HiU => map2(a, b, |a, b| ((u64::from(a & 0xff_ffff) * u64::from(b & 0xff_ffff)) >> 16) as u32),
+        Binary32::Mul24HiS => map2(a, b, |a, b| {
+            let low = |v: u32| i64::from((v << 8) as i32 >> 8);
+            ((low(a) * low(b)) >> 16) as u32
+        }),
         // Division by zero is all ones on the hardware; the manual leaves it unspecified.
         Binary32::DivU => map2(a, b, |a, b| a.checked_div(b).unwrap_or(u32::MAX)),
         Binary32::DivS => map2(a, b, |a, b| if b == 0 { u32::MAX } else { (a as i32).wrapping_div(b as i32) as u32 }),
-        Binary32::RemU => map2(a, b, |a, b| a.checked_rem(b).unwrap_or(a)),
-        Binary32::RemS => map2(a, b, |a, b| if b == 0 { a } else { (a as i32).wrapping_rem(b as i32) as u32 }),
+        Binary32::RemU => map2(a, b, |a, b| a.checked_rem(b).unwrap_or(u32::MAX)),
+        Binary32::RemS => map2(a, b, |a, b| if b == 0 { u32::MAX } else { (a as i32).wrapping_rem(b as i32) as u32 }),
         Binary32::MinU => map2(a, b, u32::min),
         Binary32::MinS => map2(a, b, |a, b| (a as i32).min(b as i32) as u32),
         Binary32::MaxU => map2(a, b, u32::max),
@@ -59,13 +66,15 @@ pub(in crate::emulator) fn binary32(op: Binary32, a: &[u32; LANES], b: &[u32; LA
             b => u32::from((a as i16).wrapping_div(b) as u16),
         }),
         Binary32::RemS16 => map2(a, b, |a, b| match b as i16 {
-            0 => a,
+            0 => 0xffff,
             b => u32::from((a as i16).wrapping_rem(b) as u16),
         }),
         Binary32::MinS16 => map2(a, b, |a, b| u32::from((a as i16).min(b as i16) as u16)),
         Binary32::MaxS16 => map2(a, b, |a, b| u32::from((a as i16).max(b as i16) as u16)),
         Binary32::Shl16 => map2(a, b, |a, b| if b < 16 { (a << b) & 0xffff } else { 0 }),
         Binary32::ShrS16 => map2(a, b, |a, b| u32::from(((a as i16) >> b.min(15)) as u16)),
+        Binary32::Packed(op) => packed::halves(op, a, b),
+        Binary32::PackEight { format, relu } => packed::pack_eight(format, relu, a, b),
         Binary32::Pack16 => map2(a, b, |a, b| (a & 0xffff) | b << 16),
         Binary32::AddHalf(_)
         | Binary32::SubHalf(_)
@@ -87,6 +96,7 @@ pub(in crate::emulator) fn ternary32(
     match op {
         Ternary32::FmaF32(mode) => float::fma(mode, a, b, c),
         Ternary32::FmaHalf(mode) => half::fma(mode, a, b, c),
+        Ternary32::FmaHalfOob(mode) => half::fma_oob(mode, a, b, c),
         Ternary32::MadLo => map3(a, b, c, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
         Ternary32::MadHiU => map3(a, b, c, |a, b, c| mul_hi_u(a, b).wrapping_add(c)),
         Ternary32::MadHiS => map3(a, b, c, |a, b, c| mul_hi_s(a, b).wrapping_add(c)),
@@ -118,6 +128,16 @@ pub(in crate::emulator) fn ternary32(
             };
             (0..4).fold(c, |sum, i| sum.wrapping_add((part(a, i, a_signed) * part(b, i, b_signed)) as u32))
         }),
+        Ternary32::Dp2a { a_signed, b_signed, high } => map3(a, b, c, |a, b, c| {
+            let first = if high { 16 } else { 0 };
+            (0..2).fold(c, |sum, i| {
+                let (half, byte) = ((a >> (16 * i)) as u16, (b >> (first + 8 * i)) as u8);
+                let half = if a_signed { i32::from(half as i16) } else { i32::from(half) };
+                let byte = if b_signed { i32::from(byte as i8) } else { i32::from(byte) };
+                sum.wrapping_add((half * byte) as u32)
+            })
+        }),
+        Ternary32::Fns => map3(a, b, c, |mask, base, n| nth_set(mask, base, n as i32)),
     }
 }
 
@@ -151,6 +171,24 @@ fn bfind(a: u32, shiftamt: bool) -> u32 {
         (0, _) => u32::MAX,
         (a, true) => a.leading_zeros(),
         (a, false) => 31 - a.leading_zeros(),
+    }
+}
+
+/// Position of the `n`th set bit from `base` on, downwards for negative `n`; 0 asks for `base` itself.
+fn nth_set(mask: u32, base: u32, n: i32) -> u32 {
+    let above = if base < 32 { u32::MAX << base } else { 0 };
+    let mut left = match n {
+        0 => mask & 1u32.checked_shl(base).unwrap_or(0),
+        1.. => mask & above,
+        _ => (mask & !(above << 1)).reverse_bits(),
+    };
+    for _ in 1..n.unsigned_abs().clamp(1, 33) {
+        left &= left.wrapping_sub(1);
+    }
+    match left.trailing_zeros() {
+        32 => u32::MAX,
+        at if n < 0 => 31 - at,
+        at => at,
     }
 }
 

@@ -145,7 +145,7 @@ pub(in crate::emulator) fn mma(registers: &mut Registers, lanes: Lanes, m: &Mma,
         for (step, product) in products.iter_mut().enumerate().take(k) {
             *product = a[row][step].times(b[step][column]);
         }
-        dot(core, before, &products[..k])
+        if m.half_sums { dot_half(core, before, &products[..k]) } else { dot(core, before, &products[..k]) }
     };
     let out: [[u32; LANES]; 4] = std::array::from_fn(|r| {
         std::array::from_fn(|lane| {
@@ -250,8 +250,24 @@ pub(super) fn dot(core: TensorCore, before: f64, products: &[Term]) -> f64 {
     products.chunks(core.step).fold(before, |sum, products| add(core, sum, products))
 }
 
-/// One step: align, cut, add, cut to f32.
+/// A sum for an f16 result, which is rounded from the last step's whole sum.
+pub(super) fn dot_half(core: TensorCore, before: f64, products: &[Term]) -> f64 {
+    let (first, last) = products.split_at((products.len() - 1) / core.step * core.step);
+    aligned_sum(core, dot(core, before, first), last)
+}
+
+/// One step, cut to f32.
 fn add(core: TensorCore, sum: f64, products: &[Term]) -> f64 {
+    let total = aligned_sum(core, sum, products);
+    // What is too large for f32 becomes infinite, although the rest is cut.
+    if total.abs() >= 2f64.powi(128) {
+        return f64::INFINITY.copysign(total);
+    }
+    f64::from(to_f32_directed(total, Direction::Zero))
+}
+
+/// Align, cut, add.
+fn aligned_sum(core: TensorCore, sum: f64, products: &[Term]) -> f64 {
     let terms = || products.iter().copied().chain(std::iter::once(Term::new(sum, Dtype::F32.min_exponent())));
     if terms().any(|t| !t.value.is_finite()) {
         return terms().map(|t| t.value).sum();
@@ -262,12 +278,7 @@ fn add(core: TensorCore, sum: f64, products: &[Term]) -> f64 {
     let shift = core.fraction_bits as i32 - largest;
     let (up, down) = (power_of_two(shift), power_of_two(-shift));
     let total: i64 = terms().map(|t| (t.value * up) as i64).sum();
-    let total = total as f64 * down;
-    // What is too large for f32 becomes infinite, although the rest is cut.
-    if total.abs() >= 2f64.powi(128) {
-        return f64::INFINITY.copysign(total);
-    }
-    f64::from(to_f32_directed(total, Direction::Zero))
+    total as f64 * down
 }
 
 fn power_of_two(exponent: i32) -> f64 {

@@ -10,6 +10,7 @@ pub(super) mod integer;
 pub(super) mod matrix;
 pub(super) mod mbarrier;
 pub(super) mod memory;
+pub(super) mod packed;
 pub(super) mod warp;
 pub(super) mod wide;
 pub(super) mod wmma;

@@ -15,18 +15,17 @@ pub(in crate::emulator) fn unary64(op: Unary64, a: &[u64; LANES]) -> [u64; LANES
         Unary64::Abs => map1(a, |a| (a as i64).wrapping_abs() as u64),
         Unary64::Cnot => map1(a, |a| u64::from(a == 0)),
         Unary64::Brev => map1(a, u64::reverse_bits),
-        Unary64::NegF64 => map1(a, |a| a ^ 1 << 63),
-        Unary64::AbsF64 => map1(a, |a| a & !(1 << 63)),
+        Unary64::NegF64 => map1(a, |a| if f64::from_bits(a).is_nan() { quiet(a) } else { a ^ 1 << 63 }),
+        Unary64::AbsF64 => map1(a, |a| if f64::from_bits(a).is_nan() { quiet(a) } else { a & !(1 << 63) }),
         Unary64::RcpF64(rounding) => directed1(rounding, a, |a| 1.0 / a, |a, way| exact::divide(1.0, a, way)),
         Unary64::SqrtF64(rounding) => directed1(rounding, a, f64::sqrt, exact::sqrt),
-        // The hardware's estimate has 20 bits; its low word is zero.
-        Unary64::RcpApproxF64 => map1(a, |a| canonical(1.0 / f64::from_bits(a)) & 0xffff_ffff_0000_0000),
-        Unary64::RsqrtApproxF64 => map1(a, |a| canonical(1.0 / f64::from_bits(a).sqrt()) & 0xffff_ffff_0000_0000),
+        Unary64::RcpApproxF64 => map1(a, |a| estimate(a, |a| 1.0 / a)),
+        Unary64::RsqrtApproxF64 => map1(a, |a| estimate(a, |a| 1.0 / a.sqrt())),
     }
 }
 
 pub(in crate::emulator) fn binary64(op: Binary64, a: &[u64; LANES], b: &[u64; LANES]) -> [u64; LANES] {
-    let float = |f: fn(f64, f64) -> f64| map2(a, b, |a, b| canonical(f(f64::from_bits(a), f64::from_bits(b))));
+    let float = |f: fn(f64, f64) -> f64| map2(a, b, |a, b| result(f(f64::from_bits(a), f64::from_bits(b)), &[a, b]));
     match op {
         Binary64::Add => map2(a, b, u64::wrapping_add),
         Binary64::Sub => map2(a, b, u64::wrapping_sub),
@@ -35,8 +34,8 @@ pub(in crate::emulator) fn binary64(op: Binary64, a: &[u64; LANES], b: &[u64; LA
         Binary64::MulHiS => map2(a, b, mul_hi_s),
         Binary64::DivU => map2(a, b, |a, b| a.checked_div(b).unwrap_or(u64::MAX)),
         Binary64::DivS => map2(a, b, |a, b| if b == 0 { u64::MAX } else { (a as i64).wrapping_div(b as i64) as u64 }),
-        Binary64::RemU => map2(a, b, |a, b| a.checked_rem(b).unwrap_or(a)),
-        Binary64::RemS => map2(a, b, |a, b| if b == 0 { a } else { (a as i64).wrapping_rem(b as i64) as u64 }),
+        Binary64::RemU => map2(a, b, |a, b| a.checked_rem(b).unwrap_or(u64::MAX)),
+        Binary64::RemS => map2(a, b, |a, b| if b == 0 { u64::MAX } else { (a as i64).wrapping_rem(b as i64) as u64 }),
         Binary64::MinU => map2(a, b, u64::min),
         Binary64::MinS => map2(a, b, |a, b| (a as i64).min(b as i64) as u64),
         Binary64::MaxU => map2(a, b, u64::max),
@@ -44,10 +43,14 @@ pub(in crate::emulator) fn binary64(op: Binary64, a: &[u64; LANES], b: &[u64; LA
         Binary64::And => map2(a, b, |a, b| a & b),
         Binary64::Or => map2(a, b, |a, b| a | b),
         Binary64::Xor => map2(a, b, |a, b| a ^ b),
-        Binary64::AddF64(rounding) => directed2(rounding, a, b, |a, b| a + b, |a, b, way| exact::fma(a, 1.0, b, way)),
-        Binary64::SubF64(rounding) => directed2(rounding, a, b, |a, b| a - b, |a, b, way| exact::fma(a, 1.0, -b, way)),
-        Binary64::MulF64(rounding) => directed2(rounding, a, b, |a, b| a * b, exact::multiply),
-        Binary64::DivF64(rounding) => directed2(rounding, a, b, |a, b| a / b, exact::divide),
+        Binary64::AddF64(rounding) => {
+            directed2(rounding, a, b, |a, b| a + b, |a, b, way| exact::fma(a, 1.0, b, way), false)
+        }
+        Binary64::SubF64(rounding) => {
+            directed2(rounding, a, b, |a, b| a - b, |a, b, way| exact::fma(a, 1.0, -b, way), false)
+        }
+        Binary64::MulF64(rounding) => directed2(rounding, a, b, |a, b| a * b, exact::multiply, false),
+        Binary64::DivF64(rounding) => directed2(rounding, a, b, |a, b| a / b, exact::divide, true),
         Binary64::MinF64 => float(|a, b| min_max(a, b, true)),
         Binary64::MaxF64 => float(|a, b| min_max(a, b, false)),
         Binary64::CopysignF64 => map2(a, b, |a, b| (a & 1 << 63) | (b & !(1 << 63))),
@@ -66,7 +69,7 @@ pub(in crate::emulator) fn ternary64(
         Ternary64::MadHiS => map3(a, b, c, |a, b, c| mul_hi_s(a, b).wrapping_add(c)),
         Ternary64::FmaF64(rounding) => map3(a, b, c, |a, b, c| {
             let way = direction(rounding);
-            canonical(exact::fma(f64::from_bits(a), f64::from_bits(b), f64::from_bits(c), way))
+            result(exact::fma(f64::from_bits(a), f64::from_bits(b), f64::from_bits(c), way), &[a, c, b])
         }),
     }
 }
@@ -133,8 +136,8 @@ fn directed1(
     exact: impl Fn(f64, Option<Direction>) -> f64,
 ) -> [u64; LANES] {
     match direction(rounding) {
-        None => map1(a, |a| canonical(nearest(f64::from_bits(a)))),
-        way => map1(a, |a| canonical(exact(f64::from_bits(a), way))),
+        None => map1(a, |a| result(nearest(f64::from_bits(a)), &[a])),
+        way => map1(a, |a| result(exact(f64::from_bits(a), way), &[a])),
     }
 }
 
@@ -145,10 +148,12 @@ fn directed2(
     b: &[u64; LANES],
     nearest: impl Fn(f64, f64) -> f64,
     exact: impl Fn(f64, f64, Option<Direction>) -> f64,
+    first_nan: bool,
 ) -> [u64; LANES] {
+    let result = |x, a, b| result(x, &if first_nan { [b, a] } else { [a, b] });
     match direction(rounding) {
-        None => map2(a, b, |a, b| canonical(nearest(f64::from_bits(a), f64::from_bits(b)))),
-        way => map2(a, b, |a, b| canonical(exact(f64::from_bits(a), f64::from_bits(b), way))),
+        None => map2(a, b, |a, b| result(nearest(f64::from_bits(a), f64::from_bits(b)), a, b)),
+        way => map2(a, b, |a, b| result(exact(f64::from_bits(a), f64::from_bits(b), way), a, b)),
     }
 }
 
@@ -190,9 +195,41 @@ pub(in crate::emulator) fn carry(registers: &mut Registers, lanes: Lanes, operan
     }
 }
 
-/// NaN results have one pattern, whatever the processor's.
-fn canonical(x: f64) -> u64 {
-    if x.is_nan() { 0x7fff_ffff_ffff_ffff } else { x.to_bits() }
+/// The NaN of an operation on numbers that has no result.
+const INVALID: u64 = 0xfff8_0000_0000_0000;
+
+/// f64 keeps the payload of a NaN, unlike the smaller formats: that of the last of `operands` that is one. Which order
+/// that is differs between instructions (docs/fidelity.md).
+#[inline(always)]
+fn result(x: f64, operands: &[u64]) -> u64 {
+    if x.is_nan() { nan_of(operands) } else { x.to_bits() }
+}
+
+#[cold]
+fn nan_of(operands: &[u64]) -> u64 {
+    last_nan(operands).map_or(INVALID, quiet)
+}
+
+fn last_nan(operands: &[u64]) -> Option<u64> {
+    operands.iter().rev().copied().find(|bits| f64::from_bits(*bits).is_nan())
+}
+
+/// Addition in memory, which leaves a NaN as it is.
+pub(super) fn atomic_add(old: u64, b: u64) -> u64 {
+    let sum = f64::from_bits(old) + f64::from_bits(b);
+    if sum.is_nan() { last_nan(&[old, b]).unwrap_or(INVALID) } else { sum.to_bits() }
+}
+
+/// A NaN that isn't signalling.
+pub(super) fn quiet(nan: u64) -> u64 {
+    nan | 1 << 51
+}
+
+/// The hardware's estimates flush subnormals and have 20 bits; the low word is zero.
+fn estimate(a: u64, f: impl Fn(f64) -> f64) -> u64 {
+    let flush = |bits: u64| if bits & 0x7ff0_0000_0000_0000 == 0 { bits & 1 << 63 } else { bits };
+    let a = flush(a);
+    flush(result(f(f64::from_bits(a)), &[a])) & 0xffff_ffff_0000_0000
 }
 
 fn min_max(a: f64, b: f64, min: bool) -> f64 {

@@ -7,7 +7,7 @@
 use super::LANES;
 use super::float::canonical;
 use super::half::{decode_half, encode_half};
-use super::matrix::{TensorCore, Term, dot, factor};
+use super::matrix::{TensorCore, Term, dot, dot_half, factor};
 use super::memory::{effective, read, write};
 use crate::emulator::check::Fault;
 use crate::emulator::spaces::{Request, Spaces};
@@ -95,7 +95,8 @@ pub(in crate::emulator) fn multiply(registers: &mut Registers, lanes: Lanes, m: 
         for (k, product) in products.iter_mut().enumerate().take(inner) {
             *product = a[row * inner + k].times(b[k * columns + column]);
         }
-        dot(core, c[row * columns + column], &products[..inner])
+        let sum = if m.d.0.factor.is_some() { dot_half } else { dot };
+        sum(core, c[row * columns + column], &products[..inner])
     };
     let (fragment, words) = m.d;
     let per_word = per_word(fragment);

@@ -206,6 +206,7 @@ fn f64_operation(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error>
 fn half_operation(lw: &mut Lowerer<'_>, form: &mut Form<'_>, ty: Type) -> Result<(), Error> {
     let opcode = form.opcode();
     let nan = form.has("NaN");
+    let oob = opcode == "fma" && form.has("oob");
     let xorsign_abs = form.has("xorsign");
     if xorsign_abs {
         form.has("abs");
@@ -218,6 +219,7 @@ fn half_operation(lw: &mut Lowerer<'_>, form: &mut Form<'_>, ty: Type) -> Result
         "mul" => Binary32::MulHalf(mode),
         "min" => Binary32::MinHalf(mode, min_max),
         "max" => Binary32::MaxHalf(mode, min_max),
+        "fma" if oob => return ternary32(lw, form, ty, Ternary32::FmaHalfOob(mode)),
         "fma" => return ternary32(lw, form, ty, Ternary32::FmaHalf(mode)),
         "neg" => return unary32(lw, form, ty, Unary32::NegHalf(mode)),
         "abs" => return unary32(lw, form, ty, Unary32::AbsHalf(mode)),
@@ -258,6 +260,8 @@ fn integer_binary(lw: &mut Lowerer<'_>, form: &mut Form<'_>, ty: Type, part: Opt
         ("mul", U32 | S32) => Binary32::MulLo,
         ("mul24", U32) if !high => Binary32::Mul24LoU,
         ("mul24", S32) if !high => Binary32::Mul24LoS,
+        ("mul24", U32) => Binary32::Mul24HiU,
+        ("mul24", S32) => Binary32::Mul24HiS,
         ("div", U32 | U16) => Binary32::DivU,
         ("div", S32) => Binary32::DivS,
         ("rem", U32 | U16) => Binary32::RemU,

@@ -3,9 +3,10 @@
 use super::Lowerer;
 use super::form::Form;
 use super::names::{Slot, Symbol};
+use crate::float::eight::Eight;
 use crate::ptx::ast::Operand;
 use crate::ptx::error::Error;
-use crate::ptx::op::{Binary32, Conversion, HalfMode, Op, Reg, Rounding, Word};
+use crate::ptx::op::{Binary32, Conversion, HalfMode, Op, Reg, Rounding, Unary32, Word};
 use crate::ptx::types::Type;
 
 pub(super) fn cvt(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
@@ -19,9 +20,20 @@ pub(super) fn cvt(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error
     let ftz = form.has("ftz");
     let sat = form.has("sat");
     let relu = form.has("relu");
+    let satfinite = form.has("satfinite");
+    if let Some(format) = form.choice(&[("e4m3x2", Eight::E4m3), ("e5m2x2", Eight::E5m2)]) {
+        if rounding != Some(Rounding::Nearest) || integral.is_some() || ftz || sat {
+            return Err(form.unsupported("no such conversion of 8-bit floats"));
+        }
+        return eight(lw, form, format, relu, satfinite);
+    }
     let to = form.ty()?;
     let from = form.ty()?;
     form.done()?;
+    let narrow = matches!(to, Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2 | Type::Tf32);
+    if satfinite && !(narrow && from == Type::F32) {
+        return Err(form.unsupported("modifier `.satfinite`"));
+    }
     let chosen = integral.or(rounding).unwrap_or(if to.is_float() { Rounding::Nearest } else { Rounding::Zero });
     if matches!(to, Type::F16x2 | Type::Bf16x2) {
         let [d, a, b] = form.exactly()?;
@@ -32,7 +44,7 @@ pub(super) fn cvt(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error
         let b = lw.word_source(b, Type::F32)?;
         let d = lw.word_destination(d, to)?;
         let mode = HalfMode { bf16: to == Type::Bf16x2, packed: true, ftz: false, sat, relu };
-        lw.push(Op::Binary32 { op: Binary32::PackHalf { mode, rounding: chosen }, d, a, b });
+        lw.push(Op::Binary32 { op: Binary32::PackHalf { mode, rounding: chosen, satfinite }, d, a, b });
         return Ok(());
     }
     if matches!(from, Type::F16x2 | Type::Bf16x2 | Type::Tf32 | Type::Pred) || to == Type::Pred {
@@ -45,8 +57,37 @@ pub(super) fn cvt(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error
         return Err(form.unsupported("a destination narrower than its type"));
     }
     let to_integral = integral.is_some();
-    let conversion = Conversion { from, to, destination_bits, rounding: chosen, to_integral, ftz, sat, relu };
+    let conversion =
+        Conversion { from, to, destination_bits, rounding: chosen, to_integral, ftz, sat, relu, satfinite };
     lw.push(Op::Convert { conversion, d, a });
+    Ok(())
+}
+
+/// Conversions to 8-bit floats saturate, those from them needn't.
+fn eight(lw: &mut Lowerer<'_>, form: &mut Form<'_>, format: Eight, relu: bool, satfinite: bool) -> Result<(), Error> {
+    let other = form.ty()?;
+    form.done()?;
+    match (other, satfinite) {
+        (Type::F32, true) => {
+            let [d, a, b] = form.exactly()?;
+            let (a, b) = (lw.word_source(a, Type::F32)?, lw.word_source(b, Type::F32)?);
+            let d = lw.word_destination(d, Type::B16)?;
+            lw.push(Op::Binary32 { op: Binary32::PackEight { format, relu }, d, a, b });
+        }
+        (Type::F16x2, true) => {
+            let [d, a] = form.exactly()?;
+            let a = lw.word_source(a, Type::B32)?;
+            let d = lw.word_destination(d, Type::B16)?;
+            lw.push(Op::Unary32 { op: Unary32::HalfToEight { format, relu }, d, a });
+        }
+        (Type::F16x2, false) => {
+            let [d, a] = form.exactly()?;
+            let a = lw.word_source(a, Type::B16)?;
+            let d = lw.word_destination(d, Type::B32)?;
+            lw.push(Op::Unary32 { op: Unary32::EightToHalf { format, relu }, d, a });
+        }
+        _ => return Err(form.unsupported("no such conversion of 8-bit floats")),
+    }
     Ok(())
 }
 

@@ -40,6 +40,19 @@ impl<'i> Form<'i> {
         choices.iter().find(|(name, _)| self.has(name)).map(|(_, value)| *value)
     }
 
+    /// Takes the first modifier that is among `choices`.
+    pub(super) fn next<T: Copy>(&mut self, choices: &[(&str, T)]) -> Option<T> {
+        let known = |m: &&str| choices.iter().find(|(name, _)| name == m).map(|(_, value)| *value);
+        let (i, value) = self.left.iter().enumerate().find_map(|(i, m)| known(m).map(|v| (i, v)))?;
+        self.left.remove(i);
+        Some(value)
+    }
+
+    /// Whether one of `names` is there; takes nothing.
+    pub(super) fn shows(&self, names: &[&str]) -> bool {
+        self.left.iter().any(|m| names.contains(m))
+    }
+
     /// Takes every modifier for which `known` holds.
     pub(super) fn ignore(&mut self, known: impl Fn(&str) -> bool) {
         self.left.retain(|m| !known(m));

@@ -6,6 +6,7 @@
 mod arithmetic;
 mod carry;
 mod compare;
+mod composed;
 mod control;
 mod convert;
 mod form;
@@ -269,7 +270,12 @@ fn dispatch(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
         "addc" | "subc" | "madc" => carry::lower(lw, form),
         "add" | "sub" | "mad" if form.has("cc") => carry::lower(lw, form),
         "add" | "sub" | "mul" | "mad" | "fma" | "div" | "rem" | "min" | "max" | "abs" | "neg" | "sad" | "mul24"
-        | "copysign" | "dp4a" => arithmetic::lower(lw, form),
+        | "copysign" | "dp4a" => match composed::arithmetic(lw, form)? {
+            Some(()) => Ok(()),
+            None => arithmetic::lower(lw, form),
+        },
+        "dp2a" | "mad24" | "fns" | "bmsk" | "szext" => composed::lower(lw, form),
+        "testp" => composed::testp(lw, form),
         "rcp" | "sqrt" | "rsqrt" | "sin" | "cos" | "lg2" | "ex2" | "tanh" => arithmetic::function(lw, form),
         "and" | "or" | "xor" | "not" | "cnot" | "shl" | "shr" | "shf" | "popc" | "clz" | "brev" | "bfind" | "bfe"
         | "bfi" | "prmt" | "lop3" => logic::lower(lw, form),

@@ -75,7 +75,7 @@ fn reduction(lw: &mut Lowerer<'_>, form: &mut Form<'_>, aligned: bool) -> Result
     Ok(())
 }
 
-/// `shfl`, `vote`, `match`, `redux`, `activemask`.
+/// `shfl`, `vote`, `match`, `redux`, `elect`, `activemask`.
 pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     if form.opcode() == "activemask" {
         let [d] = form.exactly()?;
@@ -91,6 +91,7 @@ pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Err
         "vote" => vote(lw, form),
         "match" => matching(lw, form),
         "redux" => redux(lw, form),
+        "elect" => super::composed::elect(lw, form),
         _ => Err(form.unsupported("no such warp operation")),
     }
 }

@@ -1,6 +1,7 @@
 //! What arithmetic operations compute: modes and, by number of sources and width, mnemonics.
 
 use super::{Pred, Reg};
+use crate::float::eight::Eight;
 use crate::ptx::types::Type;
 
 /// Rounding of a floating-point result.
@@ -66,24 +67,67 @@ pub enum Unary32 {
     Popc,
     Clz,
     Brev,
-    BfindU { shiftamt: bool },
-    BfindS { shiftamt: bool },
-    NegF32 { ftz: bool },
-    AbsF32 { ftz: bool },
+    BfindU {
+        shiftamt: bool,
+    },
+    BfindS {
+        shiftamt: bool,
+    },
+    NegF32 {
+        ftz: bool,
+    },
+    AbsF32 {
+        ftz: bool,
+    },
     RcpF32(FloatMode),
     SqrtF32(FloatMode),
-    Ex2Approx { ftz: bool },
-    Lg2Approx { ftz: bool },
-    RcpApprox { ftz: bool },
-    SqrtApprox { ftz: bool },
-    RsqrtApprox { ftz: bool },
-    SinApprox { ftz: bool },
-    CosApprox { ftz: bool },
+    Ex2Approx {
+        ftz: bool,
+    },
+    Lg2Approx {
+        ftz: bool,
+    },
+    RcpApprox {
+        ftz: bool,
+    },
+    SqrtApprox {
+        ftz: bool,
+    },
+    RsqrtApprox {
+        ftz: bool,
+    },
+    SinApprox {
+        ftz: bool,
+    },
+    CosApprox {
+        ftz: bool,
+    },
     TanhApprox,
     NegHalf(HalfMode),
     AbsHalf(HalfMode),
     Ex2Half(HalfMode),
     TanhHalf(HalfMode),
+    /// Two 8-bit floats to two f16 (`cvt.rn.f16x2.e4m3x2`).
+    EightToHalf {
+        format: Eight,
+        relu: bool,
+    },
+    /// Two f16 to two 8-bit floats.
+    HalfToEight {
+        format: Eight,
+        relu: bool,
+    },
+}
+
+/// Operations on the two 16-bit integers of a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named after the PTX mnemonics")]
+pub enum Packed {
+    Add,
+    MinU,
+    MinS { relu: bool },
+    MaxU,
+    MaxS { relu: bool },
 }
 
 /// Two sources, one 32-bit result.
@@ -97,6 +141,8 @@ pub enum Binary32 {
     MulHiS,
     Mul24LoU,
     Mul24LoS,
+    Mul24HiU,
+    Mul24HiS,
     DivU,
     DivS,
     RemU,
@@ -153,7 +199,14 @@ pub enum Binary32 {
     PackHalf {
         mode: HalfMode,
         rounding: Rounding,
+        satfinite: bool,
     },
+    /// Two f32 to 8-bit floats, `a` in the upper byte.
+    PackEight {
+        format: Eight,
+        relu: bool,
+    },
+    Packed(Packed),
     /// `a` in the lower half, `b` in the upper (`mov.b32 d, {a, b}`).
     Pack16,
 }
@@ -170,6 +223,7 @@ pub enum Ternary32 {
     SadS,
     FmaF32(FloatMode),
     FmaHalf(HalfMode),
+    FmaHalfOob(HalfMode),
     BfeU,
     BfeS,
     Lop3(u8),
@@ -183,6 +237,8 @@ pub enum Ternary32 {
     ShfL { wrap: bool },
     ShfR { wrap: bool },
     Dp4a { a_signed: bool, b_signed: bool },
+    Dp2a { a_signed: bool, b_signed: bool, high: bool },
+    Fns,
 }
 
 /// One 64-bit source and result.

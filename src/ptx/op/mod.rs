@@ -11,8 +11,8 @@ mod operands;
 mod wmma;
 
 pub use arithmetic::{
-    Binary32, Binary64, Carried, Carry, Compare, Count64, FloatMode, HalfMode, Logic, MinMaxMode, Relation, Rounding,
-    Shift64, Ternary32, Ternary64, Unary32, Unary64,
+    Binary32, Binary64, Carried, Carry, Compare, Count64, FloatMode, HalfMode, Logic, MinMaxMode, Packed, Relation,
+    Rounding, Shift64, Ternary32, Ternary64, Unary32, Unary64,
 };
 pub use matrix::{CopyAsync, Factor, MatrixAccess, Mma, MmaDouble, MmaInteger};
 
@@ -70,6 +70,8 @@ pub struct Conversion {
     pub sat: bool,
     /// `.relu`.
     pub relu: bool,
+    /// `.satfinite`: infinite results become the largest finite number.
+    pub satfinite: bool,
 }
 
 /// An address: base register plus constant.

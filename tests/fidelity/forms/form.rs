@@ -27,6 +27,8 @@ pub(crate) enum Kind {
     Shift,
     /// A position or length of a bit field: only its low byte counts.
     Bit,
+    /// A position or length from 0 to 255.
+    Byte,
     /// Few different values, for `match`.
     Few,
     /// A lane number.
@@ -50,6 +52,7 @@ impl Kind {
             "pred" => Self::Pred,
             "shift" => Self::Shift,
             "bit" => Self::Bit,
+            "byte" => Self::Byte,
             "few" => Self::Few,
             "lane" => Self::Lane,
             "clamp" => Self::Clamp,

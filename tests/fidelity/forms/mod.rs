@@ -2,6 +2,8 @@
 //!
 //! Shared by the test suite and by `examples/fidelity`, which runs the same forms on a GPU.
 
+#[cfg(feature = "cuda")]
+pub(crate) mod device;
 pub(crate) mod emulate;
 pub(crate) mod expand;
 pub(crate) mod form;

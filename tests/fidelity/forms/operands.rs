@@ -129,7 +129,17 @@ fn float(
                 return product.wrapping_add(random.below(5)).wrapping_sub(2) & mask;
             }
             let distance = random.below(u64::from(fraction) + 4);
-            match random.below(5) {
+            match random.below(6) {
+                // Product or quotient around the smallest normal number.
+                5 => {
+                    let smallest = 1 << fraction;
+                    let partner = if random.below(2) == 0 {
+                        quotient(layout, smallest, other)
+                    } else {
+                        quotient(layout, other, smallest)
+                    };
+                    (partner ^ sign).wrapping_add(random.below(5)).wrapping_sub(2) & mask
+                }
                 0 => other,
                 1 => other ^ 1 << (width - 1),
                 2 => (other.wrapping_add(random.below(5)).wrapping_sub(2)) & mask,
@@ -141,6 +151,18 @@ fn float(
                         & !((1 << fraction) - 1)
                 }
             }
+        }
+    }
+}
+
+fn quotient(layout: Layout, a: u64, b: u64) -> u64 {
+    match (layout.exponent, layout.fraction) {
+        (11, _) => (f64::from_bits(a) / f64::from_bits(b)).to_bits(),
+        (8, 23) => u64::from((f32::from_bits(a as u32) / f32::from_bits(b as u32)).to_bits()),
+        (8, _) => u64::from((f32::from_bits((a as u32) << 16) / f32::from_bits((b as u32) << 16)).to_bits() >> 16),
+        _ => {
+            let value = |v: u64| half::f16::from_bits(v as u16).to_f32();
+            u64::from(half::f16::from_f32(value(a) / value(b)).to_bits())
         }
     }
 }
@@ -161,9 +183,10 @@ fn integer(random: &mut Random, kind: Kind, pool: &[u64], earlier: &[u64], kinds
     let mask = u64::MAX >> (64 - kind.bits());
     match kind {
         Kind::Pred => return random.below(2),
-        Kind::Shift | Kind::Bit | Kind::Few | Kind::Lane | Kind::Clamp if random.below(8) != 0 => {
+        Kind::Shift | Kind::Bit | Kind::Byte | Kind::Few | Kind::Lane | Kind::Clamp if random.below(8) != 0 => {
             return pool[random.below(pool.len() as u64) as usize];
         }
+        Kind::Byte => return random.below(256),
         Kind::Few | Kind::Lane | Kind::Clamp => return pool[0],
         _ => {}
     }
@@ -194,6 +217,7 @@ fn specials(kind: Kind) -> Vec<u64> {
         Kind::Pred => vec![0, 1],
         Kind::Shift => (0..=66).chain([127, 128, 255, 256, 257, 0x1_0001, u64::from(u32::MAX), 1 << 31]).collect(),
         Kind::Bit => (0..=66).chain([127, 128, 200, 255, 256, 257, 0x120, u64::from(u32::MAX)]).collect(),
+        Kind::Byte => (0..=66).chain([127, 128, 200, 255]).collect(),
         Kind::Few => [0u32, 1, 2, 3, u32::MAX, u32::MAX - 1].map(u64::from).to_vec(),
         Kind::Lane => (0..32).collect(),
         Kind::Clamp => [0x1f, 0, 0x1c1f, 0x181f, 0x100f, 0x1c00, 0x1e01, 0x1f1f, 0x0f, 0x1803].to_vec(),
@@ -239,6 +263,10 @@ fn special_floats(layout: Layout) -> Vec<u64> {
             let value = (biased as u64) << fraction;
             values.extend([value - 1, value, value + 1, value | 1 << (fraction - 1), value | 1 << (fraction - 1) | 1]);
         }
+    }
+    if width == 16 {
+        // What `fma.oob` looks for.
+        values.push(0x7ff7);
     }
     values.sort_unstable();
     values.dedup();

@@ -31,8 +31,11 @@ pub(crate) const FAMILIES: &[(u32, &str, &str)] = &[
     (70, "bfind{,.shiftamt}.{u32,s32,u64,s64}", "u32 = T"),
     (70, "brev.{b32,b64}", "T = T"),
     (70, "fns.b32", "T = T lane few"),
-    (70, "bfe.{u32,s32,u64,s64}", "T = T bit bit"),
-    (70, "bfi.{b32,b64}", "T = T T bit bit"),
+    (70, "bfe.{u32,s32}", "T = T bit bit"),
+    (70, "bfi.b32", "T = T T bit bit"),
+    // Past 255, which the manual doesn't allow, hardware takes the low byte for 32 bits only.
+    (70, "bfe.{u64,s64}", "T = T byte byte"),
+    (70, "bfi.b64", "T = T T byte byte"),
     (70, "bmsk.{clamp,wrap}.b32", "T = shift shift"),
     (70, "szext.{clamp,wrap}.{u32,s32}", "T = T shift"),
     (70, "prmt.b32{,.f4e,.b4e,.rc8,.ecl,.ecr,.rc16}", "T = T T T"),

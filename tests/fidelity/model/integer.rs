@@ -72,10 +72,9 @@ pub(super) fn arithmetic(name: &Name<'_>, case: &[u64]) -> Option<u64> {
         "mul24" => product24(),
         "mad24" => saturated(product24() + at(2)?),
         "sad" => at(2)? + (a - b).abs(),
-        // Division by zero is left open by the manual; the devices give all ones, and the dividend as remainder.
-        "div" if b == 0 => -1,
+        // Division by zero is left open by the manual; the devices give all ones.
+        "div" | "rem" if b == 0 => -1,
         "div" => a / b,
-        "rem" if b == 0 => a,
         "rem" => a % b,
         "min" => relu(name, a.min(b)),
         "max" => relu(name, a.max(b)),

@@ -1,6 +1,7 @@
 //! What each form means, one case at a time, written from the PTX ISA manual and from IEEE 754.
 
 mod convert;
+mod eight;
 pub(crate) mod exact;
 mod float;
 mod integer;

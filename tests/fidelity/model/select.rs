@@ -1,7 +1,7 @@
 //! Comparison, selection, atomic operations, and the bodies of several instructions.
 
 use super::Name;
-use super::exact::{Rounding, Value};
+use super::exact::{F64, Rounding, Value};
 use super::float::{flush, format};
 use super::integer::{integer_type, mask, value};
 use crate::fidelity::forms::form::Form;
@@ -84,7 +84,8 @@ pub(super) fn select(name: &Name<'_>, case: &[u64]) -> Option<Vec<u64>> {
                 "infinite" => !finite && !nan,
                 "number" => !nan,
                 "notanumber" => nan,
-                "normal" => finite && !format.is_subnormal(case[0]),
+                // The devices count zero.
+                "normal" => finite && (zero || !format.is_subnormal(case[0])),
                 _ => format.is_subnormal(case[0]) && !zero,
             })])
         }
@@ -102,8 +103,15 @@ pub(super) fn atomic(name: &Name<'_>, case: &[u64]) -> Option<Vec<u64>> {
         "add" => match width {
             Some(width) => mask(old.wrapping_add(b), width),
             None => {
-                let name = Name { opcode: "add", modifiers: Vec::new(), types: vec![ty] };
-                super::float::arithmetic(&name, &[old, b])?
+                // Only in global memory are subnormals flushed.
+                let modifiers = if ty == "f32" && name.has("global") { vec!["ftz"] } else { Vec::new() };
+                let name = Name { opcode: "add", modifiers, types: vec![ty] };
+                // In memory an f64 NaN isn't made quiet.
+                let nan = [b, old].into_iter().find(|v| ty == "f64" && F64.is_nan(*v));
+                match nan {
+                    Some(nan) => nan,
+                    None => super::float::arithmetic(&name, &[old, b])?,
+                }
             }
         },
         "min" => wins(true)?,
