@@ -4,7 +4,8 @@
 //! concurrent for the whole launch, whichever ran first here, unless atomics order them: a block that makes a strong
 //! (atomic or volatile) access to a location comes after everything that another block did before its own last strong
 //! write to that location, or to one that any block's strong accesses connect with it. That is more order than the
-//! hardware gives, so a missing fence beside an atomic, or an atomic whose result nobody looks at, hides a race.
+//! hardware gives, so a missing fence beside an atomic, or an atomic whose result nobody looks at, hides a race. So does
+//! a strong access that came too early, if the other block releases by the time of the race.
 //!
 //! A cell is as wide as the narrowest access the program makes to global memory. It remembers its last write and two
 //! readers, of two blocks where there are two, enough that a write by any third still finds one. Regions the kernel may
@@ -15,7 +16,7 @@
 //! by whomever, are a violation.
 
 use super::Checks;
-use super::race::{Access, Party, SharedRaces, conflicts};
+use super::race::{Access, Horizon, Party, SharedRaces, conflicts, join};
 use super::violation::{Fault, ViolationKind, fault};
 use crate::emulator::warp::LANES;
 use std::collections::HashMap;
@@ -27,7 +28,7 @@ const PAGE: usize = 64;
 type Location = (usize, usize);
 
 /// State of the check for one launch.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(in crate::emulator) struct GlobalRaces {
     checks: Checks,
     cell_shift: u32,
@@ -36,22 +37,41 @@ pub(in crate::emulator) struct GlobalRaces {
     cells: Vec<Cell>,
     /// Non-coherent reads, one of each cell.
     non_coherent: HashMap<Location, Entry>,
-    /// Number of the running block, from 1.
-    block: u32,
-    /// How often the running block has released, and the location it synchronised at.
-    own: Released,
-    /// The same of blocks that have ended, where they synchronised at all.
-    ended: HashMap<u32, Released>,
+    /// The running block.
+    own: Synchronised,
+    /// What other blocks have released, where they synchronised at all.
+    others: HashMap<u32, Released>,
+    /// Releases of the launch so far: its time, as far as blocks can tell.
+    now: u32,
     /// Locations of strong accesses, connected ones with a common root.
     locations: HashMap<Location, u32>,
     roots: Vec<u32>,
-    /// What strong accesses to a location have released within the running block.
-    horizons: HashMap<Location, super::race::Horizon>,
+}
+
+/// How a block that has started is ordered with others, and its threads among themselves through global memory.
+#[derive(Debug, Default)]
+pub(in crate::emulator) struct Synchronised {
+    /// Number of the block, from 1.
+    block: u32,
+    released: Released,
+    /// When it last acquired.
+    acquired: u32,
+    /// What strong accesses to a location have released within the block.
+    horizons: HashMap<Location, Horizon>,
+}
+
+impl Synchronised {
+    /// The block at a position in the order of the launch, before it does anything.
+    pub(in crate::emulator) fn of_block(position: u64) -> Self {
+        Self { block: u32::try_from(position + 1).unwrap_or(u32::MAX), ..Self::default() }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Released {
-    times: u32,
+    /// When a block last released.
+    time: u32,
+    /// A location it synchronised at.
     location: Option<u32>,
 }
 
@@ -68,8 +88,8 @@ struct Entry {
     access: Access,
     /// 0 for none.
     block: u32,
-    /// Releases of the block before the access.
-    epoch: u32,
+    /// When it was made.
+    time: u32,
 }
 
 /// Bytes of a region, as accessed.
@@ -103,22 +123,24 @@ impl GlobalRaces {
         self.regions.truncate(count);
         self.cells.clear();
         self.non_coherent.clear();
-        self.block = 0;
-        self.own = Released::default();
-        self.ended.clear();
+        self.own = Synchronised::default();
+        self.others.clear();
+        self.now = 0;
         self.locations.clear();
         self.roots.clear();
-        self.horizons.clear();
     }
 
-    /// The next block starts.
-    pub(in crate::emulator) fn start_block(&mut self) {
-        if self.own.location.is_some() {
-            self.ended.insert(self.block, self.own);
+    /// A block starts or goes on.
+    pub(in crate::emulator) fn enter(&mut self, block: Synchronised) {
+        self.own = block;
+    }
+
+    /// The running block ends or stops for now.
+    pub(in crate::emulator) fn leave(&mut self) -> Synchronised {
+        if self.own.released.location.is_some() {
+            self.others.insert(self.own.block, self.own.released);
         }
-        self.own = Released::default();
-        self.block = self.block.saturating_add(1);
-        self.horizons.clear();
+        std::mem::take(&mut self.own)
     }
 
     /// Some lanes of a warp read one extent.
@@ -182,7 +204,7 @@ impl GlobalRaces {
             let Cell { write, step, reads } = self.cells[index];
             if self.checks.global_races {
                 let one_instruction =
-                    write.block == self.block && u32::from(write.access.warp) == party.warp && step == party.step;
+                    write.block == self.own.block && u32::from(write.access.warp) == party.warp && step == party.step;
                 if self.conflicts(&write, lanes, party, order) && !(one_instruction && same()) {
                     return Err(self.report(ViolationKind::GlobalRace, extent, now, ("written", write)));
                 }
@@ -198,7 +220,7 @@ impl GlobalRaces {
             let mut entry = self.entry(order, lanes, party);
             if party.strong {
                 // It comes before what it releases.
-                entry.epoch -= 1;
+                entry.time -= 1;
             }
             self.cells[index].write = entry;
             self.cells[index].step = party.step;
@@ -229,12 +251,12 @@ impl GlobalRaces {
             warp: party.warp as u16,
             strong: party.strong,
         };
-        Entry { access, block: self.block, epoch: self.own.times }
+        Entry { access, block: self.own.block, time: self.now }
     }
 
     #[inline]
     fn conflicts(&self, earlier: &Entry, lanes: u32, party: Party, order: &SharedRaces) -> bool {
-        if earlier.block == self.block {
+        if earlier.block == self.own.block {
             return conflicts(&earlier.access, lanes, party, order.horizon(party.warp as usize));
         }
         earlier.block != 0 && !(earlier.access.strong && party.strong) && !self.ordered(earlier)
@@ -243,9 +265,10 @@ impl GlobalRaces {
     /// Whether what another block did is ordered before whatever the running block does now.
     #[inline]
     fn ordered(&self, earlier: &Entry) -> bool {
-        let Some(own) = self.own.location else { return false };
-        let Some(other) = self.ended.get(&earlier.block) else { return false };
-        earlier.epoch < other.times && other.location.is_some_and(|other| self.root(other) == self.root(own))
+        let Some(own) = self.own.released.location else { return false };
+        let Some(other) = self.others.get(&earlier.block) else { return false };
+        let in_time = earlier.time < other.time.min(self.own.acquired);
+        in_time && other.location.is_some_and(|other| self.root(other) == self.root(own))
     }
 
     /// Two readers, of two blocks if there are two.
@@ -257,7 +280,7 @@ impl GlobalRaces {
             if read.block == entry.block && old.warp == new.warp && old.strong == new.strong && old.clock == new.clock {
                 read.access.lanes |= new.lanes;
                 read.access.pc = new.pc;
-                read.epoch = entry.epoch;
+                read.time = entry.time;
                 return reads;
             }
         }
@@ -285,19 +308,21 @@ impl GlobalRaces {
         if id == next {
             self.roots.push(next);
         }
-        let connected = self.own.location.unwrap_or(id);
+        let connected = self.own.released.location.unwrap_or(id);
         let (from, to) = (self.root(id), self.root(connected));
         self.roots[from as usize] = to;
-        self.own.location = Some(to);
-        if let Some(horizon) = self.horizons.get(&location) {
+        self.own.released.location = Some(to);
+        self.own.acquired = self.now;
+        if let Some(horizon) = self.own.horizons.get(&location) {
             order.acquire_others(warp, horizon);
         }
     }
 
     fn release(&mut self, order: &SharedRaces, location: Location, warp: usize) {
-        self.own.times = self.own.times.saturating_add(1);
-        let into = self.horizons.entry(location).or_default();
-        super::race::join(into, &order.done(warp));
+        self.now = self.now.saturating_add(1);
+        self.own.released.time = self.now;
+        let into = self.own.horizons.entry(location).or_default();
+        join(into, &order.done(warp));
     }
 
     fn root(&self, mut location: u32) -> u32 {
@@ -315,7 +340,7 @@ impl GlobalRaces {
         (verb, lanes, party): (&str, u32, Party),
         (earlier_verb, earlier): (&str, Entry),
     ) -> Box<Fault> {
-        let one_warp = earlier.block == self.block && u32::from(earlier.access.warp) == party.warp;
+        let one_warp = earlier.block == self.own.block && u32::from(earlier.access.warp) == party.warp;
         let mut lane = lanes.trailing_zeros().min(LANES as u32 - 1);
         let own = if one_warp { 1 << lane } else { 0 };
         let rest = if earlier.access.lanes & !own != 0 { earlier.access.lanes & !own } else { earlier.access.lanes };
@@ -323,10 +348,10 @@ impl GlobalRaces {
         if one_warp && earlier_lane == lane && lanes & !own != 0 {
             lane = (lanes & !own).trailing_zeros();
         }
-        let whose = if earlier.block == self.block { "the same" } else { "another" };
+        let whose = if earlier.block == self.own.block { "the same" } else { "another" };
         let why = match kind {
             ViolationKind::NonCoherentRead => "in one launch, though non-coherent reads need constant data",
-            _ if earlier.block == self.block => "without a barrier between",
+            _ if earlier.block == self.own.block => "without a barrier between",
             _ => "with nothing to order the blocks",
         };
         let detail = format!(
@@ -335,7 +360,7 @@ impl GlobalRaces {
         );
         let mut fault = fault(kind, lane as usize, detail);
         fault.other = Some((earlier.access.pc, earlier.access.warp.into(), earlier_lane));
-        fault.other_position = (earlier.block != self.block).then(|| u64::from(earlier.block) - 1);
+        fault.other_position = (earlier.block != self.own.block).then(|| u64::from(earlier.block) - 1);
         fault
     }
 }
