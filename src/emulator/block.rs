@@ -2,7 +2,7 @@
 
 use super::barrier::Barriers;
 use super::bitmap::BitMap;
-use super::check::global::Synchronised;
+use super::check::blocks::Synchronised;
 use super::check::race::{Party, SharedRaces};
 use super::check::{Fault, ViolationKind, fault};
 use super::grid::Common;
