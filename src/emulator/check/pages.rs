@@ -36,8 +36,8 @@ struct Logged {
     read: Read,
     /// Which earlier entries of the log it comes after.
     settles: u8,
-    /// A later entry comes after it.
-    settled: bool,
+    /// All its cells would hold it: there was room, and no later entry comes after it.
+    kept: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -89,6 +89,10 @@ pub(super) struct Read {
 impl Read {
     fn covers(&self, other: &Self) -> bool {
         self.first <= other.first && other.first + other.count <= self.first + self.count
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        self.first < other.first + other.count && other.first < self.first + self.count
     }
 
     fn is_shaped_like(&self, other: &Self) -> bool {
@@ -150,25 +154,33 @@ impl Pages {
         }
         let log_of = &mut log[..*length];
         if let Some(like) =
-            log_of.iter_mut().find(|l| l.read.entry.is_like(&read.entry) && l.read.is_shaped_like(&read))
+            log_of.iter_mut().find(|l| l.kept && l.read.entry.is_like(&read.entry) && l.read.is_shaped_like(&read))
         {
             like.read.entry.absorb(&read.entry);
             return true;
         }
-        let mut new = Logged { read, settles: 0, settled: false };
-        // Readers that a cell would keep rather than this one.
-        let (mut own, mut blocks) = (0, [0; LOG]);
+        let mut new = Logged { read, settles: 0, kept: true };
+        // Two readers that every cell holds, and keeps rather than this one.
+        let mut first: Option<Entry> = None;
+        let (mut known, mut has_like, mut overlapping) = (false, false, 0);
         for (index, old) in log_of.iter_mut().enumerate() {
-            if settles(&old.read.entry) {
+            let entry = old.read.entry;
+            has_like |= entry.is_like(&read.entry);
+            overlapping += usize::from(old.read.overlaps(&read));
+            if settles(&entry) {
                 new.settles |= 1 << index;
-                old.settled = true;
-            } else if !old.settled && old.read.covers(&read) && !old.read.entry.is_like(&read.entry) {
-                own += usize::from(old.read.entry.block == read.entry.block);
-                blocks[index] = old.read.entry.block;
+                old.kept = false;
+            } else if old.kept && old.read.covers(&read) {
+                let is_kept_beside = |first: &Entry| {
+                    let blocks = first.block != entry.block || entry.block == read.entry.block;
+                    blocks && !first.is_like(&entry)
+                };
+                known |= first.as_ref().is_some_and(is_kept_beside);
+                first = first.or(Some(entry));
             }
         }
-        let known = || blocks.iter().filter(|b| **b != 0);
-        if own >= 2 || known().any(|b| known().any(|other| b != other)) {
+        new.kept = overlapping < 2;
+        if known && !has_like && new.settles == 0 {
             return true;
         }
         if *length == LOG {
@@ -224,4 +236,48 @@ pub(super) fn noted(reads: &mut [Entry; 2], new: Entry, settled: impl Fn(usize) 
     let slot = free.or(one_block.then_some(1))?;
     reads[slot] = new;
     Some(slot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read() -> impl Strategy<Value = Read> {
+        (1u32..4, 0u16..3, 1u32..4, 0u8..40, 1u8..24, 0u8..3).prop_map(|(block, warp, clock, first, count, each)| {
+            let access = Access { clock, lanes: u32::MAX >> (32 - count), pc: clock, warp, strong: false };
+            Read { entry: Entry { access, block, time: 0 }, first, count, each, lane: 1, skipped: 0 }
+        })
+    }
+
+    /// Of one block, the earlier clock; of two, the lower number, for some.
+    fn settles(new: &Entry, old: &Entry) -> bool {
+        if old.block == new.block { old.access.clock < new.access.clock } else { old.block + 1 < new.block }
+    }
+
+    proptest! {
+        #[test]
+        fn a_log_stands_for_what_cells_would_hold(reads in prop::collection::vec(read(), 1..8)) {
+            let mut pages = Pages::default();
+            pages.clear(std::iter::once(PAGE));
+            let mut cells = [[Entry::default(); 2]; PAGE];
+            for read in &reads {
+                let logged = pages.log(0, 0, *read, |old| settles(&read.entry, old));
+                for index in read.cells() {
+                    let new = read.entry_of(index);
+                    let note = |reads: &mut [Entry; 2]| {
+                        let settled = reads.map(|old| settles(&new, &old));
+                        noted(reads, new, |slot| settled[slot]);
+                    };
+                    note(&mut cells[index]);
+                    if !logged {
+                        note(&mut pages.cell((0, index)).reads);
+                    }
+                }
+            }
+            for (index, cell) in cells.iter().enumerate() {
+                prop_assert_eq!(format!("{:?}", pages.cell((0, index)).reads), format!("{cell:?}"));
+            }
+        }
+    }
 }
