@@ -219,7 +219,7 @@ impl Spaces<'_> {
         if self.checks.uninitialised && !self.taint.follows {
             self.check_bytes(place, count, lane, count)?;
         }
-        self.read_global(place, count, 1 << lane, self.party, false)
+        self.read_global(place, count, (1 << lane, None), self.party, false)
     }
 
     /// Whether a store must go lane by lane for the race check.
@@ -248,20 +248,16 @@ impl Spaces<'_> {
         let party = Party { strong, ..self.party };
         match span {
             Span::Uniform(place) | Span::Consecutive { place, .. } if !place.is_shared() => {
-                if self.watched_region(*place).is_none() {
-                    return Ok(());
-                }
-                if let Span::Uniform(_) = span {
-                    return self.read_global(*place, size, lanes.mask, party, non_coherent);
-                }
-                lanes
-                    .iter()
-                    .try_for_each(|lane| self.read_global(span.place(lane, size), size, 1 << lane, party, non_coherent))
+                let (bytes, each) = match span {
+                    Span::Consecutive { count, .. } => (size * count, Some(size)),
+                    _ => (size, None),
+                };
+                self.read_global(*place, bytes, (lanes.mask, each), party, non_coherent)
             }
             Span::Scattered(places) => lanes.iter().try_for_each(|lane| match places[lane].store {
                 Store::Shared if !self.checks.shared_races => Ok(()),
                 Store::Shared => self.races.read(places[lane].offset, size, 1 << lane, party),
-                _ => self.read_global(places[lane], size, 1 << lane, party, non_coherent),
+                _ => self.read_global(places[lane], size, (1 << lane, None), party, non_coherent),
             }),
             _ if !self.checks.shared_races => Ok(()),
             Span::Uniform(place) => self.races.read(place.offset, size, lanes.mask, party),
@@ -287,14 +283,16 @@ impl Spaces<'_> {
         &mut self,
         place: Place,
         bytes: usize,
-        lanes: u32,
+        lanes: (u32, Option<usize>),
         party: Party,
         non_coherent: bool,
     ) -> Result<(), Box<Fault>> {
         let Some(region) = self.watched_region(place) else { return Ok(()) };
-        let segments = self.global.iter().chain(self.module.iter());
-        let name = segments.map(|s| s.name.as_str()).nth(region).unwrap_or_default();
-        let extent = Extent { region, name, offset: place.offset, bytes };
+        let segment = match place.store {
+            Store::Module(i) => &self.module[i],
+            _ => &self.global[region],
+        };
+        let extent = Extent { region, name: &segment.name, offset: place.offset, bytes };
         self.global_races.read(self.races, extent, lanes, party, non_coherent)
     }
 

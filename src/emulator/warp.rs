@@ -168,7 +168,7 @@ pub(super) struct PendingCopy {
 }
 
 /// What a block's registers are filled with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct BlockContext {
     pub(super) grid: [u32; 3],
     pub(super) block: [u32; 3],
@@ -191,7 +191,7 @@ impl BlockContext {
 }
 
 impl Warp {
-    /// Makes room for a program; once a launch.
+    /// Makes room for a program.
     pub(super) fn prepare(&mut self, program: &Program) {
         let (words, wides, preds) = program.slots();
         let registers = &mut self.registers;

@@ -4,7 +4,9 @@
 //! off in [`Checks`], except those without which an operation has no meaning (bounds, barriers, traps).
 
 pub(super) mod access;
+pub(super) mod blocks;
 pub(super) mod global;
+mod pages;
 pub(super) mod perturb;
 pub(super) mod race;
 pub(super) mod taint;

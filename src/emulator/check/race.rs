@@ -34,8 +34,8 @@ pub(in crate::emulator) struct Party {
     pub(in crate::emulator) strong: bool,
 }
 
-/// State of the check for the block that is running.
-#[derive(Clone, Debug, Default)]
+/// State of the check for one block.
+#[derive(Debug, Default)]
 pub(in crate::emulator) struct SharedRaces {
     cells: Vec<Cell>,
     /// Logarithm of a cell's size.

@@ -39,6 +39,10 @@ pub enum ViolationKind {
 }
 
 impl ViolationKind {
+    pub(in crate::emulator) fn is_race(self) -> bool {
+        matches!(self, Self::SharedRace | Self::GlobalRace | Self::NonCoherentRead)
+    }
+
     /// The name used in `.ptx` expectations and reports.
     pub fn name(self) -> &'static str {
         match self {
