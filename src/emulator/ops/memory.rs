@@ -153,7 +153,8 @@ pub(in crate::emulator) fn effective(registers: &Registers, address: Address) ->
     let offset = address.offset as u64;
     match address.base {
         AddressBase::Absolute => [offset; LANES],
-        AddressBase::Word(word) => map1(registers.word(word), |a| u64::from(a).wrapping_add(offset)),
+        // Modulo 2^32, as an H200 does: compilers count down to before the first variable and add the rest here.
+        AddressBase::Word(word) => map1(registers.word(word), |a| u64::from(a.wrapping_add(offset as u32))),
         AddressBase::Wide(wide) => map1(registers.wide(wide), |a| a.wrapping_add(offset)),
     }
 }
