@@ -24,6 +24,8 @@ pub(in crate::emulator) struct Synchronised {
     /// Number of the block, from 1.
     block: u32,
     released: Released,
+    /// When it last executed a fence.
+    fenced: u32,
     /// When it last acquired.
     acquired: u32,
     /// What strong accesses to a location have released within the block.
@@ -39,8 +41,10 @@ impl Synchronised {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Released {
-    /// When a block last released.
+    /// The fence before a block's last strong write: what came before it is released.
     time: u32,
+    /// That write; strong writes need no fence to be seen themselves.
+    strong: u32,
     /// A location it synchronised at.
     location: Option<u32>,
 }
@@ -100,7 +104,8 @@ impl Blocks {
     fn ordered(&self, earlier: &Entry) -> bool {
         let Some(own) = self.own.released.location else { return false };
         let Some(other) = self.others.get(&earlier.block) else { return false };
-        let in_time = earlier.time < other.time.min(self.own.acquired);
+        let released = if earlier.access.strong { other.strong } else { other.time };
+        let in_time = earlier.time < released.min(self.own.acquired);
         in_time && other.location.is_some_and(|other| self.root(other) == self.root(own))
     }
 
@@ -131,10 +136,17 @@ impl Blocks {
         }
     }
 
+    /// A thread of the running block executes a fence.
+    pub(super) fn fence(&mut self) {
+        self.now = self.now.saturating_add(1);
+        self.own.fenced = self.now;
+    }
+
     /// A warp of the running block makes a strong write.
     pub(super) fn release(&mut self, order: &SharedRaces, location: Location, warp: usize) {
         self.now = self.now.saturating_add(1);
-        self.own.released.time = self.now;
+        self.own.released.strong = self.now;
+        self.own.released.time = self.own.fenced;
         let into = self.own.horizons.entry(location).or_default();
         join(into, &order.done(warp));
     }

@@ -2,9 +2,10 @@
 //!
 //! Threads of one block are ordered as the shared-memory check says, by the same clocks. Threads of different blocks are
 //! concurrent for the whole launch, whichever ran first here, unless atomics order them: a block that makes a strong
-//! (atomic or volatile) access to a location comes after everything that another block did before its own last strong
-//! write to that location, or to one that any block's strong accesses connect with it. That is more order than the
-//! hardware gives, so a missing fence beside an atomic, or an atomic whose result nobody looks at, hides a race. So does
+//! (atomic or volatile) access to a location comes after everything that another block did before a fence, by any of its
+//! threads, and its own last strong write to that location after that, or to one that any block's strong accesses connect
+//! with it. An access with `.release` is one behind a fence. That is more order than the hardware gives, so a fence that is
+//! missing on the reader's side, or is another thread's, or an atomic whose result nobody looks at, hides a race. So does
 //! a strong access that came too early, if the other block releases by the time of the race.
 //!
 //! A cell is as wide as the narrowest access the program makes to global memory. It remembers its last write and two
@@ -66,6 +67,11 @@ impl GlobalRaces {
     /// The running block ends or stops for now.
     pub(in crate::emulator) fn leave(&mut self) -> Synchronised {
         self.blocks.leave()
+    }
+
+    /// The running block makes what it has done visible to the others.
+    pub(in crate::emulator) fn fence(&mut self) {
+        self.blocks.fence();
     }
 
     /// Some lanes of a warp read one extent: all of them all of it, or each `each` bytes, one after the other.

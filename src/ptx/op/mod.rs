@@ -429,6 +429,7 @@ pub enum Op {
     WarpSync {
         mask: Word,
     },
+    /// Of all memory, for the whole device.
     Fence,
     Shuffle {
         mode: ShuffleMode,
