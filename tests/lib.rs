@@ -20,3 +20,4 @@ mod property;
 mod ptx;
 mod replay;
 mod shrink;
+mod values;

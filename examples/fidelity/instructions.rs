@@ -5,6 +5,7 @@ use crate::forms::operands::{self, Layout, layout};
 use crate::forms::{device, emulate};
 use attnfuzz::backend::cuda_raw::RawCuda;
 use rayon::prelude::*;
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write;
 use std::sync::Mutex;
@@ -86,12 +87,15 @@ pub(crate) fn measure(cuda: &RawCuda, body: &mut String) -> Result<bool, Box<dyn
         let told = |side: &Option<String>| side.clone().unwrap_or_else(|| "ran".into());
         writeln!(body, "| `{}` | {} | {} |", row.name, told(&row.emulator), told(&row.hardware))?;
     }
-    writeln!(
-        body,
-        "\n### Exact forms that agree\n\n| form | cases | bit-equal | worst difference |\n|---|---|---|---|"
-    )?;
+    writeln!(body, "\n### Exact forms that agree in every bit\n\n| instruction | forms | cases |\n|---|---|---|")?;
+    let mut agreeing: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for row in rows.iter().filter(|r| r.class == Class::Exact && r.equal == r.cases && r.cases > 0) {
-        writeln!(body, "| `{}` | {} | 100 % | none |", row.name, row.cases)?;
+        let (forms, cases) = agreeing.entry(row.name.split(['.', ' ']).next().unwrap_or(&row.name)).or_default();
+        *forms += 1;
+        *cases += row.cases;
+    }
+    for (opcode, (forms, cases)) in agreeing {
+        writeln!(body, "| `{opcode}` | {forms} | {cases} |")?;
     }
     let differing = count(&|r| wrong(r));
     println!("{both} forms compared, {differing} exact ones differ");

@@ -9,12 +9,14 @@
 pub mod codec;
 mod domain;
 mod inputs;
+mod recipe;
 pub mod values;
 
 pub use codec::{CaseId, ParseError};
 pub use domain::{Domain, Range, default_scale};
 pub use inputs::{Inputs, StepInputs, TensorName};
-pub use values::{Recipe, Values};
+pub use recipe::Recipe;
+pub use values::Values;
 
 use crate::float::Dtype;
 use crate::tensor::Layout;

@@ -2,15 +2,15 @@
 //!
 //! A value depends on (seed, tensor, request, head, token, dim) and the recipe, never on a linear index. So making
 //! one extent smaller leaves every surviving element as it was, a change of layout changes no value, and a worker
-//! needs only the Case to rebuild its inputs.
+//! needs only the Case to rebuild its inputs. Query rows of a few recipes are an exception: they single out the last
+//! dimension, whichever that is.
 //!
 //! Only integer hashing and exactly rounded f64 operations are used: the values are the same on every machine.
 //! Values are not yet rounded to the case's dtype; [`Values::row`] does that.
 
+use super::recipe::Recipe;
 use crate::float::Dtype;
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
 
 /// How the elements of Q, K and V are made.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -20,31 +20,6 @@ pub struct Values {
     pub recipe: Recipe,
     /// Which member of the family.
     pub seed: u32,
-}
-
-/// A family of values, simplest first.
-///
-/// Unless said otherwise V holds `±k/64` with k in 64..=127 and independent random signs: exact in every dtype,
-/// and sums of up to 65,536 of them are exact in binary32.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Recipe {
-    /// Q is 0: every visible value has the same weight, whatever K is.
-    Flat,
-    /// Q and K are -1, 0 or 1, V is an integer that tells its coordinates: request, head, token and dim.
-    Codes,
-    /// Q and K are about normal with variance 1.
-    Normal,
-    /// Q is 6 times normal: few keys have weight.
-    Peaky,
-    /// Q is 150 times normal: logits in the hundreds, past where `exp` overflows without its maximum.
-    Huge,
-    /// Logits rise with the position, so the running maximum changes at every key.
-    Rising,
-    /// Logits fall with the position.
-    Falling,
-    /// Each query row is of another kind: normal, peaky, huge, flat or sparse.
-    Mixed,
 }
 
 /// A tensor whose values a recipe gives.
@@ -71,17 +46,6 @@ pub struct RowAt {
     pub token: u32,
 }
 
-impl Recipe {
-    /// Every recipe, simplest first.
-    pub const ALL: [Self; 8] =
-        [Self::Flat, Self::Codes, Self::Normal, Self::Peaky, Self::Huge, Self::Rising, Self::Falling, Self::Mixed];
-
-    /// Whether V has independent random signs, independent of Q, K and |V|.
-    pub fn v_is_sign_random(self) -> bool {
-        self != Self::Codes
-    }
-}
-
 impl Values {
     /// A row of `dim` elements, rounded to `dtype`, appended to `out`.
     pub fn row(&self, role: Role, at: RowAt, dim: u32, dtype: Dtype, out: &mut Vec<f64>) {
@@ -89,62 +53,202 @@ impl Values {
         for coordinate in [at.request, at.kv_head, at.member, at.token] {
             hash = mix(hash ^ u64::from(coordinate));
         }
-        let kind = self.row_kind(role, hash);
+        let kind = self.row_kind(role, hash, dim, dtype);
         out.extend((0..dim).map(|d| dtype.round(element(kind, at, d, mix(hash ^ u64::from(d))))));
     }
 
-    fn row_kind(&self, role: Role, hash: u64) -> RowKind {
+    fn row_kind(&self, role: Role, hash: u64, dim: u32, dtype: Dtype) -> RowKind {
+        let seed = u64::from(self.seed);
         match (self.recipe, role) {
             (Recipe::Codes, Role::V) => RowKind::Code,
-            (Recipe::Codes, _) => RowKind::Ternary,
+            (Recipe::Ones, Role::V) => RowKind::Constant(1.0),
+            (Recipe::Cancel, Role::V) => RowKind::Alternating(48.0),
+            (Recipe::Tiny, Role::V) => RowKind::Subnormal(dtype.min_exponent()),
             (_, Role::V) => RowKind::SignedSteps,
+            (Recipe::Codes, _) => RowKind::Ternary,
             (Recipe::Flat, Role::Q) => RowKind::Scaled(0.0),
+            (Recipe::Select, Role::Q) => RowKind::OneHot(last_or_any(hash, dim, 1, 0)),
+            (Recipe::Select, Role::K) => RowKind::Selectable { seed, every: 1 },
+            (Recipe::Sparse, Role::Q) => sparse(hash, dim),
+            (Recipe::Sink, Role::Q) => RowKind::Marked { dim: 0, value: SINK, noise: 1.0 },
+            (Recipe::Sink, Role::K) => RowKind::FirstMarked,
             (Recipe::Peaky, Role::Q) => RowKind::Scaled(6.0),
             (Recipe::Huge, Role::Q) => RowKind::Scaled(150.0),
-            (Recipe::Rising | Recipe::Falling, Role::Q) => RowKind::Lead(16.0),
+            (Recipe::Extreme, Role::Q) => RowKind::Scaled(1000.0),
+            (Recipe::Extreme, Role::K) => RowKind::Scaled(100.0),
+            (Recipe::Cold, Role::Q) => RowKind::Marked { dim: 0, value: -96.0, noise: 0.25 },
+            (Recipe::Cold, Role::K) => RowKind::Marked { dim: 0, value: 16.0, noise: 0.25 },
+            (Recipe::Rising | Recipe::Falling | Recipe::Spikes | Recipe::Underflow, Role::Q) => {
+                RowKind::Marked { dim: 0, value: 16.0, noise: 0.25 }
+            }
             (Recipe::Rising, Role::K) => RowKind::Ramp(0.125),
             (Recipe::Falling, Role::K) => RowKind::Ramp(-0.125),
-            (Recipe::Mixed, Role::Q) => match hash >> 32 & 7 {
+            (Recipe::Spikes, Role::K) => RowKind::Spikes(16 << (self.seed % 4)),
+            (Recipe::Ties, Role::K) => RowKind::Alike(seed),
+            (Recipe::Underflow, Role::K) => RowKind::Sinking,
+            (Recipe::Mixed, Role::K) => RowKind::Selectable { seed, every: SELECTOR_EVERY },
+            (Recipe::Mixed, Role::Q) => match hash >> 32 & 15 {
                 0..=2 => RowKind::Scaled(1.0),
-                3 => RowKind::Scaled(6.0),
-                4 | 5 => RowKind::Scaled(150.0),
-                6 => RowKind::Scaled(0.0),
-                _ => RowKind::Sparse,
+                3 | 4 => RowKind::Scaled(6.0),
+                5 | 6 => RowKind::Scaled(150.0),
+                7 => RowKind::Scaled(0.0),
+                8..=10 => sparse(hash, dim),
+                11 if dim > SINK_DIM => RowKind::Marked { dim: SINK_DIM, value: SINK, noise: 1.0 },
+                _ if dim >= SELECTOR_EVERY => {
+                    RowKind::OneHot(last_or_any(hash, dim / SELECTOR_EVERY, SELECTOR_EVERY, SELECTOR_EVERY - 1))
+                }
+                _ => RowKind::Scaled(0.0),
             },
-            (Recipe::Flat | Recipe::Normal | Recipe::Peaky | Recipe::Huge | Recipe::Mixed, _) => RowKind::Scaled(1.0),
+            (
+                Recipe::Flat
+                | Recipe::Ones
+                | Recipe::Normal
+                | Recipe::Sparse
+                | Recipe::Peaky
+                | Recipe::Huge
+                | Recipe::Ties
+                | Recipe::Cancel
+                | Recipe::Tiny,
+                _,
+            ) => RowKind::Scaled(1.0),
         }
     }
+}
+
+/// In [`Recipe::Mixed`] the last dimension of so many is one by which keys can be selected: the last of all where
+/// head_dim is a multiple.
+const SELECTOR_EVERY: u32 = 8;
+/// The dimension by which the first key draws weight in [`Recipe::Mixed`].
+const SINK_DIM: u32 = 6;
+const SINK: f64 = 16.0;
+
+/// The last of `count` places `every` apart half of the time, else any.
+fn last_or_any(hash: u64, count: u32, every: u32, offset: u32) -> u32 {
+    let place = if hash >> 40 & 1 == 0 { count.saturating_sub(1) } else { (hash >> 41) as u32 % count.max(1) };
+    place * every + offset
+}
+
+fn sparse(hash: u64, dim: u32) -> RowKind {
+    let other = (hash >> 16) as u32 % dim.max(1);
+    RowKind::Sparse([last_or_any(hash, dim, 1, 0), other])
 }
 
 /// The kinds of row that recipes are put together from.
 #[derive(Clone, Copy)]
 enum RowKind {
     Scaled(f64),
-    /// About one element in eight is not zero.
-    Sparse,
-    /// Element 0 has this value, the rest is small noise.
-    Lead(f64),
+    Constant(f64),
+    /// 0 but for these elements.
+    Sparse([u32; 2]),
+    /// 0 but for this element, which is so large that a key has weight only where it is 0 there.
+    OneHot(u32),
+    /// Every so many dimensions one that is 0 for selected keys and -1 for the others; the rest normal, or 0 at
+    /// [`SINK_DIM`] but for the first key.
+    Selectable {
+        seed: u64,
+        every: u32,
+    },
+    /// This element has this value, the rest is noise.
+    Marked {
+        dim: u32,
+        value: f64,
+        noise: f64,
+    },
+    /// Element 0 is large for the first token only.
+    FirstMarked,
     /// Element 0 is this slope times the token, the rest is small noise.
     Ramp(f64),
+    /// Element 0 is large at the first and last token of tiles of this many, the rest is small noise.
+    Spikes(u32),
+    /// Nearly the same for every token.
+    Alike(u64),
+    /// Element 0 is 0 for one token in seven and far below for the others.
+    Sinking,
     Ternary,
     Code,
     SignedSteps,
+    /// This value for even tokens, its negative for odd ones, and a small step.
+    Alternating(f64),
+    /// Multiples of a small part of the smallest normal number, 2 to this power.
+    Subnormal(i32),
 }
 
 fn element(kind: RowKind, at: RowAt, dim: u32, hash: u64) -> f64 {
+    let noise = |factor: f64| factor * normal(hash);
     match kind {
-        RowKind::Scaled(factor) => factor * normal(hash),
-        RowKind::Sparse if hash >> 61 == 0 => 6.0 * normal(mix(hash)),
-        RowKind::Sparse => 0.0,
-        RowKind::Lead(factor) if dim == 0 => factor,
+        RowKind::Scaled(factor) => noise(factor),
+        RowKind::Constant(value) => value,
+        RowKind::Sparse(dims) if dims.contains(&dim) => noise(6.0),
+        RowKind::OneHot(hot) if dim == hot => 16_384.0,
+        RowKind::Sparse(_) | RowKind::OneHot(_) => 0.0,
+        RowKind::Selectable { seed, every } if (dim + 1).is_multiple_of(every) => {
+            if is_selected(seed, at, dim, hash) {
+                0.0
+            } else {
+                -1.0
+            }
+        }
+        RowKind::Selectable { .. } if dim == SINK_DIM => {
+            if at.token == 0 {
+                SINK
+            } else {
+                0.0
+            }
+        }
+        RowKind::Selectable { .. } => noise(1.0),
+        RowKind::Marked { dim: marked, value, .. } if dim == marked => value,
+        RowKind::Marked { noise: factor, .. } => noise(factor),
+        RowKind::FirstMarked if dim == 0 && at.token == 0 => SINK,
+        RowKind::FirstMarked => noise(1.0),
         RowKind::Ramp(slope) if dim == 0 => slope * f64::from(at.token % 1024),
-        RowKind::Lead(_) | RowKind::Ramp(_) => 0.25 * normal(hash),
+        RowKind::Spikes(tile) if dim == 0 => {
+            if [0, tile - 1].contains(&(at.token % tile)) {
+                16.0
+            } else {
+                0.0
+            }
+        }
+        RowKind::Sinking if dim == 0 => {
+            if at.token.is_multiple_of(7) {
+                0.0
+            } else {
+                -39.0 - (hash >> 40 & 63) as f64 / 1.5
+            }
+        }
+        RowKind::Ramp(_) | RowKind::Spikes(_) | RowKind::Sinking => noise(0.25),
+        RowKind::Alike(seed) => {
+            let common = (mix(seed ^ u64::from(dim)) >> 60) as f64 / 8.0 - 1.0;
+            if hash >> 58 == 0 { common + 1.0 / 128.0 } else { common }
+        }
         RowKind::Ternary => (hash >> 32) as f64 % 3.0 - 1.0,
         RowKind::Code => f64::from((at.request * 29 + at.kv_head * 17 + at.token * 5 + dim) % 127 + 1),
-        RowKind::SignedSteps => {
-            let magnitude = 64.0 + (hash >> 40 & 63) as f64;
-            if hash & 1 == 0 { magnitude / 64.0 } else { -magnitude / 64.0 }
+        RowKind::SignedSteps => signed(hash, (64.0 + (hash >> 40 & 63) as f64) / 64.0),
+        RowKind::Alternating(large) => {
+            let large = if at.token.is_multiple_of(2) { large } else { -large };
+            large + (hash >> 40 & 7) as f64 / 4.0
         }
+        RowKind::Subnormal(smallest) => {
+            let steps = 1.0 + (hash >> 40 & 127) as f64;
+            signed(hash, steps * f64::from_bits(((smallest - 6 + 1023) as u64) << 52))
+        }
+    }
+}
+
+fn signed(hash: u64, magnitude: f64) -> f64 {
+    if hash & 1 == 0 { magnitude } else { -magnitude }
+}
+
+/// Whether a selector's dimension selects the token. Each dimension of a head has a rule of its own; sets of about half
+/// of the keys are the most telling, for any two keys that are swapped differ in half of them.
+fn is_selected(seed: u64, at: RowAt, dim: u32, hash: u64) -> bool {
+    let rule = mix(mix(seed ^ 0x5e1e_c7ed) ^ u64::from(at.kv_head) << 32 ^ u64::from(dim));
+    let tile = 16 << (rule >> 8 & 3);
+    match rule & 7 {
+        0 => at.token.is_multiple_of(tile),
+        1 => at.token % tile == tile - 1,
+        2 => at.token == 0,
+        3 => hash >> 61 == 0,
+        _ => hash >> 63 == 0,
     }
 }
 
@@ -162,32 +266,6 @@ fn mix(x: u64) -> u64 {
     x ^ x >> 31
 }
 
-impl fmt::Display for Recipe {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Flat => "flat",
-            Self::Codes => "codes",
-            Self::Normal => "normal",
-            Self::Peaky => "peaky",
-            Self::Huge => "huge",
-            Self::Rising => "rising",
-            Self::Falling => "falling",
-            Self::Mixed => "mixed",
-        })
-    }
-}
-
-impl FromStr for Recipe {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|r| r.to_string() == s)
-            .ok_or_else(|| format!("expected one of {}, found {s:?}", Self::ALL.map(|r| r.to_string()).join(", ")))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,11 +280,53 @@ mod tests {
 
     #[test]
     fn a_shorter_row_is_a_prefix() {
+        let singles_out_the_last = |recipe| matches!(recipe, Recipe::Select | Recipe::Sparse | Recipe::Mixed);
         for recipe in Recipe::ALL {
             for role in [Role::Q, Role::K, Role::V] {
-                assert_eq!(row(recipe, role, AT, 64)[..17], row(recipe, role, AT, 17)[..]);
+                if role == Role::Q && singles_out_the_last(recipe) {
+                    continue;
+                }
+                assert_eq!(row(recipe, role, AT, 64)[..17], row(recipe, role, AT, 17)[..], "{recipe}");
             }
         }
+    }
+
+    #[test]
+    fn the_last_dimension_is_singled_out_often() {
+        for recipe in [Recipe::Select, Recipe::Sparse] {
+            for dim in [1, 7, 64, 100] {
+                let last = |member| row(recipe, Role::Q, RowAt { member, ..AT }, dim)[dim as usize - 1];
+                let hits = (0..64).filter(|&member| last(member) != 0.0).count();
+                assert!((16..=64).contains(&hits), "{recipe} {dim}: {hits} of 64");
+            }
+        }
+    }
+
+    #[test]
+    fn selectors_select_some_keys_but_rarely_all() {
+        let mut shares = Vec::new();
+        for dim in 0..64 {
+            let key = |token| row(Recipe::Select, Role::K, RowAt { token, ..AT }, 64)[dim];
+            let selected = (0..1024).filter(|&token| key(token) == 0.0).count();
+            assert!((0..1024).all(|token| [0.0, -1.0].contains(&key(token))));
+            assert!(selected < 700, "dimension {dim} selects {selected} of 1024");
+            shares.push(selected);
+        }
+        assert!(shares.iter().filter(|&&s| (400..624).contains(&s)).count() >= 20, "{shares:?}");
+        assert!(shares.iter().any(|&s| s <= 64), "{shares:?}");
+    }
+
+    #[test]
+    fn mixed_has_selectors_and_a_sink() {
+        let keys = |token| row(Recipe::Mixed, Role::K, RowAt { token, ..AT }, 64);
+        assert!((0..100).all(|token| keys(token).iter().skip(7).step_by(8).all(|x| [0.0, -1.0].contains(x))));
+        assert_eq!(keys(0)[SINK_DIM as usize], SINK);
+        assert_eq!(keys(1)[SINK_DIM as usize], 0.0);
+        let queries: Vec<_> = (0..200).map(|member| row(Recipe::Mixed, Role::Q, RowAt { member, ..AT }, 64)).collect();
+        let one_hot = |q: &Vec<f64>| q.iter().filter(|x| **x != 0.0).count() == 1;
+        assert!(queries.iter().any(|q| one_hot(q) && q[63] != 0.0), "a selector at the last dimension");
+        assert!(queries.iter().any(|q| q[SINK_DIM as usize] == SINK), "a sink");
+        assert!(queries.iter().any(|q| q.iter().all(|x| *x == 0.0)), "a flat row");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this room is the program's face")]
 
 mod backends;
+mod cases;
 mod compile;
 mod doctor;
 mod emulate;
@@ -63,6 +64,8 @@ enum Command {
     Fuzz(FuzzArgs),
     /// Run saved findings again
     Replay(ReplayArgs),
+    /// Print the cases a campaign draws, or what they are like in numbers
+    Cases(CasesArgs),
     /// Explain a case, and write its tensors to a file
     Show(ShowArgs),
     /// List the shipped kernels and what they claim
@@ -163,6 +166,25 @@ struct ReplayArgs {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  attnfuzz cases gqa_decode --cases 5
+  attnfuzz cases gqa_decode --cases 10000 --statistics")]
+struct CasesArgs {
+    /// A shipped kernel's name or the path of a kernel.toml
+    kernel: String,
+    /// How many
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    cases: u64,
+    /// Which campaign's
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// Print how often each feature occurs instead of the cases
+    #[arg(long)]
+    statistics: bool,
+}
+
+#[derive(clap::Args)]
 struct ShowArgs {
     /// A case in one line, or the path of a finding
     case: String,
@@ -213,6 +235,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         None => fuzz::run(&fuzz::short_campaign()),
         Some(Command::Fuzz(args)) => fuzz::run(&args),
         Some(Command::Replay(args)) => replay::run(&args),
+        Some(Command::Cases(args)) => cases::run(&args),
         Some(Command::Show(args)) => show::run(&args),
         Some(Command::Kernels) => kernels::run(),
         Some(Command::Doctor) => doctor::run(),

@@ -32,7 +32,7 @@ macro_rules! features {
 
 impl Feature {
     /// Every feature.
-    pub const ALL: [Self; 46] = features! {
+    pub const ALL: [Self; 61] = features! {
         "f32" => |c| c.dtype == Dtype::F32,
         "f16" => |c| c.dtype == Dtype::F16,
         "bf16" => |c| c.dtype == Dtype::Bf16,
@@ -71,10 +71,25 @@ impl Feature {
         "several query tokens" => |c| c.shape.requests.iter().any(|r| r.q_len > 1),
         "scale 1/sqrt(head_dim)" => |c| c.scale == default_scale(c.shape.head_dim),
         "another scale" => |c| c.scale != default_scale(c.shape.head_dim),
-        "recipe mixed" => |c| c.values.recipe == Recipe::Mixed,
+        "recipe flat" => |c| c.values.recipe == Recipe::Flat,
+        "recipe codes" => |c| c.values.recipe == Recipe::Codes,
+        "recipe ones" => |c| c.values.recipe == Recipe::Ones,
         "recipe normal" => |c| c.values.recipe == Recipe::Normal,
+        "recipe select" => |c| c.values.recipe == Recipe::Select,
+        "recipe sparse" => |c| c.values.recipe == Recipe::Sparse,
+        "recipe sink" => |c| c.values.recipe == Recipe::Sink,
+        "recipe peaky" => |c| c.values.recipe == Recipe::Peaky,
         "recipe huge" => |c| c.values.recipe == Recipe::Huge,
+        "recipe extreme" => |c| c.values.recipe == Recipe::Extreme,
+        "recipe cold" => |c| c.values.recipe == Recipe::Cold,
         "recipe rising" => |c| c.values.recipe == Recipe::Rising,
+        "recipe falling" => |c| c.values.recipe == Recipe::Falling,
+        "recipe spikes" => |c| c.values.recipe == Recipe::Spikes,
+        "recipe ties" => |c| c.values.recipe == Recipe::Ties,
+        "recipe cancel" => |c| c.values.recipe == Recipe::Cancel,
+        "recipe tiny" => |c| c.values.recipe == Recipe::Tiny,
+        "recipe underflow" => |c| c.values.recipe == Recipe::Underflow,
+        "recipe mixed" => |c| c.values.recipe == Recipe::Mixed,
         "poison not nan" => |c| c.poison != Poison::Nan,
         "heads of a model" => |c| PRESETS.iter().any(|p| {
             (p.num_kv_heads, p.q_per_kv(), p.head_dim) == (c.shape.num_kv_heads, c.shape.q_per_kv, c.shape.head_dim)
