@@ -73,12 +73,11 @@ fn run_launches(
     let mut total = Stats::default();
     for launch in plan.steps.iter().flatten() {
         let program = kernel.program(&launch.entry)?;
-        let fault = match execute(program, memory, launch, regions, options) {
-            Ok(stats) => {
-                total.warp_instructions += stats.warp_instructions;
-                total.lane_instructions += stats.lane_instructions;
-                continue;
-            }
+        let (stats, outcome) = execute(program, memory, launch, regions, options);
+        total.warp_instructions += stats.warp_instructions;
+        total.lane_instructions += stats.lane_instructions;
+        let fault = match outcome {
+            Ok(()) => continue,
             Err(Stop::Violation(violation)) => fault(&violation),
             Err(Stop::Unsupported { detail }) => return Err(BackendError::Unsupported(detail)),
             Err(Stop::BadLaunch(why)) => Fault::new(FaultKind::LaunchFailed, why),
@@ -127,7 +126,7 @@ fn execute(
     launch: &PlannedLaunch,
     regions: &[RegionId],
     options: &Options,
-) -> Result<emulator::Stats, Stop> {
+) -> (Stats, Result<(), Stop>) {
     let mut params = vec![0; program.params().iter().map(|p| p.offset + p.size_bytes).max().unwrap_or(0)];
     for (param, arg) in program.params().iter().zip(&launch.args) {
         let target = &mut params[param.offset..][..param.size_bytes];
@@ -142,7 +141,7 @@ fn execute(
         dynamic_shared_bytes: launch.shared_bytes as usize,
         params: &params,
     };
-    emulator::launch(program, memory, &launch, options)
+    emulator::observe(program, memory, &launch, options)
 }
 
 fn budget(case: &Case) -> u64 {

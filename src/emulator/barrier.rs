@@ -51,18 +51,37 @@ impl Barriers {
         races: &mut SharedRaces,
     ) -> Result<(), Box<Fault>> {
         let warp = &mut warps[chosen];
-        let Op::Barrier { kind, id, count, .. } = &code[warp.pc as usize].op else {
+        let Op::Barrier { kind, .. } = &code[warp.pc as usize].op else {
             return Ok(());
         };
         if matches!(kind, BarrierKind::ClusterArrive | BarrierKind::ClusterWait) {
             return self.arrive_cluster(*kind == BarrierKind::ClusterWait, warps, chosen, races);
         }
+        let groups = groups(warp);
         let lane = warp.mask.trailing_zeros() as usize;
-        let (id, differs) = uniform(warp.registers.word(*id), warp.mask);
-        if differs {
-            return Err(fault(ViolationKind::DivergentBarrier, lane, "lanes of one warp name different barriers"));
+        let (mut named, mut differing) = (None, None);
+        let (mut ayes, mut nays, mut waits) = (0, 0, true);
+        for (pc, mask) in &groups {
+            let Op::Barrier { kind, id, count, .. } = &code[*pc as usize].op else {
+                return Ok(());
+            };
+            let (id, ids_differ) = uniform(warp.registers.word(*id), *mask);
+            let expected = count.map(|count| uniform(warp.registers.word(count), *mask).0);
+            if ids_differ || *named.get_or_insert((id, expected)) != (id, expected) {
+                differing = Some((*pc, warp.index, mask.trailing_zeros()));
+            }
+            if let BarrierKind::Reduce { source, .. } = kind {
+                let bits = warp.registers.condition(*source);
+                ayes += (bits & mask).count_ones();
+                nays += (!bits & mask).count_ones();
+            }
+            waits = *kind != BarrierKind::Arrive;
         }
-        let expected = count.map(|count| uniform(warp.registers.word(count), warp.mask).0);
+        let Some((id, expected)) = named.filter(|_| differing.is_none()) else {
+            let mut fault = fault(ViolationKind::DivergentBarrier, lane, "lanes of one warp name different barriers");
+            fault.other = differing;
+            return Err(fault);
+        };
         if let Some(n) = expected
             && (n == 0 || n % LANES as u32 != 0)
         {
@@ -83,16 +102,13 @@ impl Barriers {
         barrier.expected = expected;
         join(&mut barrier.horizon, &races.release(chosen));
         barrier.arrived += LANES as u32;
-        if let BarrierKind::Reduce { source, .. } = kind {
-            let bits = warp.registers.condition(*source);
-            barrier.ayes += (bits & warp.mask).count_ones();
-            barrier.nays += (!bits & warp.mask).count_ones();
-        }
-        if *kind == BarrierKind::Arrive {
-            warp.pc += 1;
-        } else {
+        barrier.ayes += ayes;
+        barrier.nays += nays;
+        if waits {
             warp.at_barrier = Some(warp.pc);
             barrier.waiting.push(chosen);
+        } else {
+            leave(warp);
         }
         self.release(code, warps, races);
         Ok(())
@@ -176,8 +192,11 @@ impl Barriers {
             }
             for waiting in std::mem::take(&mut barrier.waiting) {
                 let warp = &mut warps[waiting];
-                if let Op::Barrier { kind: BarrierKind::Reduce { reduction, .. }, .. } = &code[warp.pc as usize].op {
-                    let lanes = Lanes { mask: warp.mask, all: true };
+                for (pc, mask) in groups(warp) {
+                    let Op::Barrier { kind: BarrierKind::Reduce { reduction, .. }, .. } = &code[pc as usize].op else {
+                        continue;
+                    };
+                    let lanes = Lanes { mask, all: mask == warp.live };
                     let bits = |holds: bool| if holds { u32::MAX } else { 0 };
                     match reduction {
                         BarrierReduction::And { d } => warp.registers.set_pred(*d, lanes, bits(barrier.nays == 0)),
@@ -185,7 +204,7 @@ impl Barriers {
                         BarrierReduction::Popc { d } => warp.registers.set_word(*d, lanes, [barrier.ayes; LANES]),
                     }
                 }
-                warp.pc += 1;
+                leave(warp);
                 warp.at_barrier = None;
                 races.acquire(waiting, &barrier.horizon);
                 // A barrier for all waits for exits too; a counted one knows only those it counts.
@@ -195,6 +214,20 @@ impl Barriers {
             }
             *barrier = Barrier::default();
         }
+    }
+}
+
+/// Lanes of a warp that is at a barrier, by instruction: several only without `.aligned`.
+fn groups(warp: &Warp) -> Vec<(u32, u32)> {
+    let others = warp.others.iter().map(|g| (g.pc, g.mask));
+    std::iter::once((warp.pc, warp.mask)).chain(others).collect()
+}
+
+fn leave(warp: &mut Warp) {
+    warp.pc += 1;
+    for group in &mut warp.others {
+        group.pc += 1;
+        group.waits = false;
     }
 }
 

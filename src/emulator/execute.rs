@@ -171,6 +171,7 @@ pub(super) fn execute(
         Op::Mbarrier(operands) => mbarrier::mbarrier(spaces, warp, lanes, operands)?,
         Op::CopyCommit => copy::commit(&mut warp.copies, lanes),
         Op::CopyWait { pending } => copy::wait(spaces, &mut warp.copies, lanes, *pending)?,
+        Op::Fence => spaces.global_races.fence(),
         Op::Trap => {
             return Err(fault(ViolationKind::Trap, lanes.first(), "the kernel executed trap"));
         }
@@ -205,7 +206,6 @@ pub(super) fn execute(
         }
         // Control flow and barriers are the run loop's; the rest changes nothing that can be observed here.
         Op::Prefetch
-        | Op::Fence
         | Op::Nop
         | Op::WarpSync { .. }
         | Op::Branch { .. }

@@ -16,6 +16,7 @@ mod parser;
 mod print;
 mod program;
 mod types;
+mod unwritten;
 
 pub use ast::Module;
 pub use error::{Error, Position};

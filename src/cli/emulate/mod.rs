@@ -6,7 +6,7 @@ mod prepare;
 mod render;
 
 use super::{Exit, Failure};
-use crate::emulator::{Launch, Options, Stop, TensorCore, launch};
+use crate::emulator::{Launch, Options, Stop, TensorCore, observe};
 use crate::ptx::{self, Module, Program, Type};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -79,7 +79,7 @@ pub(super) struct EmulateArgs {
     /// Say how large the program is, how full its warps were and how much of each buffer was written
     #[arg(long)]
     trace_stats: bool,
-    /// After a launch that broke no rule, say which outcomes each guard and comparison had
+    /// Say which outcomes each guard and comparison had
     #[arg(long)]
     coverage: bool,
     /// How tensor cores add [default: as those of the text's .target]
@@ -142,17 +142,18 @@ fn launch_and_tell(args: &EmulateArgs, program: &Program) -> Result<Exit, Failur
         ..Options::default()
     };
     let start = Instant::now();
-    let (stats, exit) = match launch(program, &mut prepared.memory, &shape, &options) {
-        Ok(stats) => {
-            for line in &stats.printed {
-                println!("{}", line.strip_suffix('\n').unwrap_or(line));
-            }
+    let (stats, outcome) = observe(program, &mut prepared.memory, &shape, &options);
+    for line in &stats.printed {
+        println!("{}", line.strip_suffix('\n').unwrap_or(line));
+    }
+    let exit = match outcome {
+        Ok(()) => {
             println!("{}", render::finished(program.name(), &stats));
-            (Some(stats), Exit::Clean)
+            Exit::Clean
         }
         Err(Stop::Violation(violation)) => {
             print!("{}", render::violation(program.name(), &violation));
-            (None, Exit::Findings)
+            Exit::Findings
         }
         Err(stop @ Stop::Unsupported { .. }) => {
             return Err(Failure { exit: Exit::NothingRan, message: stop.to_string() });
@@ -162,9 +163,9 @@ fn launch_and_tell(args: &EmulateArgs, program: &Program) -> Result<Exit, Failur
     let seconds = start.elapsed().as_secs_f64();
     let memory = &prepared.memory;
     if args.trace_stats {
-        print!("{}", render::trace(stats.as_ref(), program, memory, buffers, seconds));
+        print!("{}", render::trace(&stats, program, memory, buffers, seconds));
     }
-    if let Some(stats) = stats.filter(|_| args.coverage) {
+    if args.coverage {
         print!("{}", render::coverage(program, &stats.coverage));
     }
     for print in prints {

@@ -73,9 +73,11 @@ pub(in crate::emulator) fn read_only(segment: &Segment, address: u64, size: u64,
     fault(ViolationKind::ReadOnlyWritten, lane, detail)
 }
 
-/// A read of a byte that nobody wrote.
+/// A read of a byte that nobody wrote: what becomes of it is for the warp's shadow to tell.
 #[cold]
 pub(in crate::emulator) fn uninitialised(segment: &Segment, byte: usize, lane: usize) -> Box<Fault> {
     let detail = format!("read byte {byte} of `{}`, which nothing has written", segment.name);
-    fault(ViolationKind::UninitialisedRead, lane, detail)
+    let mut fault = fault(ViolationKind::UninitialisedRead, lane, detail);
+    fault.needs_shadow = true;
+    fault
 }

@@ -11,11 +11,11 @@
 //! Shuffles and votes order nothing, as on the hardware. Writes by one instruction of the text are a race only if they
 //! differ, whichever lanes and warps make them: a flag that every thread may set, or a tile that a compiler has several
 //! warps compute alike, has one outcome whoever wins. Atomic and volatile accesses don't race with each
-//! other and order what surrounds them: a missing fence beside one is missed. A `bar.warp.sync` of part of a warp counts
-//! as one of all of it: a race with the lanes it leaves out is missed. Global memory is `global`'s.
+//! other and order what surrounds them: a missing fence beside one is missed. A `bar.warp.sync` of part of a warp orders
+//! the lanes it names. Global memory is `global`'s.
 
 use super::violation::{Fault, ViolationKind, fault};
-use crate::emulator::warp::LANES;
+use crate::emulator::warp::{LANES, Lanes};
 use std::collections::HashMap;
 
 /// Warps of the largest block.
@@ -33,8 +33,8 @@ pub(in crate::emulator) struct Party {
     pub(in crate::emulator) strong: bool,
 }
 
-/// State of the check for the block that is running.
-#[derive(Clone, Debug, Default)]
+/// State of the check for one block.
+#[derive(Debug, Default)]
 pub(in crate::emulator) struct SharedRaces {
     cells: Vec<Cell>,
     /// Logarithm of a cell's size.
@@ -43,9 +43,21 @@ pub(in crate::emulator) struct SharedRaces {
     horizons: Vec<Horizon>,
     /// What strong accesses to a cell have released.
     released: HashMap<usize, Horizon>,
+    /// For each warp, synchronisations of some of its lanes since the last of all.
+    partial: Vec<Vec<LaneSync>>,
     /// Every clock of the blocks before is ordered.
     floor: u32,
 }
+
+/// A `bar.warp.sync` of some lanes, after their accesses up to a clock.
+#[derive(Clone, Copy, Debug)]
+struct LaneSync {
+    clock: u32,
+    lanes: u32,
+}
+
+/// Synchronisations of some lanes that are remembered; one more counts as one of all.
+const MAX_PARTIAL: usize = 256;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Cell {
@@ -81,6 +93,8 @@ impl SharedRaces {
         self.horizons.clear();
         self.horizons.resize(warps, [self.floor; WARPS]);
         self.released.clear();
+        self.partial.clear();
+        self.partial.resize(warps, Vec::new());
     }
 
     /// What a warp's arrival at a barrier tells the others; its own later accesses come after.
@@ -97,9 +111,31 @@ impl SharedRaces {
     }
 
     /// The lanes of a warp have synchronised among themselves.
-    pub(in crate::emulator) fn advance(&mut self, warp: usize) {
+    fn advance(&mut self, warp: usize) {
         self.horizons[warp][warp] = self.clocks[warp];
         self.clocks[warp] += 1;
+        self.partial[warp].clear();
+    }
+
+    /// The lanes `arrived` of a warp have synchronised, each with those in its mask.
+    pub(in crate::emulator) fn warp_sync(&mut self, warp: usize, arrived: u32, live: u32, masks: &[u32; LANES]) {
+        let mut left = arrived;
+        while left != 0 {
+            let lanes = masks[left.trailing_zeros() as usize] & arrived;
+            if lanes == live || self.partial[warp].len() >= MAX_PARTIAL {
+                return self.advance(warp);
+            }
+            self.partial[warp].push(LaneSync { clock: self.clocks[warp], lanes });
+            left &= !lanes;
+        }
+        self.clocks[warp] += 1;
+    }
+
+    /// Whether synchronisations of some lanes order an access before one by `lanes` of the same warp.
+    #[inline]
+    pub(super) fn ordered_within(&self, earlier: &Access, lanes: u32, party: Party) -> bool {
+        let syncs = &self.partial[party.warp as usize];
+        !syncs.is_empty() && u32::from(earlier.warp) == party.warp && ordered_by(syncs, earlier, lanes)
     }
 
     /// Some lanes of a warp read `bytes` bytes at `offset`.
@@ -119,10 +155,11 @@ impl SharedRaces {
                 self.acquire_cell(cell, warp);
             }
             let horizon = &self.horizons[warp];
-            let Cell { write, reads, .. } = &mut self.cells[cell];
-            if conflicts(write, lanes, party, horizon) {
-                return Err(race(offset, ("read", lanes, party), ("written", *write)));
+            let write = self.cells[cell].write;
+            if conflicts(&write, lanes, party, horizon) && !self.ordered_within(&write, lanes, party) {
+                return Err(race(offset, ("read", lanes, party), ("written", write)));
             }
+            let reads = &mut self.cells[cell].reads;
             let access = Access { clock, warp: party.warp as u16, lanes, pc: party.pc, strong: party.strong };
             note_read(reads, access, horizon);
         }
@@ -137,7 +174,7 @@ impl SharedRaces {
         (first, count): (usize, usize),
         party: Party,
     ) -> Result<(), Box<Fault>> {
-        if party.strong || bytes != 1 << self.cell_shift {
+        if party.strong || bytes != 1 << self.cell_shift || !self.partial[party.warp as usize].is_empty() {
             return (0..count).try_for_each(|i| self.read(offset + i * bytes, bytes, 1 << (first + i), party));
         }
         let start = offset >> self.cell_shift;
@@ -182,14 +219,17 @@ impl SharedRaces {
                 join(self.released.entry(cell).or_insert([0; WARPS]), &done);
             }
             let horizon = &self.horizons[warp];
-            let Cell { write, reads } = &mut self.cells[cell];
-            if conflicts(write, lanes, party, horizon) && !(write.pc == party.pc && same()) {
+            let Cell { write, reads } = &self.cells[cell];
+            let races = |earlier: &Access| {
+                conflicts(earlier, lanes, party, horizon) && !self.ordered_within(earlier, lanes, party)
+            };
+            if races(write) && !(write.pc == party.pc && same()) {
                 return Err(race(offset, ("written", lanes, party), ("written", *write)));
             }
-            if let Some(read) = reads.iter().find(|read| conflicts(read, lanes, party, horizon)) {
+            if let Some(read) = reads.iter().find(|read| races(read)) {
                 return Err(race(offset, ("written", lanes, party), ("read", *read)));
             }
-            *write =
+            self.cells[cell].write =
                 Access { clock: self.clocks[warp], warp: party.warp as u16, lanes, pc: party.pc, strong: party.strong };
         }
         Ok(())
@@ -259,6 +299,21 @@ pub(super) fn conflicts(earlier: &Access, lanes: u32, party: Party, horizon: &Ho
     let other_lane =
         u32::from(earlier.warp) != party.warp || earlier.lanes & !lanes != 0 || lanes & !earlier.lanes != 0;
     unordered && other_lane && !(earlier.strong && party.strong)
+}
+
+/// Whether each lane of an access comes before each other lane in `lanes`, directly or through others.
+#[cold]
+fn ordered_by(syncs: &[LaneSync], earlier: &Access, lanes: u32) -> bool {
+    (Lanes { mask: earlier.lanes, all: false }).iter().all(|lane| {
+        let after = syncs.iter().filter(|sync| sync.clock >= earlier.clock);
+        let reached = after.fold(
+            1 << lane,
+            |reached: u32, sync| {
+                if reached & sync.lanes != 0 { reached | sync.lanes } else { reached }
+            },
+        );
+        lanes & !reached == 0
+    })
 }
 
 /// Keeps readers of two different warps; a third adds nothing that a later write wouldn't find anyway.

@@ -41,7 +41,7 @@ pub(in crate::emulator) fn convert(registers: &mut Registers, lanes: Lanes, conv
 }
 
 /// One lane's conversion, any types.
-fn one(c: &Conversion, bits: u64) -> u64 {
+pub(in crate::emulator) fn one(c: &Conversion, bits: u64) -> u64 {
     let modified = c.ftz || c.sat || c.to_integral;
     if c.from == c.to && c.to == Type::F32 && !modified {
         return bits;

@@ -101,7 +101,7 @@ pub(in crate::emulator) fn access(
 }
 
 /// Row and column of a lane's lower (0) or upper (1) half.
-fn element(lane: usize, half: usize, transposed: bool) -> (usize, usize) {
+pub(in crate::emulator) fn element(lane: usize, half: usize, transposed: bool) -> (usize, usize) {
     let (row, column) = (lane / 4, lane % 4 * 2 + half);
     if transposed { (column, row) } else { (row, column) }
 }

@@ -149,11 +149,12 @@ fn store_watched(
 
 /// The address of each lane.
 #[inline]
-pub(super) fn effective(registers: &Registers, address: Address) -> [u64; LANES] {
+pub(in crate::emulator) fn effective(registers: &Registers, address: Address) -> [u64; LANES] {
     let offset = address.offset as u64;
     match address.base {
         AddressBase::Absolute => [offset; LANES],
-        AddressBase::Word(word) => map1(registers.word(word), |a| u64::from(a).wrapping_add(offset)),
+        // Modulo 2^32, as an H200 does: compilers count down to before the first variable and add the rest here.
+        AddressBase::Word(word) => map1(registers.word(word), |a| u64::from(a.wrapping_add(offset as u32))),
         AddressBase::Wide(wide) => map1(registers.wide(wide), |a| a.wrapping_add(offset)),
     }
 }
@@ -188,7 +189,7 @@ fn value(registers: &Registers, reg: Reg, lane: usize) -> u64 {
 
 /// The sign of a loaded value, extended to the width of its register.
 #[inline]
-fn extend(access: &Access, value: u64) -> u64 {
+pub(in crate::emulator) fn extend(access: &Access, value: u64) -> u64 {
     if !access.signed {
         return value;
     }

@@ -25,9 +25,6 @@ pub(in crate::emulator) fn access(
     let size = 4 / per_word;
     let distinct = usize::from(fragment.rows) * usize::from(fragment.columns) / LANES;
     let places = usize::from(fragment.registers) * per_word;
-    let base = effective(registers, m.address);
-    let contiguous = u32::from(if m.row_major { fragment.columns } else { fragment.rows });
-    let stride = m.stride.map_or([contiguous; LANES], |s| *registers.word(s));
     let mut words = [[0u32; LANES]; 8];
     if m.is_store {
         for (word, slot) in words.iter_mut().zip(m.words) {
@@ -35,12 +32,7 @@ pub(in crate::emulator) fn access(
         }
     }
     for index in 0..distinct {
-        let addresses = std::array::from_fn(|lane| {
-            let (row, column) = element(fragment, lane, index);
-            let (major, minor) = if m.row_major { (row, column) } else { (column, row) };
-            let elements = (major as u64).wrapping_mul(u64::from(stride[lane])).wrapping_add(minor as u64);
-            base[lane].wrapping_add(elements.wrapping_mul(size as u64))
-        });
+        let addresses = addresses(registers, m, index);
         let verb = if m.is_store { "wrote" } else { "read" };
         let mut request = Request { space: m.space, addresses, size, verb };
         let span = spaces.resolve(lanes, &mut request)?;
@@ -72,6 +64,20 @@ pub(in crate::emulator) fn access(
         }
     }
     Ok(())
+}
+
+/// Where each lane's element with the given number is.
+pub(in crate::emulator) fn addresses(registers: &Registers, m: &WmmaAccess, index: usize) -> [u64; LANES] {
+    let base = effective(registers, m.address);
+    let contiguous = u32::from(if m.row_major { m.fragment.columns } else { m.fragment.rows });
+    let stride = m.stride.map_or([contiguous; LANES], |s| *registers.word(s));
+    let size = 4 / per_word(m.fragment) as u64;
+    std::array::from_fn(|lane| {
+        let (row, column) = element(m.fragment, lane, index);
+        let (major, minor) = if m.row_major { (row, column) } else { (column, row) };
+        let elements = (major as u64).wrapping_mul(u64::from(stride[lane])).wrapping_add(minor as u64);
+        base[lane].wrapping_add(elements.wrapping_mul(size))
+    })
 }
 
 pub(in crate::emulator) fn multiply(registers: &mut Registers, lanes: Lanes, m: &Wmma, core: TensorCore) {
@@ -162,7 +168,7 @@ fn matrix<T: Copy>(
 }
 
 /// Elements to a register.
-fn per_word(fragment: Fragment) -> usize {
+pub(in crate::emulator) fn per_word(fragment: Fragment) -> usize {
     match fragment.factor {
         Some(Element::Float(Factor::F16 | Factor::Bf16)) => 2,
         Some(Element::Byte { .. }) => 4,
@@ -171,7 +177,7 @@ fn per_word(fragment: Fragment) -> usize {
 }
 
 /// Row and column of the element of a fragment with the given number.
-fn element(fragment: Fragment, lane: usize, index: usize) -> (usize, usize) {
+pub(in crate::emulator) fn element(fragment: Fragment, lane: usize, index: usize) -> (usize, usize) {
     let (group, member) = (lane / 4, lane % 4);
     let rows = usize::from(fragment.rows);
     // Along the dimension that lanes of a group of four share: pairs side by side, one of tf32, or four bytes.

@@ -19,8 +19,9 @@ pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Err
     }
     let space = space(form);
     let non_coherent = form.has("nc");
-    let strong =
-        form.has("volatile") | form.has("relaxed") | form.has("acquire") | form.has("release") | form.has("mmio");
+    let releases = form.has("release");
+    let strong = form.has("volatile") | form.has("relaxed") | form.has("acquire") | releases | form.has("mmio");
+    let releases = releases && !form.has("cta");
     form.ignore(is_hint);
     let (elements, ty) = form.vector_of()?;
     form.done()?;
@@ -68,6 +69,9 @@ pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Err
                 return lw.operand_error(&format!("a register of at least {} bytes", ty.size_bytes()), operand);
             }
             *slot = reg;
+        }
+        if releases {
+            lw.push(Op::Fence);
         }
         lw.push(Op::Store { access, a, address });
         return Ok(());
@@ -358,7 +362,11 @@ fn atomic_vector(
 /// `atom` and `red`.
 pub(super) fn atomic(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     let space = space(form);
-    form.ignore(|m| is_hint(m) || matches!(m, "relaxed" | "acquire" | "release" | "acq_rel" | "noftz"));
+    // Such an access is one with a fence before it.
+    if form.has("release") | form.has("acq_rel") && !form.has("cta") {
+        lw.push(Op::Fence);
+    }
+    form.ignore(|m| is_hint(m) || matches!(m, "relaxed" | "acquire" | "noftz"));
     let Some(op) = form.choice(&[
         ("add", AtomicOp::Add),
         ("min", AtomicOp::Min),

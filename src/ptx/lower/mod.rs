@@ -23,8 +23,9 @@ mod wmma;
 
 use super::ast::{Function, Initial, Instruction, Module, Operand, Statement, Variable};
 use super::error::{Error, Position};
-use super::op::{AtomicOp, Condition, Op, Pred, Reg, Wide};
-use super::program::{Guard, Inst, Program};
+use super::op::{AtomicOp, Condition, Op, Pred, Reg, Slot, Wide};
+use super::program::{Constants, Guard, Inst, Program};
+use super::unwritten::unwritten;
 use form::Form;
 use names::{Register, Scope, Shape, Slots, Symbol};
 use std::collections::{HashMap, HashSet};
@@ -270,6 +271,13 @@ impl<'m> Lowerer<'m> {
         strengthen(&mut self.code);
         let directive = |name: &str| function.directives.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_slice());
         let dim = |v: &[u64], i: usize| v.get(i).copied().unwrap_or(1);
+        let Constants { words, wides, preds } = &self.slots.constants;
+        let filled = (words.iter().map(|(word, _)| Slot::Word(*word)))
+            .chain(wides.iter().map(|(wide, _)| Slot::Wide(*wide)))
+            .chain(preds.iter().map(|(pred, _)| Slot::Pred(*pred)))
+            .chain(self.slots.specials.iter().map(|(word, _)| Slot::Word(*word)))
+            .collect();
+        let unwritten = unwritten(&self.code, &filled);
         Ok(Program {
             name: function.name.clone(),
             target: self.module.target().to_owned(),
@@ -287,6 +295,7 @@ impl<'m> Lowerer<'m> {
             preds: self.slots.preds,
             constants: self.slots.constants,
             specials: self.slots.specials,
+            unwritten,
             globals: self.layout.globals,
             shared: self.layout.shared,
             files: self.module.files.clone(),

@@ -117,3 +117,27 @@ pub struct CopyAsync {
     /// Bytes read, the rest is zero.
     pub source_bytes: Option<Word>,
 }
+
+impl Mma {
+    /// Registers in use of each factor.
+    pub(crate) fn factor_registers(&self) -> [usize; 2] {
+        let k = usize::from(self.k);
+        if self.factor == Factor::Tf32 { [k / 2, k / 4] } else { [k / 4, k / 8] }
+    }
+}
+
+impl MmaInteger {
+    /// Registers in use of each factor, and of the sums.
+    pub(crate) fn registers(&self) -> [usize; 3] {
+        let (row_halves, chunks) = (usize::from(self.rows) / 8, usize::from(self.words_of_a_row) / 4);
+        [chunks * row_halves, chunks, 2 * row_halves]
+    }
+}
+
+impl MmaDouble {
+    /// Registers in use of each factor, and of the sums.
+    pub(crate) fn registers(&self) -> [usize; 3] {
+        let (row_halves, chunks) = (usize::from(self.rows) / 8, usize::from(self.k) / 4);
+        [chunks * row_halves, chunks, 2 * row_halves]
+    }
+}

@@ -7,6 +7,7 @@
 mod arithmetic;
 mod matrix;
 mod mbarrier;
+mod operands;
 mod wmma;
 
 pub use arithmetic::{
@@ -16,6 +17,7 @@ pub use arithmetic::{
 pub use matrix::{CopyAsync, Factor, IntegerElement, MatrixAccess, Mma, MmaDouble, MmaInteger};
 
 pub use mbarrier::{Mbarrier, MbarrierKind, PENDING_MASK};
+pub use operands::{Role, Slot};
 pub use wmma::{Element, Fragment, Part, Wmma, WmmaAccess};
 
 use super::types::{Space, Type};
@@ -438,6 +440,7 @@ pub enum Op {
     WarpSync {
         mask: Word,
     },
+    /// Of all memory, for the whole device.
     Fence,
     Shuffle {
         mode: ShuffleMode,
