@@ -9,7 +9,7 @@ use super::grid::Common;
 use super::memory::Segment;
 use super::ops::mbarrier::Arrivals;
 use super::random::Random;
-use super::run::{Pause, run};
+use super::run::{Pause, Run};
 use super::spaces::{Pending, Spaces};
 use super::warp::{BlockContext, LANES, Warp};
 
@@ -45,7 +45,8 @@ pub(super) struct Halt {
 
 impl Block {
     /// Becomes the block at a position in the launch's order.
-    pub(super) fn start(&mut self, common: &Common<'_>, context: BlockContext, position: u64) {
+    pub(super) fn start(&mut self, common: &Common<'_>, position: u64) {
+        let context = common.context(position);
         let warps = context.threads().div_ceil(LANES as u32) as usize;
         if self.warps.len() != warps {
             self.warps.resize_with(warps, Warp::default);
@@ -124,6 +125,7 @@ impl Block {
             checks: common.options.checks,
             tensor_core: common.options.tensor_core,
             perturb: common.options.perturb,
+            fused: false,
             races: &mut self.races,
             mbarriers: &mut self.mbarriers,
             global_races: &mut *common.global_races,
@@ -131,8 +133,8 @@ impl Block {
             pending: &mut self.pending,
         };
         let code = common.program.code();
-        let run = if common.options.coverage { run::<true> } else { run::<false> };
-        let outcome = run(code, warp, &mut spaces, &mut common.counters, quantum);
+        let (counters, coverage) = (&mut common.counters, common.options.coverage);
+        let outcome = Run { code, warp, spaces: &mut spaces, counters, quantum, coverage }.dispatch();
         warp.local = local;
         match outcome? {
             Pause::Quantum => Ok(()),

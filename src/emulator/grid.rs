@@ -13,6 +13,7 @@ use super::check::{Site, Violation};
 use super::coverage::Coverage;
 use super::launch::{Launch, MAX_STATE_BYTES, Options, Stats, Stop, state_bytes};
 use super::memory::{Memory, Segment};
+use super::parallel;
 use super::random::permuted;
 use super::run::Counters;
 use super::scratch::Scratch;
@@ -58,6 +59,44 @@ pub(super) struct Common<'a> {
 }
 
 impl Common<'_> {
+    /// Counts nothing yet.
+    pub(super) fn empty_counters(&self) -> Counters {
+        let instructions = if self.options.coverage { self.program.code().len() } else { 0 };
+        Counters { coverage: Coverage::new(instructions), ..Counters::default() }
+    }
+
+    /// Readies the check for races in global memory.
+    pub(super) fn watch(&mut self) {
+        let checks = self.options.checks;
+        let watched = |s: &Segment| if s.writable || !checks.read_only { s.bytes.len() } else { 0 };
+        let sizes = self.global.iter().chain(&self.module).map(watched);
+        self.global_races.start_launch(checks, cell_bytes(self.program, Space::Global), sizes);
+    }
+
+    /// Blocks of the grid.
+    fn blocks(&self) -> u64 {
+        self.launch.grid.iter().map(|d| u64::from(*d)).product()
+    }
+
+    /// Index of the block that comes at a position in the launch's order.
+    fn block_at(&self, position: u64) -> [u32; 3] {
+        let linear = permuted(position, self.blocks(), self.options.schedule_seed);
+        let [x, y, _] = self.launch.grid.map(u64::from);
+        [linear % x, linear / x % y, linear / x / y].map(|v| v as u32)
+    }
+
+    /// What tells that block from others.
+    pub(super) fn context(&self, position: u64) -> BlockContext {
+        let launch = self.launch;
+        BlockContext {
+            grid: launch.grid,
+            block: launch.block,
+            block_index: self.block_at(position),
+            dynamic_shared_bytes: launch.dynamic_shared_bytes as u32,
+            total_shared_bytes: (self.program.static_shared_bytes() + launch.dynamic_shared_bytes) as u32,
+        }
+    }
+
     /// Static and dynamic shared memory, and the gaps between variables.
     pub(super) fn shared_bytes(&self) -> usize {
         self.program.dynamic_shared_offset() + self.launch.dynamic_shared_bytes
@@ -72,27 +111,22 @@ impl<'a> Grid<'a> {
         options: &'a Options,
         scratch: &'a mut Scratch,
     ) -> Self {
-        let module = module_segments(program, Space::Global);
-        let watched = |s: &Segment| if s.writable || !options.checks.read_only { s.bytes.len() } else { 0 };
-        let sizes = memory.segments.iter().chain(&module).map(watched);
-        scratch.global_races.start_launch(options.checks, cell_bytes(program, Space::Global), sizes);
-        let common = Common {
+        let mut common = Common {
             program,
             launch,
             options,
             global: &mut memory.segments,
-            module,
+            module: module_segments(program, Space::Global),
             constant: module_segments(program, Space::Const),
             params: full_segment("kernel parameters", 0, launch.params.to_vec(), false),
             shared_pieces: shared_pieces(program, launch.dynamic_shared_bytes),
             shared_cell_bytes: cell_bytes(program, Space::Shared),
             global_races: &mut scratch.global_races,
-            counters: Counters {
-                coverage: Coverage::new(if options.coverage { program.code().len() } else { 0 }),
-                ..Counters::default()
-            },
+            counters: Counters::default(),
         };
-        Self { common, spare: &mut scratch.blocks, blocks: launch.grid.iter().map(|d| u64::from(*d)).product() }
+        common.counters = common.empty_counters();
+        common.watch();
+        Self { blocks: common.blocks(), common, spare: &mut scratch.blocks }
     }
 
     pub(super) fn run(mut self) -> Result<Stats, Stop> {
@@ -110,11 +144,16 @@ impl<'a> Grid<'a> {
         })
     }
 
+    /// The first block tells whether threads are worth their while for the others.
     fn one_by_one(&mut self) -> Result<(), Stop> {
         for position in 0..self.blocks {
             let mut block = self.started(position);
             block.run(&mut self.common, u64::MAX).map_err(|halt| self.stop(&block, halt))?;
             self.spare.push(block);
+            let expected = self.common.counters.warp_instructions.saturating_mul(self.blocks - 1);
+            if position == 0 && parallel::run(&mut self.common, 1..self.blocks, expected) {
+                break;
+            }
         }
         Ok(())
     }
@@ -153,24 +192,9 @@ impl<'a> Grid<'a> {
     }
 
     fn started(&mut self, position: u64) -> Block {
-        let launch = self.common.launch;
-        let context = BlockContext {
-            grid: launch.grid,
-            block: launch.block,
-            block_index: self.block_at(position),
-            dynamic_shared_bytes: launch.dynamic_shared_bytes as u32,
-            total_shared_bytes: (self.common.program.static_shared_bytes() + launch.dynamic_shared_bytes) as u32,
-        };
         let mut block = self.spare.pop().unwrap_or_default();
-        block.start(&self.common, context, position);
+        block.start(&self.common, position);
         block
-    }
-
-    /// Index of the block that comes at a position in the launch's order.
-    fn block_at(&self, position: u64) -> [u32; 3] {
-        let linear = permuted(position, self.blocks, self.common.options.schedule_seed);
-        let [x, y, _] = self.common.launch.grid.map(u64::from);
-        [linear % x, linear / x % y, linear / x / y].map(|v| v as u32)
     }
 
     #[cold]
@@ -182,10 +206,7 @@ impl<'a> Grid<'a> {
             site: self.site(pc, warp, fault.lane, context),
             detail: fault.detail,
             other: fault.other.map(|(pc, warp, lane)| match fault.other_position {
-                Some(position) => {
-                    let context = BlockContext { block_index: self.block_at(position), ..*context };
-                    self.site(pc, warp, lane, &context)
-                }
+                Some(position) => self.site(pc, warp, lane, &self.common.context(position)),
                 None => self.site(pc, warp, lane, context),
             }),
         }))

@@ -37,6 +37,8 @@ pub struct Options {
     pub coverage: bool,
     /// Shared memory a block may have, static and dynamic together, in bytes.
     pub shared_limit_bytes: usize,
+    /// Threads to run a large launch on, at most. What comes of it is the same for any number.
+    pub threads: usize,
     /// Has approximate functions return some value within their documented error, drawn from this seed and the operands,
     /// rather than the correctly rounded one.
     pub perturb: Option<u64>,
@@ -52,6 +54,7 @@ impl Default for Options {
             coverage: false,
             // What sm_90 grants; smaller devices grant less.
             shared_limit_bytes: 227 * 1024,
+            threads: 1,
             perturb: None,
         }
     }

@@ -35,14 +35,40 @@ pub(super) struct Counters {
 /// Instructions after which lanes that run apart take turns instead of the lowest program counter going first.
 const TURN: u32 = 1 << 14;
 
-/// Runs up to `quantum` instructions.
-pub(super) fn run<const COVERAGE: bool>(
-    code: &[Inst],
-    warp: &mut Warp,
-    spaces: &mut Spaces<'_>,
-    counters: &mut Counters,
-    quantum: u64,
-) -> Result<Pause, Box<Fault>> {
+/// A warp about to run.
+pub(super) struct Run<'a, 's> {
+    pub(super) code: &'a [Inst],
+    pub(super) warp: &'a mut Warp,
+    pub(super) spaces: &'a mut Spaces<'s>,
+    pub(super) counters: &'a mut Counters,
+    /// Instructions to run at most.
+    pub(super) quantum: u64,
+    /// Whether to record coverage.
+    pub(super) coverage: bool,
+}
+
+impl Run<'_, '_> {
+    /// Runs with the widest vectors this processor has.
+    pub(super) fn dispatch(self) -> Result<Pause, Box<Fault>> {
+        pulp::Arch::new().dispatch(self)
+    }
+}
+
+impl pulp::WithSimd for Run<'_, '_> {
+    type Output = Result<Pause, Box<Fault>>;
+
+    /// Compiled once for each kind of processor, with the handlers that are inlined here.
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) -> Self::Output {
+        let vectors = S::F32_LANES > 1;
+        self.spaces.fused = vectors;
+        run(self)
+    }
+}
+
+#[inline(always)]
+fn run(run: Run<'_, '_>) -> Result<Pause, Box<Fault>> {
+    let Run { code, warp, spaces, counters, quantum, coverage } = run;
     let mut limit = warp.next_ready();
     spaces.party.warp = warp.index;
     let mut steps = 0;
@@ -59,7 +85,7 @@ pub(super) fn run<const COVERAGE: bool>(
             Guard::Unless(p) => warp.mask & !warp.registers.pred(p),
         };
         lane_steps += u64::from(exec.count_ones());
-        if COVERAGE && inst.guard != Guard::Always {
+        if coverage && inst.guard != Guard::Always {
             counters.coverage.guard(warp.pc, exec, warp.mask);
         }
         match &inst.op {
@@ -130,7 +156,7 @@ pub(super) fn run<const COVERAGE: bool>(
                     spaces.party.pc = warp.pc;
                     spaces.party.step = (counters.warp_instructions + steps) as u32;
                     execute(op, warp, lanes, spaces, counters)?;
-                    if COVERAGE && let Op::Compare32 { d: Some(d), .. } | Op::Compare64 { d: Some(d), .. } = op {
+                    if coverage && let Op::Compare32 { d: Some(d), .. } | Op::Compare64 { d: Some(d), .. } = op {
                         counters.coverage.comparison(warp.pc, warp.registers.pred(*d), exec);
                     }
                 }

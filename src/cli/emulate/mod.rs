@@ -8,6 +8,7 @@ mod render;
 use super::{Exit, Failure};
 use crate::emulator::{Launch, Options, Stop, TensorCore, launch};
 use crate::ptx::{self, Module, Program, Type};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -144,6 +145,7 @@ fn launch_and_tell(args: &EmulateArgs, program: &Program, generation: Generation
         schedule_seed: args.seed,
         instruction_budget: args.budget,
         coverage: args.coverage,
+        threads: std::thread::available_parallelism().map_or(1, NonZero::get),
         tensor_core: match generation {
             Generation::Ampere => TensorCore::AMPERE,
             Generation::Hopper => TensorCore::HOPPER,

@@ -12,6 +12,7 @@ use crate::ptx::op::{Binary32, FloatMode, MinMaxMode, Rounding, Unary32};
 /// The NaN every f32 operation produces.
 pub(super) const NAN: u32 = 0x7fff_ffff;
 
+#[inline(always)]
 pub(super) fn unary(op: Unary32, a: &[u32; LANES]) -> [u32; LANES] {
     match op {
         Unary32::NegF32 { ftz } => map1(a, |a| flush_if(ftz, a) ^ 1 << 31),
@@ -34,6 +35,7 @@ pub(super) fn unary(op: Unary32, a: &[u32; LANES]) -> [u32; LANES] {
     }
 }
 
+#[inline(always)]
 pub(super) fn binary(op: Binary32, a: &[u32; LANES], b: &[u32; LANES]) -> [u32; LANES] {
     match op {
         Binary32::AddF32(mode) => match plain(mode) {
@@ -67,13 +69,15 @@ pub(super) fn binary(op: Binary32, a: &[u32; LANES], b: &[u32; LANES]) -> [u32; 
     }
 }
 
-/// Fused multiply-add. The common case goes through f64 and one cheap test for the rare lane that needs more.
-pub(super) fn fma(mode: FloatMode, a: &[u32; LANES], b: &[u32; LANES], c: &[u32; LANES]) -> [u32; LANES] {
+/// Fused multiply-add; `fused` says that the processor has one. Otherwise the common case goes through f64 and one cheap
+/// test for the rare lane that needs more.
+#[inline(always)]
+pub(super) fn fma(mode: FloatMode, fused: bool, a: &[u32; LANES], b: &[u32; LANES], c: &[u32; LANES]) -> [u32; LANES] {
     match plain(mode) {
-        Some(false) => fma_nearest(a, b, c),
+        Some(false) => fma_nearest(fused, a, b, c),
         Some(true) => {
             let [a, b, c] = [a, b, c].map(|v| map1(v, flush));
-            let out = fma_nearest(&a, &b, &c);
+            let out = fma_nearest(fused, &a, &b, &c);
             map1(&out, flush)
         }
         None => map3(a, b, c, |a, b, c| {
@@ -87,7 +91,11 @@ pub(super) fn fma(mode: FloatMode, a: &[u32; LANES], b: &[u32; LANES], c: &[u32;
     }
 }
 
-fn fma_nearest(a: &[u32; LANES], b: &[u32; LANES], c: &[u32; LANES]) -> [u32; LANES] {
+#[inline(always)]
+fn fma_nearest(fused: bool, a: &[u32; LANES], b: &[u32; LANES], c: &[u32; LANES]) -> [u32; LANES] {
+    if fused {
+        return map3(a, b, c, |a, b, c| canonical(f32::from_bits(a).mul_add(f32::from_bits(b), f32::from_bits(c))));
+    }
     let mut out = [0; LANES];
     let mut hard = 0u64;
     for lane in 0..LANES {
@@ -110,6 +118,7 @@ fn fma_nearest(a: &[u32; LANES], b: &[u32; LANES], c: &[u32; LANES]) -> [u32; LA
     out
 }
 
+#[inline(always)]
 fn ex2(ftz: bool, a: &[u32; LANES]) -> [u32; LANES] {
     if ftz {
         map1(a, |a| flush(canonical(approx::exp2(f64::from(f32::from_bits(flush(a)))) as f32)))
