@@ -1,9 +1,9 @@
 //! The blocks of a launch: which runs when, and what they share.
 //!
 //! Blocks start in an order drawn from the schedule seed. A kernel whose blocks can't talk to each other, having neither
-//! atomic nor volatile accesses to global memory, runs them to the end one after the other. Otherwise a block that
-//! hasn't ended after a number of instructions is parked for the next, so that it can wait for what another does; when
-//! as many are resident as [`Grid::residency`] says, they take turns.
+//! atomic nor volatile accesses to global memory, runs them to the end one after the other, or on threads (`parallel`).
+//! Otherwise a block that hasn't ended after a number of instructions is parked for the next, so that it can wait for
+//! what another does; when as many are resident as [`Grid::residency`] says, they take turns.
 
 use super::bitmap::BitMap;
 use super::block::{Block, Halt, Turn};
@@ -11,7 +11,7 @@ use super::check::global::GlobalRaces;
 use super::check::race::cell_bytes;
 use super::check::{Site, Violation};
 use super::coverage::Coverage;
-use super::launch::{Launch, MAX_STATE_BYTES, Options, Stats, Stop, state_bytes};
+use super::launch::{Launch, Options, Stats, Stop, state_bytes};
 use super::memory::{Memory, Segment};
 use super::parallel;
 use super::random::permuted;
@@ -34,6 +34,8 @@ const MULTIPROCESSORS: u64 = 132;
 const RESIDENT_THREADS: u64 = 2048;
 const RESIDENT_BLOCKS: u64 = 32;
 const RESIDENT_SHARED_BYTES: u64 = 228 * 1024;
+/// Registers, local and shared memory of resident blocks, unless a single one needs more.
+const RESIDENT_BYTES: u64 = 1 << 28;
 
 /// A running launch.
 pub(super) struct Grid<'a> {
@@ -188,7 +190,7 @@ impl<'a> Grid<'a> {
             .min(RESIDENT_SHARED_BYTES / (shared + 1024));
         // Shared memory takes its bytes and the race check's cells, which are up to 64 bytes for each.
         let bytes = state_bytes(self.common.program, threads) + shared * 65;
-        (MULTIPROCESSORS * of_one.max(1)).min(MAX_STATE_BYTES / bytes.max(1)).max(1)
+        (MULTIPROCESSORS * of_one.max(1)).min(RESIDENT_BYTES / bytes.max(1)).max(1)
     }
 
     fn started(&mut self, position: u64) -> Block {

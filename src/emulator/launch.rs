@@ -99,6 +99,8 @@ pub fn launch(program: &Program, memory: &mut Memory, launch: &Launch<'_>, optio
     validate(program, launch, options)?;
     let mut scratch = std::mem::take(&mut memory.scratch);
     let outcome = Grid::new(program, memory, launch, options, &mut scratch).run();
+    // One block is what most launches need; what hundreds needed isn't worth keeping.
+    scratch.blocks.truncate(1);
     memory.scratch = scratch;
     outcome
 }
@@ -148,5 +150,5 @@ pub(super) fn state_bytes(program: &Program, threads: u64) -> u64 {
     per_warp as u64 * threads.div_ceil(LANES as u64)
 }
 
-/// Registers and local memory of the blocks that run at a time; a block that needs more is refused rather than allocated.
-pub(super) const MAX_STATE_BYTES: u64 = 1 << 30;
+/// Registers and local memory of one block; more is refused rather than allocated.
+const MAX_STATE_BYTES: u64 = 1 << 30;

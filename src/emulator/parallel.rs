@@ -7,7 +7,6 @@
 use super::block::Block;
 use super::check::global::{GlobalRaces, Touched};
 use super::grid::Common;
-use super::launch::MAX_STATE_BYTES;
 use super::memory::Segment;
 use super::run::Counters;
 use crate::ptx::Program;
@@ -18,6 +17,9 @@ use std::thread;
 
 /// Warp instructions from which on threads are worth their copies of memory.
 const WORTHWHILE: u64 = 1 << 17;
+
+/// Bytes that copies of memory may take together.
+const COPIES_BYTES: u64 = 1 << 30;
 
 /// What one thread leaves behind.
 struct Share {
@@ -48,7 +50,7 @@ pub(super) fn run(common: &mut Common<'_>, positions: Range<u64>, expected: u64)
 /// Threads to use: as many as there are blocks for, and as copies of memory fit.
 fn threads(common: &Common<'_>, blocks: u64) -> usize {
     let bytes: usize = common.global.iter().chain(&common.module).map(|s| s.bytes.len()).sum();
-    let copies = MAX_STATE_BYTES / (bytes as u64).max(1);
+    let copies = COPIES_BYTES / (bytes as u64).max(1);
     (common.options.threads as u64).min(blocks).min(copies) as usize
 }
 
