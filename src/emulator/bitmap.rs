@@ -50,6 +50,19 @@ impl BitMap {
         self.words.fill(0);
     }
 
+    /// Sets the bits that are set in a map of the same size.
+    pub(super) fn union(&mut self, other: &Self) {
+        for (word, other) in self.words.iter_mut().zip(&other.words) {
+            *word |= other;
+        }
+    }
+
+    /// The set bits.
+    pub(super) fn ones(&self) -> impl Iterator<Item = usize> {
+        let words = self.words.iter().enumerate().filter(|(_, word)| **word != 0);
+        words.flat_map(|(index, word)| (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| index * 64 + bit))
+    }
+
     /// Number of set bits.
     pub fn count(&self) -> usize {
         let whole = self.words.iter().map(|w| w.count_ones() as usize).sum::<usize>();

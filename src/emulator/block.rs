@@ -10,10 +10,9 @@ use super::grid::Common;
 use super::memory::Segment;
 use super::ops::mbarrier::Arrivals;
 use super::random::Random;
-use super::run::{Counters, Pause, run};
+use super::run::{Pause, Run};
 use super::spaces::{Pending, Spaces};
 use super::warp::{BlockContext, LANES, Warp};
-use crate::ptx::Inst;
 
 /// One block between its start and its end. Its allocations serve later blocks.
 #[derive(Debug, Default)]
@@ -47,12 +46,10 @@ pub(super) struct Halt {
     pub(super) fault: Box<Fault>,
 }
 
-/// [`run`] in one of its forms.
-type Run = fn(&[Inst], &mut Warp, &mut Spaces<'_>, &mut Counters, u64) -> Result<Pause, Box<Fault>>;
-
 impl Block {
     /// Becomes the block at a position in the launch's order.
-    pub(super) fn start(&mut self, common: &Common<'_>, context: BlockContext, position: u64) {
+    pub(super) fn start(&mut self, common: &Common<'_>, position: u64) {
+        let context = common.context(position);
         let warps = context.threads().div_ceil(LANES as u32) as usize;
         if self.warps.len() != warps {
             self.warps.resize_with(warps, Warp::default);
@@ -137,6 +134,7 @@ impl Block {
             checks: common.options.checks,
             tensor_core: common.tensor_core,
             perturb: common.options.perturb,
+            fused: false,
             races: &mut self.races,
             mbarriers: &mut self.mbarriers,
             global_races: &mut *common.global_races,
@@ -146,14 +144,12 @@ impl Block {
             pending: &mut self.pending,
         };
         let code = common.program.code();
-        let (plain, shadowed): (Run, Run) = match common.options.coverage {
-            true => (run::<true, false>, run::<true, true>),
-            false => (run::<false, false>, run::<false, true>),
-        };
-        let run = if warp.shadow.is_tainted() { shadowed } else { plain };
-        let mut outcome = run(code, warp, &mut spaces, &mut common.counters, quantum);
+        let (counters, coverage) = (&mut common.counters, common.options.coverage);
+        let mut run = Run { code, warp, spaces: &mut spaces, counters, quantum, coverage };
+        let shadowed = run.warp.shadow.is_tainted();
+        let mut outcome = if shadowed { run.shadowed() } else { run.dispatch() };
         if outcome.as_ref().is_err_and(|fault| fault.needs_shadow) {
-            outcome = shadowed(code, warp, &mut spaces, &mut common.counters, quantum);
+            outcome = run.shadowed();
         }
         warp.local = local;
         match outcome? {

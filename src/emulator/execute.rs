@@ -35,7 +35,7 @@ pub(super) fn execute(
             r.set_word(*d, lanes, out);
         }
         Op::Ternary32 { op, d, a, b, c } => {
-            let out = integer::ternary32(*op, r.word(*a), r.word(*b), r.word(*c));
+            let out = integer::ternary32(*op, spaces.fused, r.word(*a), r.word(*b), r.word(*c));
             r.set_word(*d, lanes, out);
         }
         Op::Carry(operands) => wide::carry(r, lanes, operands),

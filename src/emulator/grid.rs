@@ -1,9 +1,9 @@
 //! The blocks of a launch: which runs when, and what they share.
 //!
 //! Blocks start in an order drawn from the schedule seed. A kernel whose blocks can't talk to each other, having neither
-//! atomic nor volatile accesses to global memory, runs them to the end one after the other. Otherwise a block that
-//! hasn't ended after a number of instructions is parked for the next, so that it can wait for what another does; when
-//! as many are resident as [`Grid::residency`] says, they take turns.
+//! atomic nor volatile accesses to global memory, runs them to the end one after the other, or on threads (`parallel`).
+//! Otherwise a block that hasn't ended after a number of instructions is parked for the next, so that it can wait for
+//! what another does; when as many are resident as [`Grid::residency`] says, they take turns.
 
 use super::bitmap::BitMap;
 use super::block::{Block, Halt, Turn};
@@ -12,9 +12,10 @@ use super::check::race::cell_bytes;
 use super::check::taint::{self, Actor, Taint};
 use super::check::{Fault, Site, Violation};
 use super::coverage::Coverage;
-use super::launch::{Launch, MAX_STATE_BYTES, Options, Stats, Stop, state_bytes};
+use super::launch::{Launch, Options, Stats, Stop, state_bytes};
 use super::memory::{Memory, Segment};
 use super::ops::matrix::TensorCore;
+use super::parallel;
 use super::random::permuted;
 use super::run::Counters;
 use super::scratch::Scratch;
@@ -35,6 +36,8 @@ const MULTIPROCESSORS: u64 = 132;
 const RESIDENT_THREADS: u64 = 2048;
 const RESIDENT_BLOCKS: u64 = 32;
 const RESIDENT_SHARED_BYTES: u64 = 228 * 1024;
+/// Registers, local and shared memory of resident blocks, unless a single one needs more.
+const RESIDENT_BYTES: u64 = 1 << 28;
 
 /// A running launch.
 pub(super) struct Grid<'a> {
@@ -62,6 +65,44 @@ pub(super) struct Common<'a> {
 }
 
 impl Common<'_> {
+    /// Counts nothing yet.
+    pub(super) fn empty_counters(&self) -> Counters {
+        let instructions = if self.options.coverage { self.program.code().len() } else { 0 };
+        Counters { coverage: Coverage::new(instructions), ..Counters::default() }
+    }
+
+    /// Readies the check for races in global memory.
+    pub(super) fn watch(&mut self) {
+        let checks = self.options.checks;
+        let watched = |s: &Segment| if s.writable || !checks.read_only { s.bytes.len() } else { 0 };
+        let sizes = self.global.iter().chain(&self.module).map(watched);
+        self.global_races.start_launch(checks, cell_bytes(self.program, Space::Global), sizes);
+    }
+
+    /// Blocks of the grid.
+    fn blocks(&self) -> u64 {
+        self.launch.grid.iter().map(|d| u64::from(*d)).product()
+    }
+
+    /// Index of the block that comes at a position in the launch's order.
+    fn block_at(&self, position: u64) -> [u32; 3] {
+        let linear = permuted(position, self.blocks(), self.options.schedule_seed);
+        let [x, y, _] = self.launch.grid.map(u64::from);
+        [linear % x, linear / x % y, linear / x / y].map(|v| v as u32)
+    }
+
+    /// What tells that block from others.
+    pub(super) fn context(&self, position: u64) -> BlockContext {
+        let launch = self.launch;
+        BlockContext {
+            grid: launch.grid,
+            block: launch.block,
+            block_index: self.block_at(position),
+            dynamic_shared_bytes: launch.dynamic_shared_bytes as u32,
+            total_shared_bytes: (self.program.static_shared_bytes() + launch.dynamic_shared_bytes) as u32,
+        }
+    }
+
     /// Static and dynamic shared memory, and the gaps between variables.
     pub(super) fn shared_bytes(&self) -> usize {
         self.program.dynamic_shared_offset() + self.launch.dynamic_shared_bytes
@@ -76,16 +117,12 @@ impl<'a> Grid<'a> {
         options: &'a Options,
         scratch: &'a mut Scratch,
     ) -> Self {
-        let module = module_segments(program, Space::Global);
-        let watched = |s: &Segment| if s.writable || !options.checks.read_only { s.bytes.len() } else { 0 };
-        let sizes = memory.segments.iter().chain(&module).map(watched);
-        scratch.global_races.start_launch(options.checks, cell_bytes(program, Space::Global), sizes);
-        let common = Common {
+        let mut common = Common {
             program,
             launch,
             options,
             global: &mut memory.segments,
-            module,
+            module: module_segments(program, Space::Global),
             constant: module_segments(program, Space::Const),
             params: full_segment("kernel parameters", 0, launch.params.to_vec(), false),
             shared_pieces: shared_pieces(program, launch.dynamic_shared_bytes),
@@ -93,12 +130,11 @@ impl<'a> Grid<'a> {
             global_races: &mut scratch.global_races,
             taint: Taint::default(),
             tensor_core: options.tensor_core.unwrap_or_else(|| TensorCore::of_target(program.target())),
-            counters: Counters {
-                coverage: Coverage::new(if options.coverage { program.code().len() } else { 0 }),
-                ..Counters::default()
-            },
+            counters: Counters::default(),
         };
-        Self { common, spare: &mut scratch.blocks, blocks: launch.grid.iter().map(|d| u64::from(*d)).product() }
+        common.counters = common.empty_counters();
+        common.watch();
+        Self { blocks: common.blocks(), common, spare: &mut scratch.blocks }
     }
 
     pub(super) fn run(mut self) -> (Stats, Result<(), Stop>) {
@@ -114,11 +150,16 @@ impl<'a> Grid<'a> {
         (stats, outcome)
     }
 
+    /// The first block tells whether threads are worth their while for the others.
     fn one_by_one(&mut self) -> Result<(), Stop> {
         for position in 0..self.blocks {
             let mut block = self.started(position);
             block.run(&mut self.common, u64::MAX).map_err(|halt| self.stop(&block, halt))?;
             self.ended(block);
+            let expected = self.common.counters.warp_instructions.saturating_mul(self.blocks - 1);
+            if position == 0 && parallel::run(&mut self.common, 1..self.blocks, expected) {
+                break;
+            }
         }
         Ok(())
     }
@@ -158,21 +199,13 @@ impl<'a> Grid<'a> {
             .min(RESIDENT_SHARED_BYTES / (shared + 1024));
         // Shared memory takes its bytes and the race check's cells, which are up to 64 bytes for each.
         let bytes = state_bytes(self.common.program, threads) + shared * 65;
-        (MULTIPROCESSORS * of_one.max(1)).min(MAX_STATE_BYTES / bytes.max(1)).max(1)
+        (MULTIPROCESSORS * of_one.max(1)).min(RESIDENT_BYTES / bytes.max(1)).max(1)
     }
 
     fn started(&mut self, position: u64) -> Block {
-        let context = self.context(position);
         let mut block = self.spare.pop().unwrap_or_default();
-        block.start(&self.common, context, position);
+        block.start(&self.common, position);
         block
-    }
-
-    /// Index of the block that comes at a position in the launch's order.
-    fn block_at(&self, position: u64) -> [u32; 3] {
-        let linear = permuted(position, self.blocks, self.common.options.schedule_seed);
-        let [x, y, _] = self.common.launch.grid.map(u64::from);
-        [linear % x, linear / x % y, linear / x / y].map(|v| v as u32)
     }
 
     #[cold]
@@ -191,10 +224,7 @@ impl<'a> Grid<'a> {
             site: self.site(pc, warp, fault.lane, context),
             detail: fault.detail,
             other: fault.other.map(|(pc, warp, lane)| match fault.other_position {
-                Some(position) => {
-                    let context = BlockContext { block_index: self.block_at(position), ..*context };
-                    self.site(pc, warp, lane, &context)
-                }
+                Some(position) => self.site(pc, warp, lane, &self.common.context(position)),
                 None => self.site(pc, warp, lane, context),
             }),
         };
@@ -226,19 +256,7 @@ impl<'a> Grid<'a> {
         let (to, from) = (name(stored.place), stored.origin.from.map_or("a register".to_owned(), name));
         let detail = format!("{to} is left with data that depends on {from}, which nothing has written");
         let fault = taint::report(lane as usize, &detail, stored.origin, block);
-        Err(self.violation(pc, warp, *fault, &self.context(block)))
-    }
-
-    /// What the block at a position in the launch's order is told of itself.
-    fn context(&self, position: u64) -> BlockContext {
-        let launch = self.common.launch;
-        BlockContext {
-            grid: launch.grid,
-            block: launch.block,
-            block_index: self.block_at(position),
-            dynamic_shared_bytes: launch.dynamic_shared_bytes as u32,
-            total_shared_bytes: (self.common.program.static_shared_bytes() + launch.dynamic_shared_bytes) as u32,
-        }
+        Err(self.violation(pc, warp, *fault, &self.common.context(block)))
     }
 
     fn site(&self, pc: u32, warp: u32, lane: u32, context: &BlockContext) -> Site {

@@ -37,6 +37,8 @@ pub struct Options {
     pub coverage: bool,
     /// Shared memory a block may have, static and dynamic together, in bytes.
     pub shared_limit_bytes: usize,
+    /// Threads to run a large launch on, at most. What comes of it is the same for any number.
+    pub threads: usize,
     /// Has approximate functions return some value within their documented error, drawn from this seed and the operands,
     /// rather than the correctly rounded one.
     pub perturb: Option<u64>,
@@ -52,6 +54,7 @@ impl Default for Options {
             coverage: false,
             // What sm_90 grants; smaller devices grant less.
             shared_limit_bytes: 227 * 1024,
+            threads: 1,
             perturb: None,
         }
     }
@@ -109,6 +112,8 @@ pub fn observe(
     }
     let mut scratch = std::mem::take(&mut memory.scratch);
     let outcome = Grid::new(program, memory, launch, options, &mut scratch).run();
+    // One block is what most launches need; what hundreds needed isn't worth keeping.
+    scratch.blocks.truncate(1);
     memory.scratch = scratch;
     outcome
 }
@@ -158,5 +163,5 @@ pub(super) fn state_bytes(program: &Program, threads: u64) -> u64 {
     per_warp as u64 * threads.div_ceil(LANES as u64)
 }
 
-/// Registers and local memory of the blocks that run at a time; a block that needs more is refused rather than allocated.
-pub(super) const MAX_STATE_BYTES: u64 = 1 << 30;
+/// Registers and local memory of one block; more is refused rather than allocated.
+const MAX_STATE_BYTES: u64 = 1 << 30;

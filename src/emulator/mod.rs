@@ -21,6 +21,7 @@ mod grid;
 mod launch;
 mod memory;
 mod ops;
+mod parallel;
 mod print;
 mod random;
 mod run;

@@ -36,30 +36,60 @@ pub(super) struct Counters {
 /// Instructions after which lanes that run apart take turns instead of the lowest program counter going first.
 const TURN: u32 = 1 << 14;
 
-/// Runs up to `quantum` instructions.
-pub(super) fn run<const COVERAGE: bool, const SHADOW: bool>(
-    code: &[Inst],
-    warp: &mut Warp,
-    spaces: &mut Spaces<'_>,
-    counters: &mut Counters,
-    quantum: u64,
-) -> Result<Pause, Box<Fault>> {
-    let (mut steps, mut lane_steps) = (0, 0);
-    let outcome = run_counted::<COVERAGE, SHADOW>(code, warp, spaces, counters, quantum, (&mut steps, &mut lane_steps));
-    counters.warp_instructions += steps;
-    counters.lane_instructions += lane_steps;
-    outcome
+/// A warp about to run.
+pub(super) struct Run<'a, 's> {
+    pub(super) code: &'a [Inst],
+    pub(super) warp: &'a mut Warp,
+    pub(super) spaces: &'a mut Spaces<'s>,
+    pub(super) counters: &'a mut Counters,
+    /// Instructions to run at most.
+    pub(super) quantum: u64,
+    /// Whether to record coverage.
+    pub(super) coverage: bool,
+}
+
+impl Run<'_, '_> {
+    /// Runs with the widest vectors this processor has.
+    pub(super) fn dispatch(&mut self) -> Result<Pause, Box<Fault>> {
+        pulp::Arch::new().dispatch(self)
+    }
+
+    /// Runs along with the warp's shadow, which takes so much longer that vectors don't matter.
+    #[inline(never)]
+    pub(super) fn shadowed(&mut self) -> Result<Pause, Box<Fault>> {
+        self.spaces.fused = false;
+        self.counted::<true>()
+    }
+
+    #[inline(always)]
+    fn counted<const SHADOW: bool>(&mut self) -> Result<Pause, Box<Fault>> {
+        let (mut steps, mut lane_steps) = (0, 0);
+        let outcome = run::<SHADOW>(self, (&mut steps, &mut lane_steps));
+        self.counters.warp_instructions += steps;
+        self.counters.lane_instructions += lane_steps;
+        outcome
+    }
+}
+
+impl pulp::WithSimd for &mut Run<'_, '_> {
+    type Output = Result<Pause, Box<Fault>>;
+
+    /// Compiled once for each kind of processor, with the handlers that are inlined here.
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) -> Self::Output {
+        let vectors = S::F32_LANES > 1;
+        self.spaces.fused = vectors;
+        self.counted::<false>()
+    }
 }
 
 #[inline(always)]
-fn run_counted<const COVERAGE: bool, const SHADOW: bool>(
-    code: &[Inst],
-    warp: &mut Warp,
-    spaces: &mut Spaces<'_>,
-    counters: &mut Counters,
-    quantum: u64,
+fn run<const SHADOW: bool>(
+    run: &mut Run<'_, '_>,
     (steps, lane_steps): (&mut u64, &mut u64),
 ) -> Result<Pause, Box<Fault>> {
+    let Run { code, warp, spaces, counters, quantum, coverage } = run;
+    let (code, quantum, coverage) = (*code, *quantum, *coverage);
     let mut limit = warp.next_ready();
     spaces.party.warp = warp.index;
     loop {
@@ -74,7 +104,7 @@ fn run_counted<const COVERAGE: bool, const SHADOW: bool>(
             Guard::Unless(p) => warp.mask & !warp.registers.pred(p),
         };
         *lane_steps += u64::from(exec.count_ones());
-        if COVERAGE && inst.guard != Guard::Always {
+        if coverage && inst.guard != Guard::Always {
             counters.coverage.guard(warp.pc, exec, warp.mask);
         }
         if SHADOW {
@@ -146,7 +176,7 @@ fn run_counted<const COVERAGE: bool, const SHADOW: bool>(
                     let lanes = Lanes { mask: exec, all: exec == warp.live };
                     spaces.party.pc = warp.pc;
                     step::<SHADOW>(op, warp, lanes, spaces, counters)?;
-                    if COVERAGE && let Op::Compare32 { d: Some(d), .. } | Op::Compare64 { d: Some(d), .. } = op {
+                    if coverage && let Op::Compare32 { d: Some(d), .. } | Op::Compare64 { d: Some(d), .. } = op {
                         counters.coverage.comparison(warp.pc, warp.registers.pred(*d), exec);
                     }
                 }

@@ -26,6 +26,8 @@ pub(super) struct Spaces<'a> {
     pub(super) tensor_core: TensorCore,
     /// Seed of the errors of approximate functions.
     pub(super) perturb: Option<u64>,
+    /// Whether this processor has a fused multiply-add of its own.
+    pub(super) fused: bool,
     pub(super) races: &'a mut SharedRaces,
     pub(super) mbarriers: &'a mut Arrivals,
     pub(super) global_races: &'a mut GlobalRaces,
@@ -137,6 +139,7 @@ impl Spaces<'_> {
     }
 
     /// Finds the bytes of an access by all of `lanes`, checked for bounds and alignment.
+    #[inline(always)]
     pub(super) fn resolve(&self, lanes: Lanes, request: &mut Request) -> Result<Span, Box<Fault>> {
         let first = lanes.first();
         let space = one_space(lanes, request);
@@ -168,7 +171,7 @@ impl Spaces<'_> {
     }
 
     /// Objects to reading bytes that nobody wrote.
-    #[inline]
+    #[inline(always)]
     pub(super) fn check_initialised(&self, lanes: Lanes, span: &Span, size: usize) -> Result<(), Box<Fault>> {
         if !self.checks.uninitialised || self.taint.follows {
             return Ok(());
@@ -182,7 +185,7 @@ impl Spaces<'_> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn check_bytes(&self, place: Place, count: usize, lane: usize, each: usize) -> Result<(), Box<Fault>> {
         let segment = self.segment(place);
         let Some(byte) = segment.initialised.first_clear(place.offset, count) else {
@@ -417,7 +420,7 @@ impl Spaces<'_> {
 }
 
 /// The space all lanes access, with generic addresses made relative to it; `None` if lanes differ.
-#[inline]
+#[inline(always)]
 fn one_space(lanes: Lanes, request: &mut Request) -> Option<Space> {
     if let AccessSpace::Is(space) = request.space {
         return Some(space);
@@ -445,7 +448,7 @@ fn generic(address: u64) -> (Space, u64) {
     found.map_or((Space::Global, address), |(space, start)| (space, address - start))
 }
 
-#[inline]
+#[inline(always)]
 fn is_uniform(lanes: Lanes, addresses: &[u64; LANES]) -> bool {
     let base = addresses[lanes.first()];
     let mut differing = 0;
@@ -457,7 +460,7 @@ fn is_uniform(lanes: Lanes, addresses: &[u64; LANES]) -> bool {
 }
 
 /// Whether the active lanes have no hole between them and lie side by side in memory.
-#[inline]
+#[inline(always)]
 fn is_consecutive(lanes: Lanes, addresses: &[u64; LANES], size: u64) -> bool {
     let first = lanes.first();
     let run = u64::from(lanes.mask >> first);

@@ -8,6 +8,7 @@ mod render;
 use super::{Exit, Failure};
 use crate::emulator::{Launch, Options, Stop, TensorCore, observe};
 use crate::ptx::{self, Module, Program, Type};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -135,6 +136,7 @@ fn launch_and_tell(args: &EmulateArgs, program: &Program) -> Result<Exit, Failur
         schedule_seed: args.seed,
         instruction_budget: args.budget,
         coverage: args.coverage,
+        threads: std::thread::available_parallelism().map_or(1, NonZero::get),
         tensor_core: args.tensor_core.map(|generation| match generation {
             Generation::Ampere => TensorCore::AMPERE,
             Generation::Hopper => TensorCore::HOPPER,

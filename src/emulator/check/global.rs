@@ -18,6 +18,7 @@
 
 use super::Checks;
 use super::blocks::{Blocks, Synchronised};
+pub(in crate::emulator) use super::pages::Touched;
 use super::pages::{Cell, Entry, Location, PAGE, Pages, Read, noted};
 use super::race::{Party, SharedRaces};
 use super::violation::{Fault, ViolationKind, fault};
@@ -57,6 +58,11 @@ impl GlobalRaces {
         self.pages.clear(sizes.map(|size| size >> self.cell_shift));
         self.non_coherent.clear();
         self.blocks.clear();
+    }
+
+    /// What blocks have read and written so far.
+    pub(in crate::emulator) fn touched(&self) -> Touched {
+        self.pages.touched()
     }
 
     /// A block starts or goes on.

@@ -14,6 +14,23 @@ const LOG: usize = 4;
 /// A cell of a region.
 pub(super) type Location = (usize, usize);
 
+/// For each page of each region, which cells have been read and which written.
+#[derive(Debug)]
+pub(in crate::emulator) struct Touched(Vec<Vec<[u64; 2]>>);
+
+impl Touched {
+    /// Adds what others did. False if it matters who did it first.
+    pub(in crate::emulator) fn join(&mut self, other: &Self) -> bool {
+        let pages = self.0.iter_mut().flatten().zip(other.0.iter().flatten());
+        pages.fold(true, |apart, ([reads, writes], [other_reads, other_writes])| {
+            let meet = *writes & (other_reads | other_writes) | *reads & other_writes;
+            *reads |= other_reads;
+            *writes |= other_writes;
+            apart && meet == 0
+        })
+    }
+}
+
 /// All pages of a launch.
 #[derive(Debug, Default)]
 pub(super) struct Pages {
@@ -128,6 +145,23 @@ impl Pages {
         self.regions.truncate(count);
         self.pages.clear();
         self.cells.clear();
+    }
+
+    /// What has been read and written.
+    pub(super) fn touched(&self) -> Touched {
+        let of = |number: &u32| number.checked_sub(1).map_or([0; 2], |number| self.touched_page(number as usize));
+        Touched(self.regions.iter().map(|pages| pages.iter().map(of).collect()).collect())
+    }
+
+    fn touched_page(&self, number: usize) -> [u64; 2] {
+        let page = &self.pages[number];
+        let Some(start) = page.cells.checked_sub(1) else {
+            let logged = page.log[..page.length].iter().flat_map(|l| l.read.cells());
+            return [logged.fold(0, |reads, cell| reads | 1 << cell), 0];
+        };
+        let cells = &self.cells[start as usize * PAGE..][..PAGE];
+        let bits = |has: fn(&Cell) -> bool| cells.iter().zip(0..).fold(0, |bits, (c, i)| bits | u64::from(has(c)) << i);
+        [bits(|cell| cell.reads[0].block != 0), bits(|cell| cell.write.block != 0)]
     }
 
     /// A cell. From here on its page has cells.

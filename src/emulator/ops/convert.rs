@@ -9,6 +9,7 @@ use crate::ptx::Type;
 use crate::ptx::op::{Conversion, Reg, Rounding};
 
 /// Frequent conversions have a loop of their own; the rest share one per lane.
+#[inline(always)]
 pub(in crate::emulator) fn convert(registers: &mut Registers, lanes: Lanes, conversion: Conversion, d: Reg, a: Reg) {
     let c = conversion;
     let plain = !c.sat && !c.ftz && !c.relu && !c.satfinite;

@@ -3,6 +3,7 @@
 use super::{LANES, float, half, map1, map2, map3, packed};
 use crate::ptx::op::{Binary32, Ternary32, Unary32};
 
+#[inline(always)]
 pub(in crate::emulator) fn unary32(op: Unary32, a: &[u32; LANES]) -> [u32; LANES] {
     match op {
         Unary32::Not => map1(a, |a| !a),
@@ -24,6 +25,7 @@ pub(in crate::emulator) fn unary32(op: Unary32, a: &[u32; LANES]) -> [u32; LANES
     }
 }
 
+#[inline(always)]
 pub(in crate::emulator) fn binary32(op: Binary32, a: &[u32; LANES], b: &[u32; LANES]) -> [u32; LANES] {
     match op {
         Binary32::Add => map2(a, b, u32::wrapping_add),
@@ -87,14 +89,16 @@ pub(in crate::emulator) fn binary32(op: Binary32, a: &[u32; LANES], b: &[u32; LA
     }
 }
 
+#[inline(always)]
 pub(in crate::emulator) fn ternary32(
     op: Ternary32,
+    fused: bool,
     a: &[u32; LANES],
     b: &[u32; LANES],
     c: &[u32; LANES],
 ) -> [u32; LANES] {
     match op {
-        Ternary32::FmaF32(mode) => float::fma(mode, a, b, c),
+        Ternary32::FmaF32(mode) => float::fma(mode, fused, a, b, c),
         Ternary32::FmaHalf(mode) => half::fma(mode, a, b, c),
         Ternary32::FmaHalfOob(mode) => half::fma_oob(mode, a, b, c),
         Ternary32::MadLo => map3(a, b, c, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),

@@ -19,6 +19,7 @@ pub(in crate::emulator) struct Shuffle {
 }
 
 /// PTX ISA, `shfl.sync`. A source lane that isn't among `lanes`, or not in the reader's mask, is a fault.
+#[inline(always)]
 pub(in crate::emulator) fn shuffle(registers: &mut Registers, lanes: Lanes, s: Shuffle) -> Result<(), Box<Fault>> {
     let (a, b, c) = (registers.word(s.a), registers.word(s.b), registers.word(s.c));
     let masks = registers.word(s.mask);

@@ -24,6 +24,7 @@ pub(in crate::emulator) fn unary64(op: Unary64, a: &[u64; LANES]) -> [u64; LANES
     }
 }
 
+#[inline(always)]
 pub(in crate::emulator) fn binary64(op: Binary64, a: &[u64; LANES], b: &[u64; LANES]) -> [u64; LANES] {
     let min_or_max = |min| map2(a, b, |a, b| settle(min_max(f64::from_bits(a), f64::from_bits(b), min), [b, a]));
     match op {
@@ -71,6 +72,7 @@ pub(in crate::emulator) fn ternary64(
     }
 }
 
+#[inline(always)]
 pub(in crate::emulator) fn shift64(op: Shift64, a: &[u64; LANES], b: &[u32; LANES]) -> [u64; LANES] {
     match op {
         Shift64::Shl => map2(a, b, |a, b| if b < 64 { a << b } else { 0 }),
@@ -93,6 +95,7 @@ pub(in crate::emulator) fn count64(op: Count64, a: &[u64; LANES]) -> [u32; LANES
     }
 }
 
+#[inline(always)]
 pub(in crate::emulator) fn mul_wide(signed: bool, a: &[u32; LANES], b: &[u32; LANES]) -> [u64; LANES] {
     if signed {
         map2(a, b, |a, b| (i64::from(a as i32) * i64::from(b as i32)) as u64)
@@ -101,6 +104,7 @@ pub(in crate::emulator) fn mul_wide(signed: bool, a: &[u32; LANES], b: &[u32; LA
     }
 }
 
+#[inline(always)]
 pub(in crate::emulator) fn mad_wide(
     signed: bool,
     a: &[u32; LANES],

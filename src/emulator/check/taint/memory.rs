@@ -37,6 +37,11 @@ pub(in crate::emulator) struct Stored {
 }
 
 impl Taint {
+    /// No undefined data was stored that still counts.
+    pub(in crate::emulator) fn is_empty(&self) -> bool {
+        self.stored.is_empty()
+    }
+
     /// Memory of its own that a block had is gone.
     pub(in crate::emulator) fn end_block(&mut self, block: u64) {
         if !self.stored.is_empty() {

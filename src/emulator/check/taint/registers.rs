@@ -192,9 +192,11 @@ fn exact(op: &Op, warp: &Warp) -> Option<[u64; LANES]> {
             | Ternary32::PrmtEcr
             | Ternary32::PrmtRc16
             | Ternary32::ShfL { .. }
-            | Ternary32::ShfR { .. } => steered(wide(ternary32(*op, &s.word(*a), &s.word(*b), r.word(*c))), &[*c]),
+            | Ternary32::ShfR { .. } => {
+                steered(wide(ternary32(*op, false, &s.word(*a), &s.word(*b), r.word(*c))), &[*c])
+            }
             Ternary32::BfeU | Ternary32::BfeS => {
-                steered(wide(ternary32(*op, &s.word(*a), r.word(*b), r.word(*c))), &[*b, *c])
+                steered(wide(ternary32(*op, false, &s.word(*a), r.word(*b), r.word(*c))), &[*b, *c])
             }
             Ternary32::FmaHalf(mode) => {
                 let two = map2(&s.bits(*a), &s.bits(*b), |a, b| a | b);
