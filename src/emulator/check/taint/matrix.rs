@@ -131,7 +131,7 @@ pub(super) fn access(m: &MatrixAccess, warp: &Warp, lanes: Lanes, spaces: &Space
         if m.is_store {
             let bytes = |row| {
                 let (lane, place) = (8 * matrix + row, place(row));
-                Bytes { lane, place, size: ROW_BYTES, undefined: 0, origin: Origin::default() }
+                Bytes::new(lane, place, ROW_BYTES)
             };
             let mut rows: [Bytes; 8] = std::array::from_fn(bytes);
             each(&warp.shadow, *slot, 2, |lane, half, origin| {
@@ -177,7 +177,7 @@ pub(super) fn wmma_access(m: &WmmaAccess, warp: &Warp, lanes: Lanes, spaces: &Sp
                 let own = source.map_or(0, |s| s.bits[lane] >> shift) & (u64::MAX >> (64 - 8 * size));
                 let origin = source.map_or(Origin::default(), |s| s.origins[lane]);
                 let undefined = if own == 0 { 0 } else { (1 << size) - 1 };
-                effect.bytes.push(Bytes { lane, place, size, undefined, origin });
+                effect.bytes.push(Bytes { undefined, origin, ..Bytes::new(lane, place, size) });
                 continue;
             }
             let undefined = spaces.undefined_bytes(place, size);

@@ -1,7 +1,7 @@
 //! Undefined bytes: loads, stores, atomics, and what a launch leaves behind.
 
 use super::uses::raise;
-use super::{Actor, Bytes, Effect, Origin, Shadow, Undefined, matrix};
+use super::{Actor, Bytes, Effect, Origin, Shadow, Undefined, WIDEST, matrix};
 use crate::emulator::ops::memory::{effective, extend};
 use crate::emulator::spaces::{Place, Request, Spaces, Store};
 use crate::emulator::warp::{Lanes, Warp};
@@ -18,6 +18,8 @@ pub(in crate::emulator) struct Taint {
     pub(in crate::emulator) follows: bool,
     /// Undefined data that was stored. An entry counts while its bytes are undefined.
     stored: HashMap<Key, Stored>,
+    /// Bytes of which only these bits are undefined, such as those that hold bit-fields; the granule is the byte's offset.
+    partly: HashMap<Key, u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,6 +48,7 @@ impl Taint {
     pub(in crate::emulator) fn end_block(&mut self, block: u64) {
         if !self.stored.is_empty() {
             self.stored.retain(|key, _| key.owner.is_none_or(|(owner, _)| owner != block));
+            self.partly.retain(|key, _| key.owner.is_none_or(|(owner, _)| owner != block));
         }
     }
 
@@ -71,6 +74,23 @@ impl Spaces<'_> {
             _ => None,
         };
         Key { store: place.store, owner, granule: place.offset / GRANULE }
+    }
+
+    fn byte_key(&self, place: Place, byte: usize) -> Key {
+        Key { granule: place.offset + byte, ..self.key(place) }
+    }
+
+    /// The undefined bits of up to eight bytes at a place, given which bytes have any.
+    fn undefined_bits(&self, place: Place, undefined: u64) -> u64 {
+        if self.taint.partly.is_empty() {
+            return widened(undefined);
+        }
+        let bytes = (0..8).filter(|byte| undefined >> byte & 1 == 1);
+        let of = |byte| {
+            let written = self.segment(place).written.contains(place.offset + byte);
+            self.taint.partly.get(&self.byte_key(place, byte)).filter(|_| written).map_or(u8::MAX, |bits| *bits)
+        };
+        bytes.fold(0, |bits, byte| bits | u64::from(of(byte)) << (8 * byte))
     }
 
     /// Undefined bytes among `size` at a place, one bit each.
@@ -110,6 +130,10 @@ impl Spaces<'_> {
             self.segment_mut(place).initialised.remove(place.offset, 1);
             let key = self.key(place);
             self.taint.stored.insert(key, Stored { place, origin, by });
+            if !self.taint.partly.is_empty() {
+                let key = self.byte_key(place, 0);
+                self.taint.partly.remove(&key);
+            }
         }
     }
 
@@ -125,6 +149,10 @@ impl Spaces<'_> {
 
 pub(super) fn write(spaces: &mut Spaces<'_>, bytes: Bytes) {
     spaces.mark_stored(bytes.place, bytes.size, bytes.undefined, bytes.origin, bytes.lane);
+    for byte in (0..bytes.size).filter(|byte| bytes.undefined >> byte & 1 == 1 && bytes.bits[*byte] != u8::MAX) {
+        let key = spaces.byte_key(bytes.place, byte);
+        spaces.taint.partly.insert(key, bytes.bits[byte]);
+    }
 }
 
 /// Whether [`effect`] knows what the operation loads.
@@ -160,8 +188,7 @@ pub(super) fn effect(op: &Op, warp: &Warp, lanes: Lanes, spaces: &mut Spaces<'_>
             let width = usize::from(access.element_bytes);
             let mut effect = Effect::default();
             for lane in lanes.iter() {
-                let mut bytes =
-                    Bytes { lane, place: span.place(lane, size), size, undefined: 0, origin: Origin::default() };
+                let mut bytes = Bytes::new(lane, span.place(lane, size), size);
                 for (element, a) in a.iter().enumerate().take(access.elements.into()) {
                     add_bytes(&mut bytes, shadow, *a, element * width, width);
                 }
@@ -217,7 +244,9 @@ fn load(
             let own = undefined >> (element * width) & (u64::MAX >> (64 - width));
             if own != 0 {
                 let origin = spaces.origin_of(place(*lane), own << (element * width), *lane);
-                value.put(*lane, extend(access, widened(own)), origin);
+                let mut place = place(*lane);
+                place.offset += element * width;
+                value.put(*lane, extend(access, spaces.undefined_bits(place, own)), origin);
             }
         }
         effect.registers.push(((*d).into(), value));
@@ -250,7 +279,7 @@ fn atomic(
         if undefined != 0 {
             old.put(lane, widened(undefined), origin);
         }
-        let mut bytes = Bytes { lane, place, size, undefined: 0, origin: Origin::default() };
+        let mut bytes = Bytes::new(lane, place, size);
         add_bytes(&mut bytes, shadow, b, 0, size);
         if let Some(c) = c {
             add_bytes(&mut bytes, shadow, c, 0, size);
@@ -259,6 +288,7 @@ fn atomic(
             if undefined != 0 {
                 bytes = Bytes { undefined: bytes.undefined | undefined, origin, ..bytes };
             }
+            bytes.bits = [u8::MAX; WIDEST];
             bytes.undefined = if bytes.undefined != 0 { all } else { 0 };
         }
         effect.bytes.push(bytes);
@@ -273,6 +303,9 @@ fn add_bytes(bytes: &mut Bytes, shadow: &Shadow, slot: impl Into<Slot>, offset: 
     let own = narrowed(undefined.bits[bytes.lane]) & (u64::MAX >> (64 - width));
     if own != 0 {
         bytes.undefined |= own << offset;
+        for byte in (0..width.min(8)).filter(|byte| own >> byte & 1 == 1) {
+            bytes.bits[offset + byte] = (undefined.bits[bytes.lane] >> (8 * byte)) as u8;
+        }
         bytes.origin = undefined.origins[bytes.lane];
     }
 }

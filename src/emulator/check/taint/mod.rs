@@ -178,7 +178,19 @@ struct Bytes {
     size: usize,
     /// One bit a byte.
     undefined: u64,
+    /// The undefined bits of each byte, where it is one.
+    bits: [u8; WIDEST],
     origin: Origin,
+}
+
+/// Bytes of the widest access.
+const WIDEST: usize = 32;
+
+impl Bytes {
+    /// Bytes that are defined.
+    fn new(lane: usize, place: Place, size: usize) -> Self {
+        Self { lane, place, size, undefined: 0, bits: [u8::MAX; WIDEST], origin: Origin::default() }
+    }
 }
 
 /// An operation and what it does to shadows.
