@@ -20,7 +20,7 @@ fn main() {
 static KERNEL: LazyLock<Kernel> = LazyLock::new(|| Kernel::open("gqa_decode").expect("a shipped kernel opens"));
 
 const LONG: &str = "kv=2 g=8 d=128 past=1499 dtype=f32 cache=hnd:1536 scale=0.088388346 values=normal:0";
-const SHORT: &str = "kv=2 g=8 d=128 past=2 dtype=f32 cache=hnd:256 scale=0.088388346 values=normal:0";
+const SHORT: &str = "kv=2 g=8 d=128 past=2 dtype=f32 cache=hnd:3 scale=0.088388346 values=normal:0";
 
 const OFF: Checks = Checks {
     alignment: false,

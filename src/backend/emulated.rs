@@ -39,11 +39,11 @@ impl Emulator {
         run: Run,
         checks: Checks,
     ) -> Result<(Outcome, Stats), BackendError> {
-        let plan = Plan::new(kernel, case, run)?;
+        let mut plan = Plan::new(kernel, case, run)?;
         // Used again for the next run of the thread: what it holds besides regions is worth keeping.
         let mut memory = MEMORY.take();
         memory.clear();
-        let regions: Vec<RegionId> = plan.regions.iter().map(|region| map(&mut memory, region)).collect();
+        let regions: Vec<RegionId> = plan.regions.iter_mut().map(|region| map(&mut memory, region)).collect();
         let options = Options {
             schedule_seed: u64::from(run.schedule_seed),
             instruction_budget: budget(case),
@@ -85,7 +85,7 @@ fn run_launches(
         return Ok((Outcome::Fault(fault), total));
     }
     for (index, &id) in regions.iter().enumerate().filter(|(index, _)| plan.is_out(*index)) {
-        if let Some(byte) = memory.written(id).first_clear(0, plan.regions[index].bytes.len()) {
+        if let Some(byte) = memory.written(id).first_clear(0, memory.bytes(id).len()) {
             let element = byte / case.dtype.size_bytes();
             return Ok((Outcome::Fault(not_written(case, &plan.regions[index].name, element)), total));
         }
@@ -101,7 +101,8 @@ fn not_written(case: &Case, tensor: &str, element: usize) -> Fault {
     Fault::new(FaultKind::NotWritten, format!("{tensor}[{at}] was never written"))
 }
 
-fn map(memory: &mut Memory, region: &super::plan::Region) -> RegionId {
+/// Maps a region, which gives its bytes away.
+fn map(memory: &mut Memory, region: &mut super::plan::Region) -> RegionId {
     let initialised = match &region.initialised {
         Initialised::All => emulator::Initialised::All,
         Initialised::Nothing => emulator::Initialised::None,
@@ -113,7 +114,7 @@ fn map(memory: &mut Memory, region: &super::plan::Region) -> RegionId {
     };
     memory.map(emulator::Region {
         name: region.name.clone(),
-        bytes: region.bytes.clone(),
+        bytes: std::mem::take(&mut region.bytes),
         initialised,
         writable: region.writable,
         misalign: 0,

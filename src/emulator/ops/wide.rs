@@ -19,8 +19,8 @@ pub(in crate::emulator) fn unary64(op: Unary64, a: &[u64; LANES]) -> [u64; LANES
         Unary64::AbsF64 => map1(a, |a| if is_nan(a) { a | QUIET } else { a & !(1 << 63) }),
         Unary64::RcpF64(rounding) => directed1(rounding, a, |a| 1.0 / a, |a, way| exact::divide(1.0, a, way)),
         Unary64::SqrtF64(rounding) => directed1(rounding, a, f64::sqrt, exact::sqrt),
-        Unary64::RcpApproxF64 => map1(a, |a| estimate(a, |a| 1.0 / a)),
-        Unary64::RsqrtApproxF64 => map1(a, |a| estimate(a, |a| 1.0 / a.sqrt())),
+        Unary64::RcpApproxF64 => map1(a, |a| estimate(a, true, |a| 1.0 / a)),
+        Unary64::RsqrtApproxF64 { ftz } => map1(a, |a| estimate(a, ftz, |a| 1.0 / a.sqrt())),
     }
 }
 
@@ -218,9 +218,9 @@ pub(super) fn fma(a: u64, b: u64, c: u64, way: Option<Direction>) -> u64 {
     settle(exact::fma(f64::from_bits(a), f64::from_bits(b), f64::from_bits(c), way), [b, c, a])
 }
 
-/// The hardware's estimates flush subnormals and have 20 bits; the low word is zero.
-fn estimate(a: u64, f: impl Fn(f64) -> f64) -> u64 {
-    let flush = |bits: u64| if bits & 0x7ff0_0000_0000_0000 == 0 { bits & 1 << 63 } else { bits };
+/// The hardware's estimates have 20 bits; the low word is zero.
+fn estimate(a: u64, ftz: bool, f: impl Fn(f64) -> f64) -> u64 {
+    let flush = |bits: u64| if ftz && bits & 0x7ff0_0000_0000_0000 == 0 { bits & 1 << 63 } else { bits };
     let a = flush(a);
     flush(settle(f(f64::from_bits(a)), [a])) & 0xffff_ffff_0000_0000
 }

@@ -55,7 +55,7 @@ pub(super) fn function(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), 
                 ("rcp", false) => Unary64::RcpF64(mode.rounding),
                 ("sqrt", false) => Unary64::SqrtF64(mode.rounding),
                 ("rcp", true) => Unary64::RcpApproxF64,
-                ("rsqrt", true) => Unary64::RsqrtApproxF64,
+                ("rsqrt", true) => Unary64::RsqrtApproxF64 { ftz: mode.ftz },
                 _ => return Err(form.unsupported("no such f64 form")),
             };
             unary64(lw, form, op)

@@ -256,7 +256,7 @@ pub enum Unary64 {
     RcpF64(Rounding),
     SqrtF64(Rounding),
     RcpApproxF64,
-    RsqrtApproxF64,
+    RsqrtApproxF64 { ftz: bool },
 }
 
 /// Two 64-bit sources, one 64-bit result.
