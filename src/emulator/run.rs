@@ -59,8 +59,11 @@ pub(super) fn run<const COVERAGE: bool>(
             Guard::Unless(p) => warp.mask & !warp.registers.pred(p),
         };
         lane_steps += u64::from(exec.count_ones());
-        if COVERAGE && inst.guard != Guard::Always {
-            counters.coverage.guard(warp.pc, exec, warp.mask);
+        if COVERAGE {
+            counters.coverage.executed(warp.pc, exec);
+            if inst.guard != Guard::Always {
+                counters.coverage.guard(warp.pc, exec, warp.mask);
+            }
         }
         match &inst.op {
             Op::Branch { target } => {
