@@ -1,0 +1,71 @@
+//! Cases that mutants are tried on, with what the right kernel does in them.
+
+use super::build::{Mutant, Origin};
+use crate::backend::{Emulator, Kernel, Lines, Run, Watch};
+use crate::case::Case;
+use crate::oracle::{self, Agreement, Verdict};
+use crate::outcome::{Outcome, Output};
+
+/// A case on which the right kernel agrees.
+pub(super) struct Pooled {
+    pub(super) case: Case,
+    /// Warp instructions of one run.
+    pub(super) cost: u64,
+    /// What its first run left.
+    pub(super) output: Output,
+    pub(super) agreement: Agreement,
+    /// Lines that ran in its first two runs.
+    lines: Lines,
+    /// What trials came to so far.
+    pub(super) tries: u64,
+    pub(super) kills: u64,
+}
+
+/// Instructions that make up for what a run costs beside them.
+const FIXED_COST: f64 = 20_000.0;
+
+impl Pooled {
+    /// Runs the right kernel, twice as the oracle does; an error says why the case is of no use.
+    pub(super) fn new(kernel: &Kernel, case: Case) -> Result<Self, String> {
+        if let Some(why) = kernel.manifest.domain.excludes(&case) {
+            return Err(format!("outside the kernel's domain: {why}"));
+        }
+        let first_run = Run::first(&case);
+        let run = |run| {
+            let observed = Emulator.observe(kernel, &case, run, Watch { lines: true, ..Watch::default() });
+            let observed = observed.map_err(|error| error.to_string())?;
+            match observed.outcome {
+                Outcome::Output(output) => Ok((output, observed.stats.warp_instructions, observed.lines)),
+                Outcome::Fault(fault) => Err(format!("the kernel itself: {}: {}", fault.kind, fault.detail)),
+            }
+        };
+        let (output, cost, mut lines) = run(first_run)?;
+        let (second, _, more) = run(first_run.next())?;
+        if output.out != second.out {
+            return Err("the kernel itself is not repeatable".into());
+        }
+        lines.executed.extend(more.executed);
+        lines.reached.extend(more.reached);
+        match oracle::judge(&case, &kernel.manifest.numerics, first_run.poison, &output) {
+            Verdict::Agree(agreement) => Ok(Self { case, cost, output, agreement, lines, tries: 0, kills: 0 }),
+            Verdict::Diverge(divergence) => Err(format!("the kernel itself: {divergence}")),
+            Verdict::Fault(fault) => Err(format!("the kernel itself: {}", fault.detail)),
+            Verdict::Skip(why) => Err(why),
+        }
+    }
+
+    /// Whether the right kernel comes to where the mutant differs, so that there is something to see.
+    pub(super) fn covers(&self, mutant: &Mutant) -> bool {
+        match mutant.origin {
+            Origin::Planted(_) => true,
+            Origin::Edited { guards: true, .. } => self.lines.reached.contains(&mutant.line),
+            Origin::Edited { guards: false, .. } => self.lines.executed.contains(&mutant.line),
+        }
+    }
+
+    /// How much a trial on this case promises: the share of mutants it has killed, the lines it runs, by what it costs.
+    pub(super) fn promise(&self) -> f64 {
+        let share = (self.kills + 1) as f64 / (self.tries + 2) as f64;
+        share * self.lines.executed.len() as f64 / (self.cost as f64 + FIXED_COST)
+    }
+}

@@ -1,0 +1,246 @@
+//! The rounds of a run: every mutant first gets a few cases, then those that live get more.
+//!
+//! Cases come in waves, each twice as many as all before. Within a wave a case that has killed much for little is tried
+//! before one that hasn't, by what earlier rounds came to, and one that is long waits for a later wave. All of that
+//! depends on seed and mutants only; time decides nothing but where a run stops, so more time never loses a kill.
+
+use super::build::{Mutant, Subject};
+use super::pool::Pooled;
+use super::trial::{Trial, trial};
+use super::{Config, MutantResult, Progress, Report, Status};
+use crate::backend::Kernel;
+use crate::ptx;
+use rayon::prelude::*;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Cases of the first wave.
+const FIRST_WAVE: u64 = 32;
+/// Cases that a mutant is tried on in the first round of a wave; each round after it has twice as many.
+const FIRST_ROUND: usize = 2;
+/// A case is too long for the first wave if it costs this many times the median; each wave doubles it.
+const LONG: u64 = 4;
+
+/// Tries `mutants` of `kernel` on its cases until all are dead or the budget is spent.
+pub fn run(kernel: &Kernel, mutants: Vec<Mutant>, config: &Config, progress: &(dyn Fn(Progress) + Sync)) -> Report {
+    let start = Instant::now();
+    // It parsed when the kernel was opened.
+    let module = ptx::parse(kernel.ptx()).ok();
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(config.jobs.max(1)).build();
+    let mut hunt = Hunt {
+        config,
+        progress,
+        deadline: start + config.budget,
+        states: mutants.iter().map(|_| State::default()).collect(),
+        pool: Vec::new(),
+        drawn: 0,
+        unusable: 0,
+        first_unusable: None,
+        trials: AtomicU64::new(0),
+        killed: AtomicUsize::new(0),
+        mutants: &mutants,
+    };
+    if let (Some(module), Ok(threads)) = (&module, &threads) {
+        let subject = Subject::new(kernel, module);
+        threads.install(|| hunt.hunt(&subject));
+    }
+    let Hunt { states, pool, unusable, first_unusable, trials, .. } = hunt;
+    let results = mutants.iter().zip(states).map(|(mutant, state)| state.result(mutant.clone(), &pool)).collect();
+    Report {
+        kernel: kernel.name().to_owned(),
+        seed: config.seed,
+        results,
+        cases: pool.len(),
+        unusable,
+        first_unusable,
+        trials: trials.into_inner(),
+        elapsed: start.elapsed(),
+    }
+}
+
+struct Hunt<'a> {
+    config: &'a Config,
+    progress: &'a (dyn Fn(Progress) + Sync),
+    deadline: Instant,
+    mutants: &'a [Mutant],
+    states: Vec<State>,
+    pool: Vec<Pooled>,
+    /// Cases drawn so far, of use or not.
+    drawn: u64,
+    unusable: usize,
+    first_unusable: Option<String>,
+    trials: AtomicU64,
+    killed: AtomicUsize,
+}
+
+/// What is known of one mutant so far.
+#[derive(Default)]
+struct State {
+    /// Set once there is nothing left to find out.
+    settled: Option<Status>,
+    /// Cases it agreed on, by their place in the pool.
+    tried: Vec<usize>,
+    busy: Duration,
+    worst_ratio: f64,
+}
+
+/// One mutant's part of a round.
+#[derive(Default)]
+struct Attempt {
+    settled: Option<Status>,
+    /// Cases it was tried on, and whether that killed it.
+    trials: Vec<(usize, bool)>,
+    busy: Duration,
+    worst_ratio: f64,
+}
+
+impl Hunt<'_> {
+    fn hunt(&mut self, subject: &Subject<'_>) {
+        let mut wave = 0;
+        while self.states.iter().any(|state| state.settled.is_none()) && !self.is_late() {
+            let before = self.drawn;
+            self.draw(subject.kernel, FIRST_WAVE << wave.min(20) >> u32::from(wave > 0));
+            let all_in = self.rounds(subject, wave);
+            wave += 1;
+            if self.drawn == before && all_in {
+                return;
+            }
+        }
+    }
+
+    fn is_late(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
+    /// Adds up to `count` cases to the pool.
+    fn draw(&mut self, kernel: &Kernel, count: u64) {
+        let end = self.config.cases.map_or(u64::MAX, |cases| cases).min(self.drawn.saturating_add(count));
+        let profile = |index| {
+            let case = kernel.space().case_at(self.config.seed, index);
+            (!self.is_late()).then(|| (case.to_string(), Pooled::new(kernel, case)))
+        };
+        let indices: Vec<u64> = (self.drawn..end).collect();
+        let profiled: Vec<_> = indices.into_par_iter().map(profile).collect();
+        // A case that came too late ends the wave, so that the pool is always the first cases of the seed.
+        for (line, pooled) in profiled.into_iter().map_while(|profiled| profiled) {
+            self.drawn += 1;
+            match pooled {
+                Ok(pooled) => self.pool.push(pooled),
+                Err(why) => {
+                    self.unusable += 1;
+                    self.first_unusable.get_or_insert(format!("{line}: {why}"));
+                }
+            }
+        }
+    }
+
+    /// Tries what lives on the cases so far. Whether none was too long.
+    fn rounds(&mut self, subject: &Subject<'_>, wave: u32) -> bool {
+        let mut costs: Vec<u64> = self.pool.iter().map(|pooled| pooled.cost).collect();
+        costs.sort_unstable();
+        let median = costs.get(costs.len() / 2).copied().unwrap_or(0);
+        let limit = median.saturating_mul(LONG << wave.min(30));
+        let mut round = 0;
+        loop {
+            let mut order: Vec<usize> = (0..self.pool.len()).filter(|&i| self.pool[i].cost <= limit).collect();
+            order.sort_by(|&a, &b| self.pool[b].promise().total_cmp(&self.pool[a].promise()).then(a.cmp(&b)));
+            let count = FIRST_ROUND << round.min(20);
+            round += 1;
+            let work: Vec<(usize, Vec<usize>)> = (0..self.states.len())
+                .filter(|&index| self.states[index].settled.is_none())
+                .map(|index| (index, self.next_cases(index, &order, count)))
+                .filter(|(_, cases)| !cases.is_empty())
+                .collect();
+            if work.is_empty() || self.is_late() {
+                return order.len() == self.pool.len();
+            }
+            let attempts: Vec<(usize, Attempt)> =
+                work.par_iter().map(|(index, cases)| (*index, self.attempt(subject, *index, cases))).collect();
+            for (index, attempt) in attempts {
+                self.book(index, attempt);
+            }
+        }
+    }
+
+    /// The first `count` cases of `order` that the mutant is still to be tried on.
+    fn next_cases(&self, index: usize, order: &[usize], count: usize) -> Vec<usize> {
+        let is_open =
+            |case: &&usize| self.pool[**case].covers(&self.mutants[index]) && !self.states[index].tried.contains(*case);
+        order.iter().filter(is_open).take(count).copied().collect()
+    }
+
+    fn attempt(&self, subject: &Subject<'_>, index: usize, cases: &[usize]) -> Attempt {
+        let mut attempt = Attempt::default();
+        if self.is_late() {
+            return attempt;
+        }
+        let start = Instant::now();
+        match subject.build(&self.mutants[index]) {
+            Err(status) => attempt.settled = Some(status),
+            Ok(mutant) => self.try_on(&mutant, cases, &mut attempt),
+        }
+        attempt.busy = start.elapsed();
+        if matches!(attempt.settled, Some(Status::Killed { .. })) {
+            self.killed.fetch_add(1, Ordering::Relaxed);
+        }
+        let trials = attempt.trials.len() as u64;
+        (self.progress)(Progress {
+            mutants: self.mutants.len(),
+            killed: self.killed.load(Ordering::Relaxed),
+            trials: self.trials.fetch_add(trials, Ordering::Relaxed) + trials,
+            cases: self.pool.len(),
+        });
+        attempt
+    }
+
+    fn try_on(&self, mutant: &Kernel, cases: &[usize], attempt: &mut Attempt) {
+        for &case in cases {
+            if self.is_late() {
+                return;
+            }
+            let pooled = &self.pool[case];
+            // A mutant may bring the emulator to where no kernel did; that must not end the run.
+            let result = catch_unwind(AssertUnwindSafe(|| trial(mutant, pooled)))
+                .unwrap_or_else(|_| Trial::CannotRun("internal error of the emulator, please report it".into()));
+            attempt.settled = match result {
+                Trial::Agreed(ratio) => {
+                    attempt.trials.push((case, false));
+                    attempt.worst_ratio = attempt.worst_ratio.max(ratio);
+                    continue;
+                }
+                Trial::Killed(by) => {
+                    attempt.trials.push((case, true));
+                    Some(Status::Killed { by, case: pooled.case.to_string() })
+                }
+                Trial::CannotRun(why) => Some(Status::Stillborn(why)),
+            };
+            return;
+        }
+    }
+
+    fn book(&mut self, index: usize, attempt: Attempt) {
+        let state = &mut self.states[index];
+        state.settled = attempt.settled;
+        state.busy += attempt.busy;
+        state.worst_ratio = state.worst_ratio.max(attempt.worst_ratio);
+        for (case, killed) in attempt.trials {
+            state.tried.push(case);
+            self.pool[case].tries += 1;
+            self.pool[case].kills += u64::from(killed);
+        }
+    }
+}
+
+impl State {
+    fn result(self, mutant: Mutant, pool: &[Pooled]) -> MutantResult {
+        let is_covered = || pool.is_empty() || pool.iter().any(|pooled| pooled.covers(&mutant));
+        let status = match self.settled {
+            Some(status) => status,
+            None if !self.tried.is_empty() => Status::Survived,
+            None if is_covered() => Status::NotTried,
+            None => Status::NotExecuted,
+        };
+        MutantResult { mutant, status, tried: self.tried.len() as u64, busy: self.busy, worst_ratio: self.worst_ratio }
+    }
+}
