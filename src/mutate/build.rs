@@ -103,7 +103,7 @@ fn edited(module: &Module, list: &mut Vec<Mutant>) {
     for place in &places {
         functions.entry(place.function).or_default().push(place.instruction);
     }
-    let names: HashMap<&str, Names> = functions.into_iter().map(|(name, code)| (name, Names::of(code))).collect();
+    let names: HashMap<&str, Names> = functions.into_iter().map(|(name, code)| (name, Names::of(&code))).collect();
     for (index, place) in places.iter().enumerate() {
         let Some(names) = names.get(place.function) else { continue };
         let dead = names.is_dead(place.instruction);

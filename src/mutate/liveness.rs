@@ -13,25 +13,40 @@ pub(super) struct Names {
 
 impl Names {
     /// Of the instructions of one function.
-    pub(super) fn of<'i>(instructions: impl IntoIterator<Item = &'i Instruction>) -> Self {
+    pub(super) fn of(instructions: &[&Instruction]) -> Self {
         let mut names = Self::default();
-        for instruction in instructions {
-            names.read.extend(instruction.guard.iter().map(|(name, _)| name.clone()));
-            let written = results(instruction);
-            let (destinations, sources) = instruction.operands.split_at(written.min(instruction.operands.len()));
-            sources.iter().for_each(|operand| each_name(operand, &mut |name| names.read.extend([name.to_owned()])));
-            let constant = match (instruction.opcode.as_str(), sources) {
-                ("mov", [Operand::Int(value)]) if instruction.guard.is_none() => Some(*value),
-                _ => None,
-            };
-            for destination in destinations {
-                each_name(destination, &mut |name| {
-                    let known = names.constants.contains_key(name);
-                    names.constants.insert(name.into(), constant.filter(|_| !known));
-                });
+        instructions.iter().for_each(|instruction| names.note_constant(instruction));
+        // What only the dead read is dead too.
+        let mut dead = vec![false; instructions.len()];
+        loop {
+            names.read.clear();
+            instructions.iter().zip(&dead).filter(|(_, dead)| !**dead).for_each(|(i, _)| names.note_reads(i));
+            let next: Vec<bool> = instructions.iter().map(|instruction| names.is_dead(instruction)).collect();
+            if next == dead {
+                return names;
             }
+            dead = next;
         }
-        names
+    }
+
+    fn note_reads(&mut self, instruction: &Instruction) {
+        self.read.extend(instruction.guard.iter().map(|(name, _)| name.clone()));
+        for operand in instruction.operands.iter().skip(results(instruction)) {
+            each_name(operand, &mut |name| self.read.extend([name.to_owned()]));
+        }
+    }
+
+    fn note_constant(&mut self, instruction: &Instruction) {
+        let constant = match (instruction.opcode.as_str(), instruction.operands.get(1)) {
+            ("mov", Some(Operand::Int(value))) if instruction.guard.is_none() => Some(*value),
+            _ => None,
+        };
+        for operand in instruction.operands.iter().take(results(instruction)) {
+            each_name(operand, &mut |name| {
+                let known = self.constants.contains_key(name);
+                self.constants.insert(name.into(), constant.filter(|_| !known));
+            });
+        }
     }
 
     /// The integer that an operand is.
@@ -48,7 +63,7 @@ impl Names {
         let pure = !matches!(instruction.opcode.as_str(), "atom" | "shfl" | "vote" | "match" | "redux" | "call");
         let written = results(instruction);
         let mut is_read = false;
-        for operand in &instruction.operands[..written.min(instruction.operands.len())] {
+        for operand in instruction.operands.iter().take(written) {
             each_name(operand, &mut |name| is_read |= name != "_" && self.read.contains(name));
         }
         let carries = instruction.modifiers.iter().any(|m| m == "cc");

@@ -16,9 +16,9 @@ pub(super) struct Pooled {
     pub(super) agreement: Agreement,
     /// Lines that ran in its first two runs.
     lines: Lines,
-    /// What trials came to so far.
-    pub(super) tries: u64,
-    pub(super) kills: u64,
+    /// What trials came to, the later rounds counting more.
+    pub(super) tries: f64,
+    pub(super) kills: f64,
 }
 
 /// Instructions that make up for what a run costs beside them.
@@ -47,7 +47,7 @@ impl Pooled {
         lines.executed.extend(more.executed);
         lines.reached.extend(more.reached);
         match oracle::judge(&case, &kernel.manifest.numerics, first_run.poison, &output) {
-            Verdict::Agree(agreement) => Ok(Self { case, cost, output, agreement, lines, tries: 0, kills: 0 }),
+            Verdict::Agree(agreement) => Ok(Self { case, cost, output, agreement, lines, tries: 0.0, kills: 0.0 }),
             Verdict::Diverge(divergence) => Err(format!("the kernel itself: {divergence}")),
             Verdict::Fault(fault) => Err(format!("the kernel itself: {}", fault.detail)),
             Verdict::Skip(why) => Err(why),
@@ -63,9 +63,15 @@ impl Pooled {
         }
     }
 
+    /// Lets older rounds count less: what killed the many easy mutants says little of the few that are left.
+    pub(super) fn fade(&mut self) {
+        self.tries /= 4.0;
+        self.kills /= 4.0;
+    }
+
     /// How much a trial on this case promises: the share of mutants it has killed, the lines it runs, by what it costs.
     pub(super) fn promise(&self) -> f64 {
-        let share = (self.kills + 1) as f64 / (self.tries + 2) as f64;
+        let share = (self.kills + 1.0) / (self.tries + 2.0);
         share * self.lines.executed.len() as f64 / (self.cost as f64 + FIXED_COST)
     }
 }

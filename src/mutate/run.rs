@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Cases of the first wave.
-const FIRST_WAVE: u64 = 32;
+const FIRST_WAVE: u64 = 256;
 /// Cases that a mutant is tried on in the first round of a wave; each round after it has twice as many.
 const FIRST_ROUND: usize = 2;
 /// A case is too long for the first wave if it costs this many times the median; each wave doubles it.
@@ -157,6 +157,7 @@ impl Hunt<'_> {
             }
             let attempts: Vec<(usize, Attempt)> =
                 work.par_iter().map(|(index, cases)| (*index, self.attempt(subject, *index, cases))).collect();
+            self.pool.iter_mut().for_each(Pooled::fade);
             for (index, attempt) in attempts {
                 self.book(index, attempt);
             }
@@ -226,8 +227,8 @@ impl Hunt<'_> {
         state.worst_ratio = state.worst_ratio.max(attempt.worst_ratio);
         for (case, killed) in attempt.trials {
             state.tried.push(case);
-            self.pool[case].tries += 1;
-            self.pool[case].kills += u64::from(killed);
+            self.pool[case].tries += 1.0;
+            self.pool[case].kills += f64::from(u8::from(killed));
         }
     }
 }
