@@ -60,10 +60,15 @@ pub struct Lines {
     pub executed: BTreeSet<u32>,
     /// Those with an instruction that some lane came to, be it that its guard held for none.
     pub reached: BTreeSet<u32>,
+    /// Outcomes of guards and comparisons: eight times the line, and which one as
+    /// [`Coverage`](emulator::Coverage) numbers them.
+    pub outcomes: BTreeSet<u32>,
 }
 
 impl Lines {
     fn add(&mut self, program: &Program, coverage: &emulator::Coverage) {
+        let code = program.code();
+        self.outcomes.extend(coverage.points().map(|point| code[(point / 8) as usize].line * 8 + point % 8));
         for (pc, inst) in program.code().iter().enumerate() {
             if coverage.is_executed(pc) {
                 self.executed.insert(inst.line);

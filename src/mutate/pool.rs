@@ -5,6 +5,7 @@ use crate::backend::{Emulator, Kernel, Lines, Run, Watch};
 use crate::case::Case;
 use crate::oracle::{self, Agreement, Verdict};
 use crate::outcome::{Outcome, Output};
+use std::collections::HashMap;
 
 /// A case on which the right kernel agrees.
 pub(super) struct Pooled {
@@ -46,6 +47,7 @@ impl Pooled {
         }
         lines.executed.extend(more.executed);
         lines.reached.extend(more.reached);
+        lines.outcomes.extend(more.outcomes);
         match oracle::judge(&case, &kernel.manifest.numerics, first_run.poison, &output) {
             Verdict::Agree(agreement) => Ok(Self { case, cost, output, agreement, lines, tries: 0.0, kills: 0.0 }),
             Verdict::Diverge(divergence) => Err(format!("the kernel itself: {divergence}")),
@@ -72,6 +74,36 @@ impl Pooled {
     /// How much a trial on this case promises: the share of mutants it has killed, the lines it runs, by what it costs.
     pub(super) fn promise(&self) -> f64 {
         let share = (self.kills + 1.0) / (self.tries + 2.0);
-        share * self.lines.executed.len() as f64 / (self.cost as f64 + FIXED_COST)
+        share * self.lines.executed.len() as f64 / self.price()
     }
+
+    fn price(&self) -> f64 {
+        self.cost as f64 + FIXED_COST
+    }
+}
+
+/// Orders `cases` so that any first part of them shows as much of what the kernel does as its cost allows: each next one
+/// has most outcomes of guards and comparisons that the ones before it showed seldom.
+pub(super) fn by_novelty(pool: &[Pooled], cases: &[usize]) -> Vec<usize> {
+    let mut shown: HashMap<u32, i32> = HashMap::new();
+    let worth = |case: usize, shown: &HashMap<u32, i32>| {
+        let weights = pool[case].lines.outcomes.iter().map(|o| 0.25_f64.powi(shown.get(o).copied().unwrap_or(0)));
+        weights.sum::<f64>() / pool[case].price()
+    };
+    let mut left: Vec<(f64, usize)> = cases.iter().map(|&case| (worth(case, &shown), case)).collect();
+    let mut order = Vec::with_capacity(cases.len());
+    let best = |left: &[(f64, usize)]| (0..left.len()).max_by(|&a, &b| left[a].0.total_cmp(&left[b].0));
+    while let Some(at) = best(&left) {
+        // Worth only falls, so the best by old numbers is the best if it still is by its new one.
+        let (old, case) = left[at];
+        let new = worth(case, &shown);
+        if new < old {
+            left[at].0 = new;
+            continue;
+        }
+        left.swap_remove(at);
+        order.push(case);
+        pool[case].lines.outcomes.iter().for_each(|outcome| *shown.entry(*outcome).or_default() += 1);
+    }
+    order
 }

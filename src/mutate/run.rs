@@ -1,11 +1,11 @@
 //! The rounds of a run: every mutant first gets a few cases, then those that live get more.
 //!
-//! Cases come in waves, each twice as many as all before. Within a wave a case that has killed much for little is tried
-//! before one that hasn't, by what earlier rounds came to, and one that is long waits for a later wave. All of that
-//! depends on seed and mutants only; time decides nothing but where a run stops, so more time never loses a kill.
+//! Cases come in waves, each twice as many as all before. Within a wave cases that killed much for little in
+//! earlier rounds take turns with those that show what the others don't, and a long case waits for a later wave. All of
+//! that depends on seed and mutants only; time decides nothing but where a run stops, so more time never loses a kill.
 
 use super::build::{Mutant, Subject};
-use super::pool::Pooled;
+use super::pool::{Pooled, by_novelty};
 use super::trial::{Trial, trial};
 use super::{Config, MutantResult, Progress, Report, Status};
 use crate::backend::Kernel;
@@ -141,10 +141,11 @@ impl Hunt<'_> {
         costs.sort_unstable();
         let median = costs.get(costs.len() / 2).copied().unwrap_or(0);
         let limit = median.saturating_mul(LONG << wave.min(30));
+        let cases: Vec<usize> = (0..self.pool.len()).filter(|&case| self.pool[case].cost <= limit).collect();
+        let novel = by_novelty(&self.pool, &cases);
         let mut round = 0;
         loop {
-            let mut order: Vec<usize> = (0..self.pool.len()).filter(|&i| self.pool[i].cost <= limit).collect();
-            order.sort_by(|&a, &b| self.pool[b].promise().total_cmp(&self.pool[a].promise()).then(a.cmp(&b)));
+            let order = self.order(&cases, &novel);
             let count = FIRST_ROUND << round.min(20);
             round += 1;
             let work: Vec<(usize, Vec<usize>)> = (0..self.states.len())
@@ -153,7 +154,7 @@ impl Hunt<'_> {
                 .filter(|(_, cases)| !cases.is_empty())
                 .collect();
             if work.is_empty() || self.is_late() {
-                return order.len() == self.pool.len();
+                return cases.len() == self.pool.len();
             }
             let attempts: Vec<(usize, Attempt)> =
                 work.par_iter().map(|(index, cases)| (*index, self.attempt(subject, *index, cases))).collect();
@@ -162,6 +163,17 @@ impl Hunt<'_> {
                 self.book(index, attempt);
             }
         }
+    }
+
+    /// Those of most promise and the next ones by novelty in turns. Promise alone would come to small cases only, which
+    /// kill most mutants and never those that need a large one.
+    fn order(&self, cases: &[usize], novel: &[usize]) -> Vec<usize> {
+        let pool = &self.pool;
+        let mut promising = cases.to_vec();
+        promising.sort_by(|&a, &b| pool[b].promise().total_cmp(&pool[a].promise()).then(a.cmp(&b)));
+        let mut seen = vec![false; pool.len()];
+        let turns = novel.iter().zip(promising).flat_map(|(&a, b)| [a, b]);
+        turns.filter(|&case| !std::mem::replace(&mut seen[case], true)).collect()
     }
 
     /// The first `count` cases of `order` that the mutant is still to be tried on.
