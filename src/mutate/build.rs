@@ -52,8 +52,14 @@ pub fn mutants(kernel: &Kernel) -> Result<Vec<Mutant>, OpenError> {
     let mut list = if kernel.mutant.is_some() { Vec::new() } else { planted(kernel)? };
     // It parsed when the kernel was opened.
     if let Ok(module) = ptx::parse(kernel.ptx()) {
-        edited(&module, &mut list);
+        list.extend(edits_of(&module));
     }
+    Ok(list)
+}
+
+/// Every edit of a module, in the order of its lines.
+pub fn edits_of(module: &Module) -> Vec<Mutant> {
+    let mut list = edited(module);
     let mut seen = HashSet::new();
     for mutant in &mut list {
         let mut number = 1;
@@ -63,7 +69,7 @@ pub fn mutants(kernel: &Kernel) -> Result<Vec<Mutant>, OpenError> {
             mutant.id = format!("{id}:{number}");
         }
     }
-    Ok(list)
+    list
 }
 
 fn planted(kernel: &Kernel) -> Result<Vec<Mutant>, OpenError> {
@@ -97,7 +103,8 @@ fn planted(kernel: &Kernel) -> Result<Vec<Mutant>, OpenError> {
     files.into_iter().map(mutant).collect()
 }
 
-fn edited(module: &Module, list: &mut Vec<Mutant>) {
+fn edited(module: &Module) -> Vec<Mutant> {
+    let mut list = Vec::new();
     let places = module.places();
     let mut functions: HashMap<&str, Vec<&Instruction>> = HashMap::new();
     for place in &places {
@@ -121,6 +128,7 @@ fn edited(module: &Module, list: &mut Vec<Mutant>) {
             });
         }
     }
+    list
 }
 
 /// A kernel with what its mutants are made from.

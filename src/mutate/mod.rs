@@ -18,7 +18,7 @@ mod pool;
 mod run;
 mod trial;
 
-pub use build::{Mutant, Origin, mutants, sample};
+pub use build::{Mutant, Origin, edits_of, mutants, sample};
 pub use run::run;
 
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! The rounds of a run: every mutant first gets a few cases, then those that live get more.
 //!
-//! Cases come in waves, each twice as many as all before. Within a wave cases that killed much for little in
-//! earlier rounds take turns with those that show what the others don't, and a long case waits for a later wave. All of
-//! that depends on seed and mutants only; time decides nothing but where a run stops, so more time never loses a kill.
+//! Cases come in waves, each twice as many as all before. A mutant gets its share of a wave: cases that
+//! killed much for little in earlier rounds in turns with those that show what the others don't, and a long one if no
+//! other gets to its line. All of that depends on seed and mutants only; time decides nothing but where a run stops, so more time never loses a kill.
 
 use super::build::{Mutant, Subject};
 use super::pool::{Pooled, by_novelty};
@@ -19,7 +19,10 @@ use std::time::{Duration, Instant};
 const FIRST_WAVE: u64 = 256;
 /// Cases that a mutant is tried on in the first round of a wave; each round after it has twice as many.
 const FIRST_ROUND: usize = 2;
-/// A case is too long for the first wave if it costs this many times the median; each wave doubles it.
+/// Cases that a mutant is tried on in the first wave; each wave doubles it. Far fewer than there are: what survives so
+/// many is more likely to die of a case of the next wave, and if it can't die it takes no more time than others.
+const FIRST_SHARE: usize = 8;
+/// A case is for mutants that no other case reaches in the first wave if it costs this many times the median; each wave doubles it.
 const LONG: u64 = 4;
 
 /// Tries `mutants` of `kernel` on its cases until all are dead or the budget is spent.
@@ -101,9 +104,13 @@ impl Hunt<'_> {
         while self.states.iter().any(|state| state.settled.is_none()) && !self.is_late() {
             let before = self.drawn;
             self.draw(subject.kernel, FIRST_WAVE << wave.min(20) >> u32::from(wave > 0));
-            let all_in = self.rounds(subject, wave);
+            self.rounds(subject, wave);
             wave += 1;
-            if self.drawn == before && all_in {
+            let is_open = |(index, state): (usize, &State)| {
+                let left = || (0..self.pool.len()).any(|case| self.is_open(index, case));
+                state.settled.is_none() && left()
+            };
+            if self.drawn == before && !self.states.iter().enumerate().any(is_open) {
                 return;
             }
         }
@@ -135,27 +142,36 @@ impl Hunt<'_> {
         }
     }
 
-    /// Tries what lives on the cases so far. Whether none was too long.
-    fn rounds(&mut self, subject: &Subject<'_>, wave: u32) -> bool {
+    /// Tries what lives on its share of the cases so far.
+    fn rounds(&mut self, subject: &Subject<'_>, wave: u32) {
         let mut costs: Vec<u64> = self.pool.iter().map(|pooled| pooled.cost).collect();
         costs.sort_unstable();
-        let median = costs.get(costs.len() / 2).copied().unwrap_or(0);
-        let limit = median.saturating_mul(LONG << wave.min(30));
-        let cases: Vec<usize> = (0..self.pool.len()).filter(|&case| self.pool[case].cost <= limit).collect();
-        let novel = by_novelty(&self.pool, &cases);
-        let mut round = 0;
+        let limit = costs.get(costs.len() / 2).copied().unwrap_or(0).saturating_mul(LONG << wave.min(30));
+        let (short, mut long): (Vec<usize>, Vec<usize>) =
+            (0..self.pool.len()).partition(|&case| self.pool[case].cost <= limit);
+        long.sort_by_key(|&case| (self.pool[case].cost, case));
+        let novel = by_novelty(&self.pool, &short);
+        let share = FIRST_SHARE << wave.min(30);
+        let mut count = FIRST_ROUND;
         loop {
-            let order = self.order(&cases, &novel);
-            let count = FIRST_ROUND << round.min(20);
-            round += 1;
-            let work: Vec<(usize, Vec<usize>)> = (0..self.states.len())
-                .filter(|&index| self.states[index].settled.is_none())
-                .map(|index| (index, self.next_cases(index, &order, count)))
-                .filter(|(_, cases)| !cases.is_empty())
-                .collect();
+            let order = self.order(&short, &novel);
+            let next = |index: usize| {
+                let tried = self.states[index].tried.len();
+                let open = |cases: &[usize], count| -> Vec<usize> {
+                    cases.iter().copied().filter(|&case| self.is_open(index, case)).take(count).collect()
+                };
+                let mut cases = open(&order, share.saturating_sub(tried).min(count));
+                if cases.is_empty() && tried <= wave as usize {
+                    cases = open(&long, 1);
+                }
+                (index, cases)
+            };
+            let live = (0..self.states.len()).filter(|&index| self.states[index].settled.is_none());
+            let work: Vec<(usize, Vec<usize>)> = live.map(next).filter(|(_, cases)| !cases.is_empty()).collect();
             if work.is_empty() || self.is_late() {
-                return cases.len() == self.pool.len();
+                return;
             }
+            count *= 2;
             let attempts: Vec<(usize, Attempt)> =
                 work.par_iter().map(|(index, cases)| (*index, self.attempt(subject, *index, cases))).collect();
             self.pool.iter_mut().for_each(Pooled::fade);
@@ -176,11 +192,9 @@ impl Hunt<'_> {
         turns.filter(|&case| !std::mem::replace(&mut seen[case], true)).collect()
     }
 
-    /// The first `count` cases of `order` that the mutant is still to be tried on.
-    fn next_cases(&self, index: usize, order: &[usize], count: usize) -> Vec<usize> {
-        let is_open =
-            |case: &&usize| self.pool[**case].covers(&self.mutants[index]) && !self.states[index].tried.contains(*case);
-        order.iter().filter(is_open).take(count).copied().collect()
+    /// Whether the mutant may differ on the case and wasn't tried on it.
+    fn is_open(&self, index: usize, case: usize) -> bool {
+        self.pool[case].covers(&self.mutants[index]) && !self.states[index].tried.contains(&case)
     }
 
     fn attempt(&self, subject: &Subject<'_>, index: usize, cases: &[usize]) -> Attempt {
