@@ -1,8 +1,9 @@
 //! The rounds of a run: every mutant first gets a few cases, then those that live get more.
 //!
-//! Cases come in waves, each twice as many as all before. A mutant gets its share of a wave: cases that
-//! killed much for little in earlier rounds in turns with those that show what the others don't, and a long one if no
-//! other gets to its line. All of that depends on seed and mutants only; time decides nothing but where a run stops, so more time never loses a kill.
+//! Cases come in waves, each as many as all before. A mutant gets its share of a wave: cases that killed much for little
+//! in earlier rounds in turns with those that show what the others don't, and a long one if no other gets to its line.
+//! All of that depends on seed and mutants only; time decides nothing but where a run stops, so more time never loses a
+//! kill.
 
 use super::build::{Mutant, Subject};
 use super::pool::{Pooled, by_novelty};
@@ -22,7 +23,8 @@ const FIRST_ROUND: usize = 2;
 /// Cases that a mutant is tried on in the first wave; each wave doubles it. Far fewer than there are: what survives so
 /// many is more likely to die of a case of the next wave, and if it can't die it takes no more time than others.
 const FIRST_SHARE: usize = 8;
-/// A case is for mutants that no other case reaches in the first wave if it costs this many times the median; each wave doubles it.
+/// A case is long in the first wave if it costs this many times the median; each wave doubles that. Long cases are for
+/// mutants that no other reaches.
 const LONG: u64 = 4;
 
 /// Tries `mutants` of `kernel` on its cases until all are dead or the budget is spent.

@@ -6,17 +6,11 @@ use crate::ptx::{Instruction, Operand};
 
 pub(super) fn edits(edits: &mut Edits<'_>, names: &Names) {
     match edits.opcode() {
-        "st" => {
-            if !edits.has("param") {
-                edits.push("drop-store", "", "");
-                access(edits, 0, 1);
-            }
+        "st" if !edits.has("param") => {
+            edits.push("drop-store", "", "");
+            access(edits, 0, 1);
         }
-        "ld" | "ldu" => {
-            if !edits.has("param") {
-                access(edits, 1, 0);
-            }
-        }
+        "ld" | "ldu" if !edits.has("param") => access(edits, 1, 0),
         "red" => edits.push("drop-store", "", ""),
         "atom" => {
             let operation = edits.modifier(&["add", "min", "max", "and", "or", "xor", "inc", "dec"]);
