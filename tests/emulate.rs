@@ -72,11 +72,9 @@ fn a_race_names_both_parties() {
     let text = ends(100, &words, &["buf:u32:64:iota", "buf:u32:64:zero"]);
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[0], "error: shared race in `reduce_racy`", "{text}");
-    let mut parties = [lines[1].strip_prefix("  --> ").unwrap(), lines[3].strip_prefix("   = and: ").unwrap()];
-    // Which of the two comes second is up to the schedule.
-    parties.sort_unstable();
-    assert!(parties[0].starts_with("reduce.cu:41, ptx 64: st.shared.u32"), "{text}");
-    assert!(parties[1].starts_with("reduce.cu:42, ptx 69: ld.shared.u32"), "{text}");
+    let parties = [lines[1].strip_prefix("  --> ").unwrap(), lines[3].strip_prefix("   = and: ").unwrap()];
+    assert!(parties[0].starts_with("reduce.cu:42, ptx 69: ld.shared.u32"), "{text}");
+    assert!(parties[1].starts_with("reduce.cu:41, ptx 64: st.shared.u32"), "{text}");
     for party in parties {
         assert!(
             party.contains("block 0,0,0 warp ") && party.contains(" lane ") && party.contains(" thread "),
@@ -102,6 +100,14 @@ fn other_broken_rules_exit_100_too() {
     assert!(ends(100, &format!("{SAXPY} --grid 1 --block 1"), &uninitialised).contains("which nothing has written"));
     let hung = ["u32:64", "f32:2", "buf:f32:64:zero", "buf:f32:64:zero"];
     assert!(ends(100, &format!("{SAXPY} --grid 2 --block 32 --budget 8"), &hung).contains("the kernel hangs"));
+}
+
+#[test]
+fn what_was_printed_and_reached_before_the_fault_is_told() {
+    let words = "tests/emulate/prints_then_traps.ptx --grid 1 --block 32 --coverage --trace-stats";
+    let text = ends(100, words, &["u32:7"]);
+    assert!(text.starts_with("n=7\nerror: trap in `prints_then_traps`"), "{text}");
+    assert!(text.contains("of lanes active on average") && text.contains("2 of 2"), "{text}");
 }
 
 #[test]

@@ -21,4 +21,5 @@ mod property;
 mod ptx;
 mod replay;
 mod shrink;
+mod suspect;
 mod values;

@@ -5,6 +5,7 @@ use crate::forms::operands::{self, Layout, layout};
 use crate::forms::{device, emulate};
 use attnfuzz::backend::cuda_raw::RawCuda;
 use rayon::prelude::*;
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write;
 use std::sync::Mutex;
@@ -22,13 +23,18 @@ struct Row {
     worst: String,
     /// Of an approximate form its worst case, of an exact one the differences number 1, 2, 4, 8 and so on.
     examples: Vec<String>,
+    /// The first differing cases.
+    differing: Vec<String>,
     /// Why one side has no result.
     hardware: Option<String>,
     emulator: Option<String>,
 }
 
 /// Compares every form; whether the device ran all, and all exact ones that the emulator has agree.
-pub(crate) fn measure(cuda: &RawCuda, body: &mut String) -> Result<bool, Box<dyn Error>> {
+///
+/// `rows` gets the first differing cases of each exact form.
+pub(crate) fn measure(cuda: &RawCuda, body: &mut String, rows: &mut String) -> Result<bool, Box<dyn Error>> {
+    let differing_rows = rows;
     let gpu = Mutex::new(());
     let rows: Vec<Row> = forms()
         .par_iter()
@@ -60,6 +66,7 @@ pub(crate) fn measure(cuda: &RawCuda, body: &mut String) -> Result<bool, Box<dyn
         "### Exact forms that differ\n\n| form | cases | bit-equal | differ only in NaN bits | example |\n|---|---|---|---|---|"
     )?;
     for row in rows.iter().filter(|r| wrong(r)) {
+        differing_rows.extend(row.differing.iter().map(|line| format!("{line}\n")));
         let Row { name, cases, equal, nan_only, examples, .. } = row;
         writeln!(
             body,
@@ -86,12 +93,15 @@ pub(crate) fn measure(cuda: &RawCuda, body: &mut String) -> Result<bool, Box<dyn
         let told = |side: &Option<String>| side.clone().unwrap_or_else(|| "ran".into());
         writeln!(body, "| `{}` | {} | {} |", row.name, told(&row.emulator), told(&row.hardware))?;
     }
-    writeln!(
-        body,
-        "\n### Exact forms that agree\n\n| form | cases | bit-equal | worst difference |\n|---|---|---|---|"
-    )?;
+    writeln!(body, "\n### Exact forms that agree in every bit\n\n| instruction | forms | cases |\n|---|---|---|")?;
+    let mut agreeing: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for row in rows.iter().filter(|r| r.class == Class::Exact && r.equal == r.cases && r.cases > 0) {
-        writeln!(body, "| `{}` | {} | 100 % | none |", row.name, row.cases)?;
+        let (forms, cases) = agreeing.entry(row.name.split(['.', ' ']).next().unwrap_or(&row.name)).or_default();
+        *forms += 1;
+        *cases += row.cases;
+    }
+    for (opcode, (forms, cases)) in agreeing {
+        writeln!(body, "| `{opcode}` | {forms} | {cases} |")?;
     }
     let differing = count(&|r| wrong(r));
     println!("{both} forms compared, {differing} exact ones differ");
@@ -116,6 +126,7 @@ fn compare(
         nan_only: 0,
         worst: String::new(),
         examples: Vec::new(),
+        differing: Vec::new(),
         hardware: measured.as_ref().err().cloned(),
         emulator: emulated.as_ref().err().map(|e| e.split(" (a limit").next().unwrap_or(e).to_owned()),
     };
@@ -126,6 +137,11 @@ fn compare(
         if hardware == emulator {
             row.equal += 1;
             continue;
+        }
+        if row.differing.len() < 64 {
+            let [case, hardware, emulator] =
+                [hex(case, &form.inputs), hex(hardware, &form.outputs), hex(emulator, &form.outputs)];
+            row.differing.push(format!("{} | {case} | {hardware} | {emulator}", form.name));
         }
         let results = hardware.iter().zip(emulator).zip(&form.outputs);
         let nan_only = results.clone().all(|((h, e), k)| h == e || both_nan(*k, *h, *e));

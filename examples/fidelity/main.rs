@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! cargo run --release --example fidelity -- report.md          needs a GPU; exit code 1 if an exact form differs
+//! cargo run --release --example fidelity -- --forms report.md  of the forms alone, and the cases that differ
 //! cargo run --release --example fidelity -- --dump folder      writes the PTX of every form
 //! cargo run --release --example fidelity -- --compile          makes sweep.ptx from sweep.cu; needs NVRTC
 //! ```
@@ -27,8 +28,9 @@ fn main() -> ExitCode {
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--dump", folder] => dump(Path::new(folder)).map(|()| true),
         ["--compile"] => sweep::compile().map(|()| true),
+        ["--forms", report] => measure_forms(Path::new(report)),
         [report] => measure(Path::new(report)),
-        _ => Err("expected a file for the report, --dump and a folder, or --compile".into()),
+        _ => Err("expected a file for the report, --forms and such a file, --dump and a folder, or --compile".into()),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -45,6 +47,15 @@ fn dump(folder: &Path) -> Result<(), Box<dyn Error>> {
         std::fs::write(folder.join(format!("{index:04}.sm_{}.ptx", form.arch)), form.ptx())?;
     }
     Ok(())
+}
+
+/// Whether every exact form agrees.
+fn measure_forms(report: &Path) -> Result<bool, Box<dyn Error>> {
+    let (mut body, mut rows) = (String::new(), String::new());
+    let agree = instructions::measure(&RawCuda::open(0)?, &mut body, &mut rows)?;
+    std::fs::write(report, body)?;
+    std::fs::write(report.with_extension("differences"), rows)?;
+    Ok(agree)
 }
 
 /// Writes one section of the report.
@@ -70,7 +81,7 @@ fn measure(report: &Path) -> Result<bool, Box<dyn Error>> {
     section("Accumulation of tensor cores", &mut |body| tensor::measure(&cuda, body))?;
     let mut agree = false;
     section("Instruction forms", &mut |body| {
-        agree = instructions::measure(&cuda, body)?;
+        agree = instructions::measure(&cuda, body, &mut String::new())?;
         Ok(())
     })?;
     Ok(agree)

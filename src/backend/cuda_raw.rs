@@ -140,6 +140,8 @@ impl RawModule<'_> {
                 }
             });
         }
+        // Copies to the device may still be under way when they return, and the kernel's stream doesn't wait for them.
+        self.cuda.context.synchronize().map_err(failed("finish the copies"))?;
         let mut pointers: Vec<*mut c_void> = params.iter_mut().map(|p| p.as_mut_ptr().cast()).collect();
         let [grid, block] = [shape.grid, shape.block].map(|[x, y, z]| (x, y, z));
         // SAFETY: the parameters live until the launch returns, by when the driver has copied them. What the kernel

@@ -49,7 +49,7 @@ pub struct Observed {
     pub outcome: Outcome,
     /// Instructions it took.
     pub stats: Stats,
-    /// Lines that ran in launches that ended, if they were asked for.
+    /// Lines that ran, if they were asked for.
     pub lines: Lines,
 }
 
@@ -130,15 +130,14 @@ fn run_launches(
     let (mut stats, mut lines) = (Stats::default(), Lines::default());
     for launch in plan.steps.iter().flatten() {
         let program = kernel.program(&launch.entry)?;
-        let fault = match execute(program, memory, launch, regions, options) {
-            Ok(launched) => {
-                stats.warp_instructions += launched.warp_instructions;
-                stats.lane_instructions += launched.lane_instructions;
-                if options.coverage {
-                    lines.add(program, &launched.coverage);
-                }
-                continue;
-            }
+        let (launched, outcome) = execute(program, memory, launch, regions, options);
+        stats.warp_instructions += launched.warp_instructions;
+        stats.lane_instructions += launched.lane_instructions;
+        if options.coverage {
+            lines.add(program, &launched.coverage);
+        }
+        let fault = match outcome {
+            Ok(()) => continue,
             Err(Stop::Violation(violation)) => fault(&violation),
             Err(Stop::Unsupported { detail }) => return Err(BackendError::Unsupported(detail)),
             Err(Stop::BadLaunch(why)) => Fault::new(FaultKind::LaunchFailed, why),
@@ -188,7 +187,7 @@ fn execute(
     launch: &PlannedLaunch,
     regions: &[RegionId],
     options: &Options,
-) -> Result<emulator::Stats, Stop> {
+) -> (Stats, Result<(), Stop>) {
     let mut params = vec![0; program.params().iter().map(|p| p.offset + p.size_bytes).max().unwrap_or(0)];
     for (param, arg) in program.params().iter().zip(&launch.args) {
         let target = &mut params[param.offset..][..param.size_bytes];
@@ -203,7 +202,7 @@ fn execute(
         dynamic_shared_bytes: launch.shared_bytes as usize,
         params: &params,
     };
-    emulator::launch(program, memory, &launch, options)
+    emulator::observe(program, memory, &launch, options)
 }
 
 fn budget(case: &Case) -> u64 {

@@ -138,6 +138,12 @@ pub struct Row {
     pub worst_ratio: f64,
     /// The case it came from, in one line.
     pub worst_case: Option<String>,
+    /// Cases that agree but err more than independent roundings would.
+    pub suspect: u64,
+    /// The largest error of a suspect case over what independent roundings would come to.
+    pub worst_model_ratio: f64,
+    /// The case it came from, in one line.
+    pub suspect_case: Option<String>,
     /// Cases that failed, those of known findings included.
     pub failing: u64,
     /// Distinct findings.

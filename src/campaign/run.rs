@@ -27,6 +27,8 @@ struct Examination {
 
 struct Judged {
     verdict: Result<Verdict, BackendError>,
+    /// Of a suspect case, another one that fails.
+    closer: Option<(Case, Verdict)>,
     took: Duration,
 }
 
@@ -144,11 +146,13 @@ impl Shared<'_> {
             let start = Instant::now();
             let examined = oracle::examine(&**backend, &self.config.kernels[kernel], case);
             let took = start.elapsed();
+            let mut closer = None;
             let verdict = examined.map(|examined| {
                 outputs.extend(examined.output);
+                closer = examined.closer;
                 examined.verdict
             });
-            Some(Judged { verdict, took })
+            Some(Judged { verdict, closer, took })
         });
         let verdicts = verdicts.collect();
         let mut comparison = Comparison::default();
@@ -258,6 +262,17 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
                     row.worst_ratio = agreement.worst_ratio;
                     row.worst_case = Some(case.to_string());
                 }
+                if agreement.is_suspect() {
+                    row.suspect += 1;
+                    if agreement.model_ratio > row.worst_model_ratio {
+                        row.worst_model_ratio = agreement.model_ratio;
+                        row.suspect_case = Some(case.to_string());
+                    }
+                }
+                if let Some((closer, verdict)) = &judged.closer {
+                    row.failing += 1;
+                    self.failing(kernel, backend, number, closer, verdict);
+                }
             }
             Verdict::Diverge(_) | Verdict::Fault(_) => {
                 row.cases += 1;
@@ -355,6 +370,9 @@ impl Row {
             skipped: BTreeMap::new(),
             worst_ratio: 0.0,
             worst_case: None,
+            suspect: 0,
+            worst_model_ratio: 0.0,
+            suspect_case: None,
             failing: 0,
             findings: 0,
         }

@@ -103,9 +103,7 @@ fn cache(case: &Case, role: Role, poison: Poison, tokens: impl Fn(usize) -> std:
                 row.clear();
                 case.values.row(role, RowAt { request, kv_head, member: 0, token }, dim, case.dtype, &mut row);
                 let offset = layout.offset(&[request, kv_head, token, 0].map(u64::from));
-                for (d, &value) in row.iter().enumerate() {
-                    buffer.set_bits(offset + d, case.dtype.encode(value));
-                }
+                buffer.set_values(offset, &row);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The sixteen named barriers of a block.
+//! The sixteen named barriers of a block, and the one of its cluster, which is the block alone.
 
 use super::check::race::{Horizon, SharedRaces, join};
 use super::check::{Fault, ViolationKind, fault};
@@ -12,6 +12,20 @@ pub(super) struct Barriers {
     barriers: [Barrier; 16],
     /// What warps did before they exited: later barriers come after it.
     exited: Horizon,
+    cluster: ClusterBarrier,
+}
+
+/// A barrier of two instructions: arriving doesn't wait, and waiting is for the phase that a warp arrived in.
+#[derive(Debug, Default)]
+struct ClusterBarrier {
+    /// Warps that have arrived in this phase.
+    arrived: u64,
+    /// Warps that have arrived in a phase and not waited yet.
+    owing: u64,
+    waiting: Vec<usize>,
+    horizon: Horizon,
+    /// The horizon of the last complete phase.
+    complete: Horizon,
 }
 
 #[derive(Debug, Default)]
@@ -37,15 +51,37 @@ impl Barriers {
         races: &mut SharedRaces,
     ) -> Result<(), Box<Fault>> {
         let warp = &mut warps[chosen];
-        let Op::Barrier { kind, id, count, .. } = &code[warp.pc as usize].op else {
+        let Op::Barrier { kind, .. } = &code[warp.pc as usize].op else {
             return Ok(());
         };
-        let lane = warp.mask.trailing_zeros() as usize;
-        let (id, differs) = uniform(warp.registers.word(*id), warp.mask);
-        if differs {
-            return Err(fault(ViolationKind::DivergentBarrier, lane, "lanes of one warp name different barriers"));
+        if matches!(kind, BarrierKind::ClusterArrive | BarrierKind::ClusterWait) {
+            return self.arrive_cluster(*kind == BarrierKind::ClusterWait, warps, chosen, races);
         }
-        let expected = count.map(|count| uniform(warp.registers.word(count), warp.mask).0);
+        let groups = groups(warp);
+        let lane = warp.mask.trailing_zeros() as usize;
+        let (mut named, mut differing) = (None, None);
+        let (mut ayes, mut nays, mut waits) = (0, 0, true);
+        for (pc, mask) in &groups {
+            let Op::Barrier { kind, id, count, .. } = &code[*pc as usize].op else {
+                return Ok(());
+            };
+            let (id, ids_differ) = uniform(warp.registers.word(*id), *mask);
+            let expected = count.map(|count| uniform(warp.registers.word(count), *mask).0);
+            if ids_differ || *named.get_or_insert((id, expected)) != (id, expected) {
+                differing = Some((*pc, warp.index, mask.trailing_zeros()));
+            }
+            if let BarrierKind::Reduce { source, .. } = kind {
+                let bits = warp.registers.condition(*source);
+                ayes += (bits & mask).count_ones();
+                nays += (!bits & mask).count_ones();
+            }
+            waits = *kind != BarrierKind::Arrive;
+        }
+        let Some((id, expected)) = named.filter(|_| differing.is_none()) else {
+            let mut fault = fault(ViolationKind::DivergentBarrier, lane, "lanes of one warp name different barriers");
+            fault.other = differing;
+            return Err(fault);
+        };
         if let Some(n) = expected
             && (n == 0 || n % LANES as u32 != 0)
         {
@@ -66,19 +102,67 @@ impl Barriers {
         barrier.expected = expected;
         join(&mut barrier.horizon, &races.release(chosen));
         barrier.arrived += LANES as u32;
-        if let BarrierKind::Reduce { source, .. } = kind {
-            let bits = warp.registers.condition(*source);
-            barrier.ayes += (bits & warp.mask).count_ones();
-            barrier.nays += (!bits & warp.mask).count_ones();
-        }
-        if *kind == BarrierKind::Arrive {
-            warp.pc += 1;
-        } else {
+        barrier.ayes += ayes;
+        barrier.nays += nays;
+        if waits {
             warp.at_barrier = Some(warp.pc);
             barrier.waiting.push(chosen);
+        } else {
+            leave(warp);
         }
         self.release(code, warps, races);
         Ok(())
+    }
+
+    fn arrive_cluster(
+        &mut self,
+        waits: bool,
+        warps: &mut [Warp],
+        chosen: usize,
+        races: &mut SharedRaces,
+    ) -> Result<(), Box<Fault>> {
+        let (warp, bit) = (&mut warps[chosen], 1u64 << chosen);
+        let cluster = &mut self.cluster;
+        if waits != (cluster.owing & bit != 0) {
+            let detail = if waits {
+                "a warp waits for its cluster without having arrived"
+            } else {
+                "a warp arrives at its cluster's barrier again without having waited"
+            };
+            return Err(fault(ViolationKind::BarrierDeadlock, warp.mask.trailing_zeros() as usize, detail));
+        }
+        if !waits {
+            cluster.arrived |= bit;
+            cluster.owing |= bit;
+            join(&mut cluster.horizon, &races.release(chosen));
+            warp.pc += 1;
+        } else if cluster.arrived & bit != 0 {
+            warp.at_barrier = Some(warp.pc);
+            cluster.waiting.push(chosen);
+        } else {
+            cluster.owing &= !bit;
+            warp.pc += 1;
+            races.acquire(chosen, &cluster.complete);
+        }
+        self.release_cluster(warps, races);
+        Ok(())
+    }
+
+    fn release_cluster(&mut self, warps: &mut [Warp], races: &mut SharedRaces) {
+        let cluster = &mut self.cluster;
+        let missing = |(i, warp): (usize, &Warp)| warp.live != 0 && cluster.arrived >> i & 1 == 0;
+        if cluster.arrived == 0 || warps.iter().enumerate().any(missing) {
+            return;
+        }
+        join(&mut cluster.horizon, &self.exited);
+        cluster.complete = std::mem::take(&mut cluster.horizon);
+        cluster.arrived = 0;
+        for waiting in std::mem::take(&mut cluster.waiting) {
+            cluster.owing &= !(1 << waiting);
+            warps[waiting].pc += 1;
+            warps[waiting].at_barrier = None;
+            races.acquire(waiting, &cluster.complete);
+        }
     }
 
     /// A warp has exited: those that wait for all may have all.
@@ -100,6 +184,7 @@ impl Barriers {
     }
 
     fn release(&mut self, code: &[Inst], warps: &mut [Warp], races: &mut SharedRaces) {
+        self.release_cluster(warps, races);
         let living = warps.iter().filter(|w| w.live != 0).count() as u32 * LANES as u32;
         for barrier in &mut self.barriers {
             if barrier.arrived == 0 || barrier.arrived < barrier.expected.unwrap_or(living) {
@@ -107,8 +192,11 @@ impl Barriers {
             }
             for waiting in std::mem::take(&mut barrier.waiting) {
                 let warp = &mut warps[waiting];
-                if let Op::Barrier { kind: BarrierKind::Reduce { reduction, .. }, .. } = &code[warp.pc as usize].op {
-                    let lanes = Lanes { mask: warp.mask, all: true };
+                for (pc, mask) in groups(warp) {
+                    let Op::Barrier { kind: BarrierKind::Reduce { reduction, .. }, .. } = &code[pc as usize].op else {
+                        continue;
+                    };
+                    let lanes = Lanes { mask, all: mask == warp.live };
                     let bits = |holds: bool| if holds { u32::MAX } else { 0 };
                     match reduction {
                         BarrierReduction::And { d } => warp.registers.set_pred(*d, lanes, bits(barrier.nays == 0)),
@@ -116,7 +204,7 @@ impl Barriers {
                         BarrierReduction::Popc { d } => warp.registers.set_word(*d, lanes, [barrier.ayes; LANES]),
                     }
                 }
-                warp.pc += 1;
+                leave(warp);
                 warp.at_barrier = None;
                 races.acquire(waiting, &barrier.horizon);
                 // A barrier for all waits for exits too; a counted one knows only those it counts.
@@ -126,6 +214,20 @@ impl Barriers {
             }
             *barrier = Barrier::default();
         }
+    }
+}
+
+/// Lanes of a warp that is at a barrier, by instruction: several only without `.aligned`.
+fn groups(warp: &Warp) -> Vec<(u32, u32)> {
+    let others = warp.others.iter().map(|g| (g.pc, g.mask));
+    std::iter::once((warp.pc, warp.mask)).chain(others).collect()
+}
+
+fn leave(warp: &mut Warp) {
+    warp.pc += 1;
+    for group in &mut warp.others {
+        group.pc += 1;
+        group.waits = false;
     }
 }
 

@@ -28,6 +28,13 @@ impl BitMap {
         bit < self.bits && self.words.get(bit / 64).is_some_and(|w| w >> (bit % 64) & 1 == 1)
     }
 
+    /// Up to 64 bits from `first` on; bits past the end are clear.
+    pub(super) fn bits(&self, first: usize, count: usize) -> u64 {
+        let word = |index: usize| self.words.get(index).copied().unwrap_or(0);
+        let both = u128::from(word(first / 64 + 1)) << 64 | u128::from(word(first / 64));
+        (both >> (first % 64)) as u64 & (u64::MAX >> (64 - count))
+    }
+
     /// Sets `count` bits from `first` on, as far as they exist.
     pub fn insert(&mut self, first: usize, count: usize) {
         self.each_word(first, count, |word, mask| *word |= mask);
@@ -41,6 +48,19 @@ impl BitMap {
     /// Clears every bit.
     pub fn clear(&mut self) {
         self.words.fill(0);
+    }
+
+    /// Sets the bits that are set in a map of the same size.
+    pub(super) fn union(&mut self, other: &Self) {
+        for (word, other) in self.words.iter_mut().zip(&other.words) {
+            *word |= other;
+        }
+    }
+
+    /// The set bits.
+    pub(super) fn ones(&self) -> impl Iterator<Item = usize> {
+        let words = self.words.iter().enumerate().filter(|(_, word)| **word != 0);
+        words.flat_map(|(index, word)| (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| index * 64 + bit))
     }
 
     /// Number of set bits.
@@ -102,6 +122,9 @@ mod tests {
             prop_assert_eq!(map.count(), expected.iter().filter(|e| **e).count());
             let first = (b..b + m).find(|i| !map.contains(*i));
             prop_assert_eq!(map.first_clear(b, m), first);
+            let count = m.clamp(1, 64);
+            let word = (0..count).fold(0, |word, i| word | u64::from(map.contains(b + i)) << i);
+            prop_assert_eq!(map.bits(b, count), word);
         }
     }
 

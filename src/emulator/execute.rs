@@ -1,9 +1,9 @@
 //! One operation for some lanes: from the operation to its handler.
 
-use super::check::{Fault, ViolationKind, fault, perturb};
+use super::check::{Fault, ViolationKind, fault, perturb, unsupported};
 use super::ops::atomic::{Atomic, atomic};
 use super::ops::warp::{Shuffle, matching, redux, shuffle, vote};
-use super::ops::{compare, convert, copy, integer, matrix, mbarrier, memory, wide, wmma};
+use super::ops::{compare, convert, copy, integer, matrix, matrix_exact, mbarrier, memory, wide, wmma};
 use super::print;
 use super::run::Counters;
 use super::spaces::Spaces;
@@ -35,7 +35,7 @@ pub(super) fn execute(
             r.set_word(*d, lanes, out);
         }
         Op::Ternary32 { op, d, a, b, c } => {
-            let out = integer::ternary32(*op, r.word(*a), r.word(*b), r.word(*c));
+            let out = integer::ternary32(*op, spaces.fused, r.word(*a), r.word(*b), r.word(*c));
             r.set_word(*d, lanes, out);
         }
         Op::Carry(operands) => wide::carry(r, lanes, operands),
@@ -165,15 +165,22 @@ pub(super) fn execute(
         Op::Mma(operands) => matrix::mma(r, lanes, operands, spaces.tensor_core),
         Op::Wmma(operands) => wmma::multiply(r, lanes, operands, spaces.tensor_core),
         Op::WmmaAccess(operands) => wmma::access(spaces, r, lanes, operands)?,
-        Op::MmaInteger(operands) => matrix::mma_integer(r, lanes, operands),
-        Op::MmaDouble(operands) => matrix::mma_double(r, lanes, operands),
+        Op::MmaInteger(operands) => matrix_exact::mma_integer(r, lanes, operands),
+        Op::MmaDouble(operands) => matrix_exact::mma_double(r, lanes, operands),
         Op::CopyAsync(operands) => copy::issue(spaces, r, &mut warp.copies, lanes, operands)?,
         Op::Mbarrier(operands) => mbarrier::mbarrier(spaces, warp, lanes, operands)?,
         Op::CopyCommit => copy::commit(&mut warp.copies, lanes),
         Op::CopyWait { pending } => copy::wait(spaces, &mut warp.copies, lanes, *pending)?,
+        Op::Fence => spaces.global_races.fence(),
         Op::Trap => {
             return Err(fault(ViolationKind::Trap, lanes.first(), "the kernel executed trap"));
         }
+        Op::BadCall { callee } => {
+            let lane = lanes.first();
+            let detail = format!("an indirect call of {:#x}, which is no function of its type", r.wide(*callee)[lane]);
+            return Err(fault(ViolationKind::BranchTarget, lane, detail));
+        }
+        Op::TooDeep => return Err(unsupported(lanes.first(), "a call deeper than calls are inlined")),
         Op::Print { d, format, arguments } => {
             for lane in lanes.iter() {
                 let text = print::formatted(spaces, r.wide(*format)[lane], r.wide(*arguments)[lane], lane);
@@ -199,7 +206,6 @@ pub(super) fn execute(
         }
         // Control flow and barriers are the run loop's; the rest changes nothing that can be observed here.
         Op::Prefetch
-        | Op::Fence
         | Op::Nop
         | Op::WarpSync { .. }
         | Op::Branch { .. }

@@ -163,6 +163,15 @@ impl Segment {
         (offset <= length && size <= length - offset).then_some(offset as usize)
     }
 
+    /// Takes over what a copy has written since it was made.
+    pub(super) fn take_writes(&mut self, copy: &Self) {
+        for byte in copy.written.ones() {
+            self.bytes[byte] = copy.bytes[byte];
+        }
+        self.initialised.union(&copy.initialised);
+        self.written.union(&copy.written);
+    }
+
     pub(super) fn end(&self) -> u64 {
         self.base + self.bytes.len() as u64
     }

@@ -4,6 +4,7 @@
 //! first, so that lanes that parted meet again at the first instruction they share. An instruction that needs other
 //! lanes waits for them; only when nobody can move is that a fault.
 
+use super::check::taint::{self, check_uses};
 use super::check::{Fault, ViolationKind, fault};
 use super::coverage::Coverage;
 use super::execute::execute;
@@ -35,41 +36,88 @@ pub(super) struct Counters {
 /// Instructions after which lanes that run apart take turns instead of the lowest program counter going first.
 const TURN: u32 = 1 << 14;
 
-/// Runs up to `quantum` instructions.
-pub(super) fn run<const COVERAGE: bool>(
-    code: &[Inst],
-    warp: &mut Warp,
-    spaces: &mut Spaces<'_>,
-    counters: &mut Counters,
-    quantum: u64,
+/// A warp about to run.
+pub(super) struct Run<'a, 's> {
+    pub(super) code: &'a [Inst],
+    pub(super) warp: &'a mut Warp,
+    pub(super) spaces: &'a mut Spaces<'s>,
+    pub(super) counters: &'a mut Counters,
+    /// Instructions to run at most.
+    pub(super) quantum: u64,
+    /// Whether to record coverage.
+    pub(super) coverage: bool,
+}
+
+impl Run<'_, '_> {
+    /// Runs with the widest vectors this processor has.
+    pub(super) fn dispatch(&mut self) -> Result<Pause, Box<Fault>> {
+        pulp::Arch::new().dispatch(self)
+    }
+
+    /// Runs along with the warp's shadow, which takes so much longer that vectors don't matter.
+    #[inline(never)]
+    pub(super) fn shadowed(&mut self) -> Result<Pause, Box<Fault>> {
+        self.spaces.fused = false;
+        self.counted::<true>()
+    }
+
+    #[inline(always)]
+    fn counted<const SHADOW: bool>(&mut self) -> Result<Pause, Box<Fault>> {
+        let (mut steps, mut lane_steps) = (0, 0);
+        let outcome = run::<SHADOW>(self, (&mut steps, &mut lane_steps));
+        self.counters.warp_instructions += steps;
+        self.counters.lane_instructions += lane_steps;
+        outcome
+    }
+}
+
+impl pulp::WithSimd for &mut Run<'_, '_> {
+    type Output = Result<Pause, Box<Fault>>;
+
+    /// Compiled once for each kind of processor, with the handlers that are inlined here.
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) -> Self::Output {
+        let vectors = S::F32_LANES > 1;
+        self.spaces.fused = vectors;
+        self.counted::<false>()
+    }
+}
+
+#[inline(always)]
+fn run<const SHADOW: bool>(
+    run: &mut Run<'_, '_>,
+    (steps, lane_steps): (&mut u64, &mut u64),
 ) -> Result<Pause, Box<Fault>> {
+    let Run { code, warp, spaces, counters, quantum, coverage } = run;
+    let (code, quantum, coverage) = (*code, *quantum, *coverage);
     let mut limit = warp.next_ready();
     spaces.party.warp = warp.index;
-    let mut steps = 0;
-    let mut lane_steps = 0;
-    let pause = loop {
-        if steps >= quantum {
-            break Pause::Quantum;
+    loop {
+        if *steps >= quantum {
+            return Ok(Pause::Quantum);
         }
-        steps += 1;
+        *steps += 1;
         let inst = &code[warp.pc as usize];
         let exec = match inst.guard {
             Guard::Always => warp.mask,
             Guard::If(p) => warp.mask & warp.registers.pred(p),
             Guard::Unless(p) => warp.mask & !warp.registers.pred(p),
         };
-        lane_steps += u64::from(exec.count_ones());
-        if COVERAGE {
+        *lane_steps += u64::from(exec.count_ones());
+        if coverage {
             counters.coverage.executed(warp.pc, exec);
             if inst.guard != Guard::Always {
                 counters.coverage.guard(warp.pc, exec, warp.mask);
             }
         }
+        if SHADOW {
+            check_uses(inst, warp, exec, spaces)?;
+        }
         match &inst.op {
             Op::Branch { target } => {
                 branch(warp, exec, *target);
                 if !regroup(code, warp)? {
-                    break Pause::Finished;
+                    return Ok(Pause::Finished);
                 }
                 limit = warp.next_ready();
                 continue;
@@ -77,7 +125,7 @@ pub(super) fn run<const COVERAGE: bool>(
             Op::BranchIndexed { index, targets } => {
                 branch_indexed(warp, exec, *index, targets)?;
                 if !regroup(code, warp)? {
-                    break Pause::Finished;
+                    return Ok(Pause::Finished);
                 }
                 limit = warp.next_ready();
                 continue;
@@ -87,7 +135,7 @@ pub(super) fn run<const COVERAGE: bool>(
                 warp.mask &= !exec;
                 warp.pc += 1;
                 if !regroup(code, warp)? {
-                    break Pause::Finished;
+                    return Ok(Pause::Finished);
                 }
                 limit = warp.next_ready();
                 continue;
@@ -109,21 +157,20 @@ pub(super) fn run<const COVERAGE: bool>(
                 let arrived = converge(code, warp, exec)?;
                 if arrived == 0 {
                     if !regroup(code, warp)? {
-                        break Pause::Finished;
+                        return Ok(Pause::Finished);
                     }
                     limit = warp.next_ready();
                     continue;
                 }
                 if let Op::Barrier { .. } = &inst.op {
-                    break Pause::Barrier;
+                    return Ok(Pause::Barrier);
                 }
-                if matches!(inst.op, Op::WarpSync { .. }) {
-                    spaces.races.advance(warp.index as usize);
+                if let Op::WarpSync { mask } = &inst.op {
+                    spaces.races.warp_sync(warp.index as usize, arrived, warp.live, warp.registers.word(*mask));
                 }
                 let lanes = Lanes { mask: arrived, all: arrived == warp.live };
                 spaces.party.pc = warp.pc;
-                spaces.party.step = (counters.warp_instructions + steps) as u32;
-                execute(&inst.op, warp, lanes, spaces, counters)?;
+                step::<SHADOW>(&inst.op, warp, lanes, spaces, counters)?;
                 warp.pc += 1;
                 limit = warp.next_ready();
             }
@@ -131,9 +178,8 @@ pub(super) fn run<const COVERAGE: bool>(
                 if exec != 0 {
                     let lanes = Lanes { mask: exec, all: exec == warp.live };
                     spaces.party.pc = warp.pc;
-                    spaces.party.step = (counters.warp_instructions + steps) as u32;
-                    execute(op, warp, lanes, spaces, counters)?;
-                    if COVERAGE && let Op::Compare32 { d: Some(d), .. } | Op::Compare64 { d: Some(d), .. } = op {
+                    step::<SHADOW>(op, warp, lanes, spaces, counters)?;
+                    if coverage && let Op::Compare32 { d: Some(d), .. } | Op::Compare64 { d: Some(d), .. } = op {
                         counters.coverage.comparison(warp.pc, warp.registers.pred(*d), exec);
                     }
                 }
@@ -142,14 +188,22 @@ pub(super) fn run<const COVERAGE: bool>(
         }
         if warp.pc >= limit {
             if !regroup(code, warp)? {
-                break Pause::Finished;
+                return Ok(Pause::Finished);
             }
             limit = warp.next_ready();
         }
-    };
-    counters.warp_instructions += steps;
-    counters.lane_instructions += lane_steps;
-    Ok(pause)
+    }
+}
+
+#[inline(always)]
+fn step<const SHADOW: bool>(
+    op: &Op,
+    warp: &mut Warp,
+    lanes: Lanes,
+    spaces: &mut Spaces<'_>,
+    counters: &mut Counters,
+) -> Result<(), Box<Fault>> {
+    if SHADOW { taint::execute(op, warp, lanes, spaces, counters) } else { execute(op, warp, lanes, spaces, counters) }
 }
 
 /// Sends the lanes of `taken` to `target`, the rest of the group to the next instruction.
@@ -284,6 +338,16 @@ fn converge(code: &[Inst], warp: &mut Warp, exec: u32) -> Result<u32, Box<Fault>
 #[inline]
 fn able(code: &[Inst], warp: &Warp, pc: u32, here: u32) -> Result<u32, Box<Fault>> {
     let mask = match &code[pc as usize].op {
+        // Without `.aligned` the others may be at other barrier instructions of the same kind.
+        Op::Barrier { kind, aligned: false, .. } if here != warp.live => {
+            let meets = |g: &Group| match &code[g.pc as usize].op {
+                Op::Barrier { kind: other, aligned, .. } => {
+                    g.waits && !aligned && std::mem::discriminant(kind) == std::mem::discriminant(other)
+                }
+                _ => false,
+            };
+            return Ok(if warp.others.iter().all(meets) { here } else { 0 });
+        }
         Op::Barrier { .. }
         | Op::Matrix(_)
         | Op::Mma(_)

@@ -1,12 +1,18 @@
 //! Allocations that outlive a launch so that the next one needn't make them.
 
-use super::warp::Warp;
+use super::block::Block;
+use super::check::global::GlobalRaces;
 
-/// Warps of earlier launches, to be cleaned and used again.
-#[derive(Clone, Debug, Default)]
+/// What earlier launches leave behind, to be cleaned and used again.
+#[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    pub(super) warps: Vec<Warp>,
-    pub(super) shared: super::memory::Segment,
-    pub(super) races: super::check::race::SharedRaces,
-    pub(super) global_races: super::check::global::GlobalRaces,
+    pub(super) blocks: Vec<Block>,
+    pub(super) global_races: GlobalRaces,
+}
+
+impl Clone for Scratch {
+    /// Nothing in it is worth a copy.
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }

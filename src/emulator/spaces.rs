@@ -2,6 +2,7 @@
 
 use super::check::global::{Extent, GlobalRaces};
 use super::check::race::{Party, SharedRaces};
+use super::check::taint::Taint;
 use super::check::{Checks, Fault, ViolationKind, access as check, fault};
 use super::memory::{FIRST_ADDRESS, Segment, segment_before};
 use super::ops::matrix::TensorCore;
@@ -25,13 +26,18 @@ pub(super) struct Spaces<'a> {
     pub(super) tensor_core: TensorCore,
     /// Seed of the errors of approximate functions.
     pub(super) perturb: Option<u64>,
+    /// Whether this processor has a fused multiply-add of its own.
+    pub(super) fused: bool,
     pub(super) races: &'a mut SharedRaces,
     pub(super) mbarriers: &'a mut Arrivals,
     pub(super) global_races: &'a mut GlobalRaces,
     /// The instruction being executed, for the race check.
     pub(super) party: Party,
-    /// The first read of shared memory that nobody had written yet: if another thread writes it later without a barrier
-    /// between, it is a race that the schedule happened to lose, so it is reported only if no race turns up.
+    pub(super) taint: &'a mut Taint,
+    /// Position of the block in the order of the launch.
+    pub(super) block: u64,
+    /// The first use of memory that nobody had written yet: if another thread writes it later without a barrier between,
+    /// it is a race that the schedule happened to lose, so it is reported only if no race turns up.
     pub(super) pending: &'a mut Option<Pending>,
 }
 
@@ -52,9 +58,9 @@ pub(super) struct Piece<'a> {
 }
 
 /// A segment, and an offset into it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    store: Store,
+    pub(super) store: Store,
     pub(super) offset: usize,
 }
 
@@ -64,8 +70,9 @@ impl Place {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Store {
+/// A segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Store {
     Global(usize),
     Module(usize),
     Constant(usize),
@@ -132,6 +139,7 @@ impl Spaces<'_> {
     }
 
     /// Finds the bytes of an access by all of `lanes`, checked for bounds and alignment.
+    #[inline(always)]
     pub(super) fn resolve(&self, lanes: Lanes, request: &mut Request) -> Result<Span, Box<Fault>> {
         let first = lanes.first();
         let space = one_space(lanes, request);
@@ -163,9 +171,9 @@ impl Spaces<'_> {
     }
 
     /// Objects to reading bytes that nobody wrote.
-    #[inline]
-    pub(super) fn check_initialised(&mut self, lanes: Lanes, span: &Span, size: usize) -> Result<(), Box<Fault>> {
-        if !self.checks.uninitialised {
+    #[inline(always)]
+    pub(super) fn check_initialised(&self, lanes: Lanes, span: &Span, size: usize) -> Result<(), Box<Fault>> {
+        if !self.checks.uninitialised || self.taint.follows {
             return Ok(());
         }
         match span {
@@ -177,20 +185,21 @@ impl Spaces<'_> {
         }
     }
 
-    #[inline]
-    fn check_bytes(&mut self, place: Place, count: usize, lane: usize, each: usize) -> Result<(), Box<Fault>> {
+    #[inline(always)]
+    fn check_bytes(&self, place: Place, count: usize, lane: usize, each: usize) -> Result<(), Box<Fault>> {
         let segment = self.segment(place);
         let Some(byte) = segment.initialised.first_clear(place.offset, count) else {
             return Ok(());
         };
-        let fault = check::uninitialised(segment, byte, lane + (byte - place.offset) / each);
-        if !place.is_shared() || !self.checks.shared_races {
-            return Err(fault);
+        Err(check::uninitialised(segment, byte, lane + (byte - place.offset) / each))
+    }
+
+    /// Whether another thread may yet write a place that this one has read.
+    pub(super) fn may_race(&self, place: Place) -> bool {
+        match place.store {
+            Store::Shared => self.checks.shared_races,
+            _ => self.checks.global_races && self.watched_region(place).is_some(),
         }
-        if self.pending.is_none() {
-            *self.pending = Some(Pending { pc: self.party.pc, warp: self.party.warp, fault });
-        }
-        Ok(())
     }
 
     /// Objects to writing what the kernel may only read; otherwise marks the bytes as written.
@@ -210,10 +219,10 @@ impl Spaces<'_> {
         if segment.offset(address, count as u64).is_none() {
             return Err(self.outside(Space::Global, address, count as u64, lane, "read"));
         }
-        if self.checks.uninitialised {
+        if self.checks.uninitialised && !self.taint.follows {
             self.check_bytes(place, count, lane, count)?;
         }
-        self.read_global(place, count, 1 << lane, self.party, false)
+        self.read_global(place, count, (1 << lane, None), self.party, false)
     }
 
     /// Whether a store must go lane by lane for the race check.
@@ -242,20 +251,16 @@ impl Spaces<'_> {
         let party = Party { strong, ..self.party };
         match span {
             Span::Uniform(place) | Span::Consecutive { place, .. } if !place.is_shared() => {
-                if self.watched_region(*place).is_none() {
-                    return Ok(());
-                }
-                if let Span::Uniform(_) = span {
-                    return self.read_global(*place, size, lanes.mask, party, non_coherent);
-                }
-                lanes
-                    .iter()
-                    .try_for_each(|lane| self.read_global(span.place(lane, size), size, 1 << lane, party, non_coherent))
+                let (bytes, each) = match span {
+                    Span::Consecutive { count, .. } => (size * count, Some(size)),
+                    _ => (size, None),
+                };
+                self.read_global(*place, bytes, (lanes.mask, each), party, non_coherent)
             }
             Span::Scattered(places) => lanes.iter().try_for_each(|lane| match places[lane].store {
                 Store::Shared if !self.checks.shared_races => Ok(()),
                 Store::Shared => self.races.read(places[lane].offset, size, 1 << lane, party),
-                _ => self.read_global(places[lane], size, 1 << lane, party, non_coherent),
+                _ => self.read_global(places[lane], size, (1 << lane, None), party, non_coherent),
             }),
             _ if !self.checks.shared_races => Ok(()),
             Span::Uniform(place) => self.races.read(place.offset, size, lanes.mask, party),
@@ -281,14 +286,16 @@ impl Spaces<'_> {
         &mut self,
         place: Place,
         bytes: usize,
-        lanes: u32,
+        lanes: (u32, Option<usize>),
         party: Party,
         non_coherent: bool,
     ) -> Result<(), Box<Fault>> {
         let Some(region) = self.watched_region(place) else { return Ok(()) };
-        let segments = self.global.iter().chain(self.module.iter());
-        let name = segments.map(|s| s.name.as_str()).nth(region).unwrap_or_default();
-        let extent = Extent { region, name, offset: place.offset, bytes };
+        let segment = match place.store {
+            Store::Module(i) => &self.module[i],
+            _ => &self.global[region],
+        };
+        let extent = Extent { region, name: &segment.name, offset: place.offset, bytes };
         self.global_races.read(self.races, extent, lanes, party, non_coherent)
     }
 
@@ -413,7 +420,7 @@ impl Spaces<'_> {
 }
 
 /// The space all lanes access, with generic addresses made relative to it; `None` if lanes differ.
-#[inline]
+#[inline(always)]
 fn one_space(lanes: Lanes, request: &mut Request) -> Option<Space> {
     if let AccessSpace::Is(space) = request.space {
         return Some(space);
@@ -441,7 +448,7 @@ fn generic(address: u64) -> (Space, u64) {
     found.map_or((Space::Global, address), |(space, start)| (space, address - start))
 }
 
-#[inline]
+#[inline(always)]
 fn is_uniform(lanes: Lanes, addresses: &[u64; LANES]) -> bool {
     let base = addresses[lanes.first()];
     let mut differing = 0;
@@ -453,7 +460,7 @@ fn is_uniform(lanes: Lanes, addresses: &[u64; LANES]) -> bool {
 }
 
 /// Whether the active lanes have no hole between them and lie side by side in memory.
-#[inline]
+#[inline(always)]
 fn is_consecutive(lanes: Lanes, addresses: &[u64; LANES], size: u64) -> bool {
     let first = lanes.first();
     let run = u64::from(lanes.mask >> first);

@@ -1,5 +1,6 @@
 //! A warp: registers as 32 lanes side by side, and its lanes in groups of equal program counter.
 
+use super::check::taint::{Origin, Shadow};
 use super::memory::Segment;
 use super::spaces::Place;
 use crate::ptx::op::{Condition, Pred, Special, Wide, Word};
@@ -141,6 +142,8 @@ pub(super) struct Warp {
     /// Waiting at a block barrier, at this instruction.
     pub(super) at_barrier: Option<u32>,
     pub(super) copies: Copies,
+    /// Undefined bits of its registers.
+    pub(super) shadow: Shadow,
 }
 
 /// Asynchronous copies of a warp that haven't landed.
@@ -159,10 +162,13 @@ pub(super) struct PendingCopy {
     pub(super) place: Place,
     pub(super) bytes: [u8; 16],
     pub(super) size: u8,
+    /// Bytes that nobody had written at the source, one bit each, and where they come from.
+    pub(super) undefined: u64,
+    pub(super) origin: Origin,
 }
 
 /// What a block's registers are filled with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct BlockContext {
     pub(super) grid: [u32; 3],
     pub(super) block: [u32; 3],
@@ -185,7 +191,7 @@ impl BlockContext {
 }
 
 impl Warp {
-    /// Makes room for a program; once a launch.
+    /// Makes room for a program.
     pub(super) fn prepare(&mut self, program: &Program) {
         let (words, wides, preds) = program.slots();
         let registers = &mut self.registers;

@@ -89,7 +89,9 @@ fn each_name(operand: &Operand, visit: &mut impl FnMut(&str)) {
             each_name(first, visit);
             each_name(second, visit);
         }
-        Operand::Vector(items) | Operand::List(items) => items.iter().for_each(|item| each_name(item, visit)),
+        Operand::Vector(items) | Operand::List(items) | Operand::Place(items) => {
+            items.iter().for_each(|item| each_name(item, visit));
+        }
         Operand::Int(_) | Operand::F32(_) | Operand::F64(_) | Operand::Address { base: Base::Absolute, .. } => {}
     }
 }

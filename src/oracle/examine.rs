@@ -2,7 +2,7 @@
 
 use super::{Divergence, Examined, Verdict, judge};
 use crate::backend::{Backend, BackendError, BackendKind, Kernel, Run};
-use crate::case::{Case, Poison};
+use crate::case::{Case, Poison, Recipe};
 use crate::outcome::{Fault, FaultKind, Outcome, Output};
 use crate::tensor::Buffer;
 
@@ -16,10 +16,11 @@ pub fn is_perturbed(backend: BackendKind, case: &Case) -> bool {
 
 /// Runs `case` twice on `backend` (a third time to explain a difference) and judges it. On the emulator, for one case in
 /// `PERTURBED` that agrees, the numbers must also hold when approximate functions err as their documentation allows.
+/// A case that agrees but is suspect gets a closer look.
 ///
 /// An error is this program's or the machine's limit, never the kernel's; the caller counts it as a skip or stops.
 pub fn examine(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Result<Examined, BackendError> {
-    let without_output = |verdict| Ok(Examined { verdict, output: None });
+    let without_output = |verdict| Ok(Examined { verdict, output: None, closer: None });
     if let Some(why) = kernel.manifest.domain.excludes(case) {
         return without_output(Verdict::Skip(format!("outside the kernel's domain: {why}")));
     }
@@ -38,7 +39,7 @@ pub fn examine(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Result<Ex
             Some(fault) => fault,
             None => explain(backend, kernel, case, &first, step, element)?,
         };
-        return Ok(Examined { verdict: Verdict::Fault(fault), output: Some(first) });
+        return Ok(Examined { verdict: Verdict::Fault(fault), output: Some(first), closer: None });
     }
     let mut verdict = judge(case, &kernel.manifest.numerics, first_run.poison, &first);
     if is_perturbed(backend.kind(), case) && matches!(verdict, Verdict::Agree(_)) {
@@ -48,12 +49,34 @@ pub fn examine(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Result<Ex
             Outcome::Output(output) => {
                 if let Verdict::Diverge(divergence) = judge(case, &kernel.manifest.numerics, run.poison, &output) {
                     verdict = Verdict::Diverge(Divergence { approximate: true, ..divergence });
-                    return Ok(Examined { verdict, output: Some(output) });
+                    return Ok(Examined { verdict, output: Some(output), closer: None });
                 }
             }
         }
     }
-    Ok(Examined { verdict, output: Some(first) })
+    let closer = match verdict {
+        Verdict::Agree(agreement) if agreement.is_suspect() => look_closer(backend, kernel, case)?,
+        _ => None,
+    };
+    Ok(Examined { verdict, output: Some(first), closer })
+}
+
+/// Runs the shape of a suspect case with values that leave little or no room for rounding, and gives what fails.
+fn look_closer(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Result<Option<(Case, Verdict)>, BackendError> {
+    for recipe in [Recipe::Flat, Recipe::Select, Recipe::Sparse] {
+        let mut parts = case.clone().into_parts();
+        parts.values.recipe = recipe;
+        let Ok(closer) = Case::try_from(parts) else { continue };
+        let run = Run::first(&closer);
+        let verdict = match backend.run(kernel, &closer, run)? {
+            Outcome::Output(output) => judge(&closer, &kernel.manifest.numerics, run.poison, &output),
+            Outcome::Fault(fault) => Verdict::Fault(fault),
+        };
+        if verdict.signature().is_some() {
+            return Ok(Some((closer, verdict)));
+        }
+    }
+    Ok(None)
 }
 
 /// First step and element in which the outputs differ. Caches hold poison and are judged against their own.

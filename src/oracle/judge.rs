@@ -145,6 +145,10 @@ fn judge_row(case: &Case, contract: &Contract, output: &Output, row: &ExpectedRo
         };
         tally.agreement.elements += 1;
         let ratio = bound::ratio(found, o, b, case.dtype);
+        if signs_are_random && bounds.hm[dim] < b && !bound::accepts(found, o, bounds.hm[dim], case.dtype) {
+            let model_ratio = bound::ratio(found, o, bounds.hm[dim], case.dtype);
+            tally.agreement.model_ratio = tally.agreement.model_ratio.max(model_ratio);
+        }
         if bound::accepts(found, o, b, case.dtype) {
             tally.agreement.worst_ratio = tally.agreement.worst_ratio.max(ratio.min(1.0));
             continue;

@@ -5,6 +5,11 @@
 //!
 //! The order of checks is deliberate, from the most telling to the least: a fault, an output that was never written,
 //! a result that changes between runs, a cache that holds the wrong bytes, a number outside its bound.
+//!
+//! Three bounds are kept apart. `det` is a proof from the kernel's contract and `sgn` one over the random signs of V:
+//! breaking either is a finding. `hm` assumes that rounding errors are independent, which no kernel promises: breaking
+//! it makes a case *suspect*. [`examine`] then runs the same shape with values whose rows are exact in any order, where
+//! a wrong key or length can't hide in the rounding, and only what is proven wrong there becomes a finding.
 
 mod examine;
 mod judge;
@@ -12,7 +17,7 @@ mod judge;
 pub use examine::{examine, is_perturbed};
 pub use judge::{ExpectedRow, for_each_row, judge};
 
-use crate::case::TensorName;
+use crate::case::{Case, TensorName};
 use crate::outcome::{Fault, Output, Site};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -37,6 +42,9 @@ pub struct Examined {
     pub verdict: Verdict,
     /// What the first run left in memory, if it ended.
     pub output: Option<Output>,
+    /// The case agrees but is suspect ([`Agreement::is_suspect`]), and this other one, of the same shape with values
+    /// that leave less room for rounding, fails.
+    pub closer: Option<(Case, Verdict)>,
 }
 
 /// How close an agreeing run came to its bounds.
@@ -48,6 +56,15 @@ pub struct Agreement {
     pub elements: u64,
     /// Output elements of rows in which a right kernel may overflow: only their being written was checked.
     pub out_of_domain: u64,
+    /// Largest error over what independent rounding errors would come to (the bound `hm`), where V's signs are random.
+    pub model_ratio: f64,
+}
+
+impl Agreement {
+    /// Larger errors than a model of independent rounding allows: no proof of anything, but worth a closer look.
+    pub fn is_suspect(&self) -> bool {
+        self.model_ratio > 1.0
+    }
 }
 
 /// The worst wrong element of a tensor.

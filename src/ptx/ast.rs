@@ -57,7 +57,13 @@ pub(super) enum Initial {
     Int(u64),
     F32(u32),
     F64(u64),
-    Symbol { name: String, offset: i64, generic: bool },
+    /// An address, or with `mask` that byte of it: `0xFF00(name)` is the second.
+    Symbol {
+        name: String,
+        offset: i64,
+        generic: bool,
+        mask: Option<u64>,
+    },
 }
 
 /// An `.entry` or a `.func`.
@@ -83,10 +89,17 @@ pub(super) enum Statement {
         file: u64,
         line: u64,
     },
-    /// `name: .branchtargets a, b;`
+    /// `name: .branchtargets a, b;` or `name: .calltargets f, g;`
     Targets {
         name: String,
+        of_calls: bool,
         labels: Vec<String>,
+    },
+    /// `name: .callprototype (returns) _ (params);`
+    Prototype {
+        name: String,
+        returns: Vec<Variable>,
+        params: Vec<Variable>,
     },
 }
 
@@ -145,6 +158,8 @@ pub enum Operand {
         /// Bytes added.
         offset: i64,
     },
+    /// `[a, b]`: a texture or a tensor map with coordinates.
+    Place(Vec<Operand>),
 }
 
 /// What an address starts from.

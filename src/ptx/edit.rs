@@ -107,7 +107,7 @@ fn move_to(statements: &mut [Statement], at: Position) {
             Statement::Variable(variable) => variable.at = at,
             Statement::Label(_, position) => *position = at,
             Statement::Block(inner) => move_to(inner, at),
-            Statement::Loc { .. } | Statement::Targets { .. } => {}
+            Statement::Loc { .. } | Statement::Targets { .. } | Statement::Prototype { .. } => {}
         }
     }
 }

@@ -49,6 +49,8 @@ impl std::fmt::Display for Kind<'_> {
 
 /// All tokens of `text`, closed by [`Kind::End`].
 pub(super) fn tokens(text: &str) -> Result<Vec<Token<'_>>, Error> {
+    // Compilers hand out C strings, and editors leave byte order marks: files hold both.
+    let text = text.trim_start_matches('\u{feff}').trim_end_matches('\0');
     let mut lexer = Lexer { text, bytes: text.as_bytes(), at: 0, line: 1, line_start: 0 };
     let mut out = Vec::new();
     loop {
@@ -108,7 +110,7 @@ impl<'t> Lexer<'t> {
             b'0'..=b'9' => self.number(at)?,
             b'"' => self.quoted(at)?,
             b'{' | b'}' | b'[' | b']' | b'(' | b')' | b'<' | b'>' | b',' | b';' | b':' | b'=' | b'+' | b'-' | b'!'
-            | b'|' | b'@' | b'*' | b'~' => {
+            | b'|' | b'@' | b'*' | b'/' | b'&' | b'^' | b'~' => {
                 self.at += 1;
                 Kind::Punct(char::from(first))
             }

@@ -17,6 +17,7 @@ mod parser;
 mod print;
 mod program;
 mod types;
+mod unwritten;
 
 pub use ast::{Base, Instruction, Module, Operand};
 pub use edit::Place;

@@ -296,6 +296,10 @@ impl<'t> Parser<'_, 't> {
                 "v4" => vector = 4,
                 "ptr" | "global" | "shared" | "local" | "const" => {}
                 "attribute" => while !matches!(self.bump(), Kind::Punct(')') | Kind::End) {},
+                // Two halves side by side: the instructions that know the type only move it.
+                "b128" if vector == 1 => (ty, vector) = (Some(Type::B64), 2),
+                // Handles: only instructions that are refused look into them.
+                "texref" | "samplerref" | "surfref" => ty = Some(Type::B64),
                 _ => match Type::from_name(word) {
                     Some(found) => ty = Some(found),
                     None => {
@@ -336,7 +340,7 @@ impl<'t> Parser<'_, 't> {
         while self.eat('[') {
             let size = if let Kind::Int(n) = self.peek() {
                 self.at += 1;
-                n
+                self.constant(n, 0)?
             } else {
                 0
             };
@@ -379,21 +383,41 @@ impl<'t> Parser<'_, 't> {
             });
         }
         let item = match self.operand()? {
+            Operand::Int(mask) if self.eat('(') => {
+                let item = self.nested(Self::address_item)?;
+                self.expect(')')?;
+                let Initial::Symbol { name, offset, generic, .. } = item else {
+                    return self.unexpected("an address");
+                };
+                Initial::Symbol { name, offset, generic, mask: Some(mask) }
+            }
             Operand::Int(n) => Initial::Int(n),
             Operand::F32(bits) => Initial::F32(bits),
             Operand::F64(bits) => Initial::F64(bits),
-            Operand::Name(name) if name == "generic" && self.eat('(') => {
-                let name = self.word("a variable")?.to_owned();
-                self.expect(')')?;
-                let offset = self.offset()?;
-                Initial::Symbol { name, offset, generic: true }
-            }
-            Operand::Name(name) => Initial::Symbol { name, offset: 0, generic: false },
-            Operand::Offset(name, offset) => Initial::Symbol { name, offset, generic: false },
+            Operand::Name(name) => self.symbol_item(name, 0)?,
+            Operand::Offset(name, offset) => self.symbol_item(name, offset)?,
             _ => return self.unexpected("an initial value"),
         };
         out.push(item);
         Ok(())
+    }
+
+    fn address_item(&mut self) -> Result<Initial, Error> {
+        match self.operand()? {
+            Operand::Name(name) => self.symbol_item(name, 0),
+            Operand::Offset(name, offset) => self.symbol_item(name, offset),
+            _ => self.unexpected("an address"),
+        }
+    }
+
+    /// `name+4`, whose name and offset are read, or `generic(name)+4`.
+    fn symbol_item(&mut self, name: String, offset: i64) -> Result<Initial, Error> {
+        if name != "generic" || !self.eat('(') {
+            return Ok(Initial::Symbol { name, offset, generic: false, mask: None });
+        }
+        let name = self.word("a variable")?.to_owned();
+        self.expect(')')?;
+        Ok(Initial::Symbol { name, offset: self.offset()?, generic: true, mask: None })
     }
 
     fn statements(&mut self) -> Result<Vec<Statement>, Error> {
@@ -423,19 +447,35 @@ impl<'t> Parser<'_, 't> {
                 Kind::Dotted(_) => out.extend(self.variables(false)?.into_iter().map(Statement::Variable)),
                 Kind::Word(word) if self.token(1).kind == Kind::Punct(':') => {
                     self.at += 2;
-                    if self.peek() == Kind::Dotted("branchtargets") {
-                        self.at += 1;
-                        out.push(Statement::Targets { name: word.to_owned(), labels: self.labels()? });
-                    } else if let Kind::Dotted(directive @ ("callprototype" | "calltargets")) = self.peek() {
-                        return Err(Error::unsupported(at, format!(".{directive}"), "indirect calls"));
-                    } else {
-                        out.push(Statement::Label(word.to_owned(), at));
-                    }
+                    let name = word.to_owned();
+                    out.push(match self.peek() {
+                        Kind::Dotted(directive @ ("branchtargets" | "calltargets")) => {
+                            self.at += 1;
+                            let of_calls = directive == "calltargets";
+                            Statement::Targets { name, of_calls, labels: self.labels()? }
+                        }
+                        Kind::Dotted("callprototype") => {
+                            self.at += 1;
+                            self.prototype(name)?
+                        }
+                        _ => Statement::Label(name, at),
+                    });
                 }
                 Kind::Word(_) | Kind::Punct('@') => out.push(Statement::Instruction(self.instruction()?)),
                 _ => return self.unexpected("an instruction"),
             }
         }
+    }
+
+    fn prototype(&mut self, name: String) -> Result<Statement, Error> {
+        let returns = if self.peek() == Kind::Punct('(') { self.parameters()? } else { Vec::new() };
+        self.word("`_`")?;
+        let params = if self.peek() == Kind::Punct('(') { self.parameters()? } else { Vec::new() };
+        while matches!(self.peek(), Kind::Dotted(_) | Kind::Int(_)) {
+            self.at += 1;
+        }
+        self.expect(';')?;
+        Ok(Statement::Prototype { name, returns, params })
     }
 
     fn labels(&mut self) -> Result<Vec<String>, Error> {
@@ -491,7 +531,7 @@ impl<'t> Parser<'_, 't> {
             Kind::Punct('-') => {
                 self.at += 1;
                 match self.bump() {
-                    Kind::Int(n) => Operand::Int(n.wrapping_neg()),
+                    Kind::Int(n) => Operand::Int(self.constant(n.wrapping_neg(), 0)?),
                     Kind::F32(bits) => Operand::F32(bits ^ (1 << 31)),
                     Kind::F64(bits) => Operand::F64(bits ^ (1 << 63)),
                     _ => {
@@ -502,7 +542,7 @@ impl<'t> Parser<'_, 't> {
             }
             Kind::Int(n) => {
                 self.at += 1;
-                Operand::Int(n)
+                Operand::Int(self.constant(n, 0)?)
             }
             Kind::F32(bits) => {
                 self.at += 1;
@@ -546,36 +586,97 @@ impl<'t> Parser<'_, 't> {
     }
 
     fn address(&mut self) -> Result<Operand, Error> {
-        let at = self.position();
-        let out = match self.peek() {
+        let (base, offset) = match self.peek() {
             Kind::Word(word) => {
                 self.at += 1;
-                Operand::Address { base: Base::Name(word.to_owned()), offset: self.offset()? }
+                (Base::Name(word.to_owned()), self.offset()?)
             }
             Kind::Int(n) => {
                 self.at += 1;
-                Operand::Address { base: Base::Absolute, offset: n as i64 }
+                (Base::Absolute, n as i64)
             }
             _ => return self.unexpected("an address"),
         };
-        if self.peek() == Kind::Punct(',') {
-            return Err(Error::unsupported(at, "[a, b]", "tensor-map and texture addresses"));
+        if self.eat(',') {
+            let mut parts = vec![match base {
+                Base::Name(name) if offset == 0 => Operand::Name(name),
+                Base::Name(name) => Operand::Offset(name, offset),
+                Base::Absolute => Operand::Int(offset as u64),
+            }];
+            parts.append(&mut self.nested(|p| p.operands_until(']'))?);
+            return Ok(Operand::Place(parts));
         }
         self.expect(']')?;
-        Ok(out)
+        Ok(Operand::Address { base, offset })
     }
 
-    /// `+n`, `-n`, `+-n`, or nothing.
+    /// `+n`, `-n`, `+-n`, several of them, or nothing.
     fn offset(&mut self) -> Result<i64, Error> {
-        let mut negative = false;
-        if self.eat('+') {
-            negative ^= self.eat('-');
-        } else if self.eat('-') {
-            negative = true;
-        } else {
-            return Ok(0);
+        let mut total = 0i64;
+        loop {
+            let mut negative = false;
+            if self.eat('+') {
+                negative ^= self.eat('-');
+            } else if self.eat('-') {
+                negative = true;
+            } else {
+                return Ok(total);
+            }
+            let n = self.int("an offset")?;
+            let n = self.constant(n, PRODUCT)? as i64;
+            total = if negative { total.wrapping_sub(n) } else { total.wrapping_add(n) };
         }
-        let n = self.int("an offset")? as i64;
-        Ok(if negative { n.wrapping_neg() } else { n })
+    }
+
+    /// The rest of a constant expression whose first number is read, as far as operators bind at least as `tightly`
+    /// (PTX ISA, "Constant Expressions"). Its numbers may be in parentheses, but for the first.
+    fn constant(&mut self, first: u64, tightly: u32) -> Result<u64, Error> {
+        let mut value = first;
+        loop {
+            let at = self.position();
+            let doubled = self.token(1).kind == self.peek();
+            let (operator, binds) = match self.peek() {
+                Kind::Punct(c @ ('*' | '/')) => (c, PRODUCT),
+                Kind::Punct(c @ ('+' | '-')) => (c, 3),
+                Kind::Punct(c @ ('<' | '>')) if doubled => (c, 2),
+                Kind::Punct(c @ '&') => (c, 1),
+                Kind::Punct(c @ '^') => (c, 0),
+                _ => return Ok(value),
+            };
+            if binds < tightly {
+                return Ok(value);
+            }
+            self.at += if matches!(operator, '<' | '>') { 2 } else { 1 };
+            let right = self.nested(|p| p.number())?;
+            let right = self.nested(|p| p.constant(right, binds + 1))?;
+            value = match operator {
+                '*' => value.wrapping_mul(right),
+                '/' if right == 0 => return Err(Error::syntax(at, "a divisor other than 0", "`0`")),
+                '/' => (value as i64).wrapping_div(right as i64) as u64,
+                '+' => value.wrapping_add(right),
+                '-' => value.wrapping_sub(right),
+                '<' => value.wrapping_shl(right as u32),
+                '>' => (value as i64).wrapping_shr(right as u32) as u64,
+                '&' => value & right,
+                _ => value ^ right,
+            };
+        }
+    }
+
+    /// A number, perhaps negative, or an expression in parentheses.
+    fn number(&mut self) -> Result<u64, Error> {
+        if self.eat('-') {
+            return Ok(self.nested(Self::number)?.wrapping_neg());
+        }
+        if self.eat('(') {
+            let first = self.nested(Self::number)?;
+            let value = self.nested(|p| p.constant(first, 0))?;
+            self.expect(')')?;
+            return Ok(value);
+        }
+        self.int("a number")
     }
 }
+
+/// How tightly a product binds.
+const PRODUCT: u32 = 4;

@@ -36,6 +36,7 @@ fn forget(statement: &mut Statement) {
         Statement::Variable(variable) => forget_variable(variable),
         Statement::Instruction(instruction) => instruction.at = Position::default(),
         Statement::Block(inner) => inner.iter_mut().for_each(forget),
+        Statement::Prototype { returns, params, .. } => returns.iter_mut().chain(params).for_each(forget_variable),
         Statement::Loc { .. } | Statement::Targets { .. } => {}
     }
 }
@@ -97,7 +98,17 @@ fn statements(f: &mut Formatter<'_>, body: &[Statement], depth: usize) -> fmt::R
                 writeln!(f, "{}}}", "\t".repeat(depth))?;
             }
             Statement::Loc { file, line } => writeln!(f, ".loc {file} {line} 0")?,
-            Statement::Targets { name, labels } => writeln!(f, "{name}: .branchtargets {};", Separated(labels))?,
+            Statement::Targets { name, of_calls, labels } => {
+                let directive = if *of_calls { "calltargets" } else { "branchtargets" };
+                writeln!(f, "{name}: .{directive} {};", Separated(labels))?;
+            }
+            Statement::Prototype { name, returns, params } => {
+                write!(f, "{name}: .callprototype ")?;
+                if !returns.is_empty() {
+                    write!(f, "({}) ", Separated(returns))?;
+                }
+                writeln!(f, "_ ({});", Separated(params))?;
+            }
         }
     }
     Ok(())
@@ -142,9 +153,13 @@ impl Display for Initial {
             Self::Int(n) => write!(f, "{n}"),
             Self::F32(bits) => write!(f, "0f{bits:08X}"),
             Self::F64(bits) => write!(f, "0d{bits:016X}"),
-            Self::Symbol { name, offset, generic } => {
+            Self::Symbol { name, offset, generic, mask } => {
+                if let Some(mask) = mask {
+                    write!(f, "{mask}(")?;
+                }
                 if *generic { write!(f, "generic({name})") } else { f.write_str(name) }?;
-                write_offset(f, *offset)
+                write_offset(f, *offset)?;
+                f.write_str(if mask.is_some() { ")" } else { "" })
             }
         }
     }
@@ -187,6 +202,7 @@ impl Display for Operand {
                 }
                 Base::Absolute => write!(f, "[{}]", *offset as u64),
             },
+            Self::Place(parts) => write!(f, "[{}]", Separated(parts)),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A lowered program: what the emulator runs.
 
-use super::op::{Op, Pred, Special, Wide, Word};
+use super::op::{Op, Pred, Slot, Special, Wide, Word};
 use super::types::{Space, Type};
 use std::sync::Arc;
 
@@ -35,6 +35,7 @@ pub struct Program {
     pub(super) preds: u32,
     pub(super) constants: Constants,
     pub(super) specials: Vec<(Word, Special)>,
+    pub(super) unwritten: Vec<(Slot, u32)>,
     pub(super) globals: Vec<Global>,
     pub(super) shared: Vec<SharedVariable>,
     pub(super) files: Vec<(u64, String)>,
@@ -89,6 +90,8 @@ pub struct SharedVariable {
     pub offset: usize,
     /// Size in bytes.
     pub size_bytes: usize,
+    /// Whether it starts as zeros, as what the device reserves does.
+    pub is_zeroed: bool,
 }
 
 /// One instruction.
@@ -187,6 +190,11 @@ impl Program {
     /// Slots that hold special registers.
     pub fn specials(&self) -> &[(Word, Special)] {
         &self.specials
+    }
+
+    /// Registers that may be read before they are written, and the first instruction that may do so.
+    pub fn unwritten(&self) -> &[(Slot, u32)] {
+        &self.unwritten
     }
 
     /// Variables of the module, with their contents at launch.

@@ -113,6 +113,16 @@ pub fn summary(summary: &Summary) -> String {
                 row.out_of_domain, row.kernel, row.device
             );
         }
+        if let Some(case) = &row.suspect_case {
+            let _ = writeln!(
+                text,
+                "suspect: {} of {} on {} err more than independent roundings would, up to {} times, with {case}; that proves nothing by itself",
+                row.suspect,
+                row.kernel,
+                row.device,
+                significant(row.worst_model_ratio)
+            );
+        }
         if let Some(case) = &row.worst_case {
             let _ = writeln!(text, "closest to its bound: {} on {} with {case}", row.kernel, row.device);
         }

@@ -35,7 +35,8 @@ pub fn summary(summary: &Summary) -> Vec<String> {
             "event": "row", "kernel": row.kernel, "backend": row.backend.to_string(), "device": row.device,
             "cases": row.cases, "cases_per_s": row.cases as f64 / seconds.max(1e-9), "busy_s": row.busy.as_secs_f64(),
             "elements": row.elements, "out_of_domain": row.out_of_domain, "skipped": row.skipped,
-            "worst_ratio": row.worst_ratio, "worst_case": row.worst_case, "failing": row.failing, "findings": row.findings,
+            "worst_ratio": row.worst_ratio, "worst_case": row.worst_case,
+            "suspect": row.suspect, "worst_model_ratio": row.worst_model_ratio, "suspect_case": row.suspect_case, "failing": row.failing, "findings": row.findings,
         })
     });
     let comparisons = summary.comparisons.iter().map(|(kernel, c)| {

@@ -85,9 +85,9 @@ impl Buffer {
 
     /// Elements with these values, each rounded to `dtype`.
     pub fn of_values(dtype: Dtype, values: &[f64]) -> Self {
-        let size = dtype.size_bytes();
-        let bytes = values.iter().flat_map(|&x| dtype.encode(x).to_le_bytes().into_iter().take(size)).collect();
-        Self { dtype, bytes }
+        let mut buffer = Self { dtype, bytes: vec![0; values.len() * dtype.size_bytes()] };
+        buffer.set_values(0, values);
+        buffer
     }
 
     /// Takes over bytes; a part of an element at the end is dropped.
@@ -134,6 +134,19 @@ impl Buffer {
     /// Value of an element.
     pub fn value(&self, index: usize) -> f64 {
         self.dtype.decode(self.bits(index))
+    }
+
+    /// Sets the elements from `first` on.
+    pub fn set_values(&mut self, first: usize, values: &[f64]) {
+        let (dtype, size) = (self.dtype, self.dtype.size_bytes());
+        let bytes = &mut self.bytes[first * size..][..values.len() * size];
+        if dtype == Dtype::F32 {
+            let elements = bytes.as_chunks_mut::<4>().0;
+            elements.iter_mut().zip(values).for_each(|(element, x)| *element = dtype.encode(*x).to_le_bytes());
+        } else {
+            let elements = bytes.as_chunks_mut::<2>().0;
+            elements.iter_mut().zip(values).for_each(|(element, x)| *element = (dtype.encode(*x) as u16).to_le_bytes());
+        }
     }
 
     /// Sets an element's bits.

@@ -159,7 +159,7 @@ impl Case {
             dynamic_shared_bytes: self.shared,
             params: &params,
         };
-        let options = Options { schedule_seed: seed, instruction_budget: 200_000, ..Options::default() };
+        let options = Options { schedule_seed: seed, instruction_budget: 4_000_000, ..Options::default() };
         (launch(&program, memory, &shape, &options).map(|_| ()), writable_regions)
     }
 

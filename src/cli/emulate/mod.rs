@@ -6,8 +6,9 @@ mod prepare;
 mod render;
 
 use super::{Exit, Failure};
-use crate::emulator::{Launch, Options, Stop, TensorCore, launch};
+use crate::emulator::{Launch, Options, Stop, TensorCore, observe};
 use crate::ptx::{self, Module, Program, Type};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -79,7 +80,7 @@ pub(super) struct EmulateArgs {
     /// Say how large the program is, how full its warps were and how much of each buffer was written
     #[arg(long)]
     trace_stats: bool,
-    /// After a launch that broke no rule, say which outcomes each guard and comparison had
+    /// Say which outcomes each guard and comparison had
     #[arg(long)]
     coverage: bool,
     /// How tensor cores add [default: as those of the text's .target]
@@ -102,7 +103,7 @@ pub(super) fn run(args: &EmulateArgs) -> Result<Exit, Failure> {
     let text = String::from_utf8(text)
         .map_err(|_| Failure::usage(format!("{file}: expected UTF-8 text, found other bytes")))?;
     let module = ptx::parse(&text).map_err(|e| unreadable(&args.file, &e))?;
-    if args.list {
+    if args.list && module.entries().next().is_some() {
         print!("{}", render::listing(&module));
         return Ok(Exit::Clean);
     }
@@ -135,6 +136,7 @@ fn launch_and_tell(args: &EmulateArgs, program: &Program) -> Result<Exit, Failur
         schedule_seed: args.seed,
         instruction_budget: args.budget,
         coverage: args.coverage,
+        threads: std::thread::available_parallelism().map_or(1, NonZero::get),
         tensor_core: args.tensor_core.map(|generation| match generation {
             Generation::Ampere => TensorCore::AMPERE,
             Generation::Hopper => TensorCore::HOPPER,
@@ -142,17 +144,18 @@ fn launch_and_tell(args: &EmulateArgs, program: &Program) -> Result<Exit, Failur
         ..Options::default()
     };
     let start = Instant::now();
-    let (stats, exit) = match launch(program, &mut prepared.memory, &shape, &options) {
-        Ok(stats) => {
-            for line in &stats.printed {
-                println!("{}", line.strip_suffix('\n').unwrap_or(line));
-            }
+    let (stats, outcome) = observe(program, &mut prepared.memory, &shape, &options);
+    for line in &stats.printed {
+        println!("{}", line.strip_suffix('\n').unwrap_or(line));
+    }
+    let exit = match outcome {
+        Ok(()) => {
             println!("{}", render::finished(program.name(), &stats));
-            (Some(stats), Exit::Clean)
+            Exit::Clean
         }
         Err(Stop::Violation(violation)) => {
             print!("{}", render::violation(program.name(), &violation));
-            (None, Exit::Findings)
+            Exit::Findings
         }
         Err(stop @ Stop::Unsupported { .. }) => {
             return Err(Failure { exit: Exit::NothingRan, message: stop.to_string() });
@@ -162,9 +165,9 @@ fn launch_and_tell(args: &EmulateArgs, program: &Program) -> Result<Exit, Failur
     let seconds = start.elapsed().as_secs_f64();
     let memory = &prepared.memory;
     if args.trace_stats {
-        print!("{}", render::trace(stats.as_ref(), program, memory, buffers, seconds));
+        print!("{}", render::trace(&stats, program, memory, buffers, seconds));
     }
-    if let Some(stats) = stats.filter(|_| args.coverage) {
+    if args.coverage {
         print!("{}", render::coverage(program, &stats.coverage));
     }
     for print in prints {

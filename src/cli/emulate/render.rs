@@ -72,22 +72,14 @@ pub(super) fn finished(kernel: &str, stats: &Stats) -> String {
 }
 
 /// How full the warps were, and what was written.
-pub(super) fn trace(
-    stats: Option<&Stats>,
-    program: &Program,
-    memory: &Memory,
-    buffers: &[Buffer],
-    seconds: f64,
-) -> String {
+pub(super) fn trace(stats: &Stats, program: &Program, memory: &Memory, buffers: &[Buffer], seconds: f64) -> String {
     let mut text = String::new();
     let (code, locals) = (program.code().len(), program.local_bytes());
     let _ = writeln!(text, "program   {code} operations, {}, {locals} bytes of local memory a thread", shared(program));
-    if let Some(stats) = stats {
-        let full = 100.0 * stats.lane_instructions as f64 / (stats.warp_instructions * 32).max(1) as f64;
-        let rate = stats.warp_instructions as f64 / seconds.max(1e-9) / 1e6;
-        let _ = writeln!(text, "warps     {full:.1}% of lanes active on average");
-        let _ = writeln!(text, "time      {seconds:.3} s, {rate:.1} million warp instructions a second");
-    }
+    let full = 100.0 * stats.lane_instructions as f64 / (stats.warp_instructions * 32).max(1) as f64;
+    let rate = stats.warp_instructions as f64 / seconds.max(1e-9) / 1e6;
+    let _ = writeln!(text, "warps     {full:.1}% of lanes active on average");
+    let _ = writeln!(text, "time      {seconds:.3} s, {rate:.1} million warp instructions a second");
     for buffer in buffers {
         let written = memory.written(buffer.region).count();
         let size = memory.bytes(buffer.region).len();

@@ -2,74 +2,38 @@
 //!
 //! Threads of one block are ordered as the shared-memory check says, by the same clocks. Threads of different blocks are
 //! concurrent for the whole launch, whichever ran first here, unless atomics order them: a block that makes a strong
-//! (atomic or volatile) access to a location comes after everything that another block did before its own last strong
-//! write to that location, or to one that any block's strong accesses connect with it. That is more order than the
-//! hardware gives, so a missing fence beside an atomic, or an atomic whose result nobody looks at, hides a race.
+//! (atomic or volatile) access to a location comes after everything that another block did before a fence, by any of its
+//! threads, and its own last strong write to that location after that, or to one that any block's strong accesses connect
+//! with it. An access with `.release` is one behind a fence. That is more order than the hardware gives, so a fence that is
+//! missing on the reader's side, or is another thread's, or an atomic whose result nobody looks at, hides a race. So does
+//! a strong access that came too early, if the other block releases by the time of the race.
 //!
 //! A cell is as wide as the narrowest access the program makes to global memory. It remembers its last write and two
 //! readers, of two blocks where there are two, enough that a write by any third still finds one. Regions the kernel may
-//! only read have no cells; cells of the others come in pages, made when first touched. A read of bytes that only
-//! another block writes, and that were uninitialised before, is reported as that or as a race, whichever comes first.
+//! only read have no cells. A read of bytes that only another block writes, and that were uninitialised before, is
+//! reported as that or as a race, whichever comes first.
 //!
 //! PTX ISA, `ld.global.nc`: the data must be read-only for the whole launch. Such a read and a write, in either order and
 //! by whomever, are a violation.
 
 use super::Checks;
-use super::race::{Access, Party, SharedRaces, conflicts};
+use super::blocks::{Blocks, Synchronised};
+pub(in crate::emulator) use super::pages::Touched;
+use super::pages::{Cell, Entry, Location, PAGE, Pages, Read, noted};
+use super::race::{Party, SharedRaces};
 use super::violation::{Fault, ViolationKind, fault};
 use crate::emulator::warp::LANES;
 use std::collections::HashMap;
 
-/// Cells of a page.
-const PAGE: usize = 64;
-
-/// A cell of a region.
-type Location = (usize, usize);
-
 /// State of the check for one launch.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(in crate::emulator) struct GlobalRaces {
     checks: Checks,
     cell_shift: u32,
-    /// For each region, the number of each page plus one, or 0.
-    regions: Vec<Vec<u32>>,
-    cells: Vec<Cell>,
+    pages: Pages,
     /// Non-coherent reads, one of each cell.
     non_coherent: HashMap<Location, Entry>,
-    /// Number of the running block, from 1.
-    block: u32,
-    /// How often the running block has released, and the location it synchronised at.
-    own: Released,
-    /// The same of blocks that have ended, where they synchronised at all.
-    ended: HashMap<u32, Released>,
-    /// Locations of strong accesses, connected ones with a common root.
-    locations: HashMap<Location, u32>,
-    roots: Vec<u32>,
-    /// What strong accesses to a location have released within the running block.
-    horizons: HashMap<Location, super::race::Horizon>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Released {
-    times: u32,
-    location: Option<u32>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Cell {
-    write: Entry,
-    /// Instruction of the write.
-    step: u32,
-    reads: [Entry; 2],
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Entry {
-    access: Access,
-    /// 0 for none.
-    block: u32,
-    /// Releases of the block before the access.
-    epoch: u32,
+    blocks: Blocks,
 }
 
 /// Bytes of a region, as accessed.
@@ -91,70 +55,112 @@ impl GlobalRaces {
     ) {
         self.checks = checks;
         self.cell_shift = cell_bytes.trailing_zeros();
-        let mut count = 0;
-        for (index, size) in sizes.enumerate() {
-            if self.regions.len() <= index {
-                self.regions.push(Vec::new());
-            }
-            self.regions[index].clear();
-            self.regions[index].resize((size >> self.cell_shift) / PAGE + 1, 0);
-            count += 1;
-        }
-        self.regions.truncate(count);
-        self.cells.clear();
+        self.pages.clear(sizes.map(|size| size >> self.cell_shift));
         self.non_coherent.clear();
-        self.block = 0;
-        self.own = Released::default();
-        self.ended.clear();
-        self.locations.clear();
-        self.roots.clear();
-        self.horizons.clear();
+        self.blocks.clear();
     }
 
-    /// The next block starts.
-    pub(in crate::emulator) fn start_block(&mut self) {
-        if self.own.location.is_some() {
-            self.ended.insert(self.block, self.own);
-        }
-        self.own = Released::default();
-        self.block = self.block.saturating_add(1);
-        self.horizons.clear();
+    /// What blocks have read and written so far.
+    pub(in crate::emulator) fn touched(&self) -> Touched {
+        self.pages.touched()
     }
 
-    /// Some lanes of a warp read one extent.
+    /// A block starts or goes on.
+    pub(in crate::emulator) fn enter(&mut self, block: Synchronised) {
+        self.blocks.enter(block);
+    }
+
+    /// The running block ends or stops for now.
+    pub(in crate::emulator) fn leave(&mut self) -> Synchronised {
+        self.blocks.leave()
+    }
+
+    /// The running block makes what it has done visible to the others.
+    pub(in crate::emulator) fn fence(&mut self) {
+        self.blocks.fence();
+    }
+
+    /// Some lanes of a warp read one extent: all of them all of it, or each `each` bytes, one after the other.
     pub(in crate::emulator) fn read(
         &mut self,
         order: &mut SharedRaces,
         extent: Extent<'_>,
-        lanes: u32,
+        (lanes, each): (u32, Option<usize>),
         party: Party,
         non_coherent: bool,
     ) -> Result<(), Box<Fault>> {
-        let warp = party.warp as usize;
-        for cell in self.cells_of(extent) {
-            let location = (extent.region, cell);
+        let each = match each {
+            Some(bytes) if (bytes | extent.offset).is_multiple_of(1 << self.cell_shift) => bytes >> self.cell_shift,
+            Some(bytes) => {
+                return (lanes.trailing_zeros()..32).zip((0..extent.bytes).step_by(bytes)).try_for_each(
+                    |(lane, at)| {
+                        let extent = Extent { offset: extent.offset + at, bytes, ..extent };
+                        self.read(order, extent, (1 << lane, None), party, non_coherent)
+                    },
+                );
+            }
+            None => 0,
+        };
+        let entry = self.blocks.entry(order, lanes, party);
+        let first_lane = lanes.trailing_zeros() as usize;
+        let cells = self.cells_of(extent);
+        let (start, end) = (*cells.start(), *cells.end() + 1);
+        let mut at = start;
+        while at < end {
+            let count = (PAGE - at % PAGE).min(end - at);
+            let (lane, skipped) = match (at - start).checked_div(each) {
+                Some(before) => (first_lane + before, (at - start) % each),
+                None => (0, 0),
+            };
+            let read = Read {
+                entry,
+                first: (at % PAGE) as u8,
+                count: count as u8,
+                each: each as u8,
+                lane: lane as u8,
+                skipped: skipped as u8,
+            };
+            self.read_page(order, extent, (at / PAGE, read), party, non_coherent)?;
+            at += count;
+        }
+        Ok(())
+    }
+
+    fn read_page(
+        &mut self,
+        order: &mut SharedRaces,
+        extent: Extent<'_>,
+        (page, read): (usize, Read),
+        party: Party,
+        non_coherent: bool,
+    ) -> Result<(), Box<Fault>> {
+        let non_coherent = non_coherent && self.checks.non_coherent;
+        if !party.strong && !non_coherent {
+            let settles = |old: &Entry| self.blocks.settles(&read.entry, old, order);
+            if self.pages.log(extent.region, page, read, settles) {
+                return Ok(());
+            }
+        }
+        for cell in read.cells() {
+            let location = (extent.region, page * PAGE + cell);
             if party.strong {
-                self.acquire(order, location, warp);
+                self.blocks.acquire(order, location, party.warp as usize);
             }
-            let index = self.index(location);
-            let Cell { write, reads, .. } = self.cells[index];
-            if self.checks.non_coherent && non_coherent && write.block != 0 {
-                return Err(self.report(
-                    ViolationKind::NonCoherentRead,
-                    extent,
-                    ("read", lanes, party),
-                    ("written", write),
-                ));
+            let Cell { write, mut reads, .. } = *self.pages.cell(location);
+            let entry = read.entry_of(cell);
+            let now = ("read", entry.access.lanes, party);
+            if non_coherent && write.block != 0 {
+                return Err(self.report(ViolationKind::NonCoherentRead, extent, now, ("written", write)));
             }
-            if self.checks.global_races && self.conflicts(&write, lanes, party, order) {
-                return Err(self.report(ViolationKind::GlobalRace, extent, ("read", lanes, party), ("written", write)));
+            if self.checks.global_races && self.blocks.conflicts(&write, entry.access.lanes, party, order) {
+                return Err(self.report(ViolationKind::GlobalRace, extent, now, ("written", write)));
             }
-            let entry = self.entry(order, lanes, party);
-            if non_coherent && self.checks.non_coherent {
+            if non_coherent {
                 self.non_coherent.insert(location, entry);
             }
-            let reads = self.noted(reads, entry, order);
-            self.cells[index].reads = reads;
+            let [one, other] = reads.map(|old| self.blocks.settles(&entry, &old, order));
+            noted(&mut reads, entry, |slot| if slot == 0 { one } else { other });
+            self.pages.cell(location).reads = reads;
         }
         Ok(())
     }
@@ -175,18 +181,16 @@ impl GlobalRaces {
         for cell in self.cells_of(extent) {
             let location = (extent.region, cell);
             if party.strong {
-                self.acquire(order, location, warp);
-                self.release(order, location, warp);
+                self.blocks.acquire(order, location, warp);
+                self.blocks.release(order, location, warp);
             }
-            let index = self.index(location);
-            let Cell { write, step, reads } = self.cells[index];
+            let Cell { write, reads } = *self.pages.cell(location);
             if self.checks.global_races {
-                let one_instruction =
-                    write.block == self.block && u32::from(write.access.warp) == party.warp && step == party.step;
-                if self.conflicts(&write, lanes, party, order) && !(one_instruction && same()) {
+                let one_store = write.block == self.blocks.running() && write.access.pc == party.pc;
+                if self.blocks.conflicts(&write, lanes, party, order) && !(one_store && same()) {
                     return Err(self.report(ViolationKind::GlobalRace, extent, now, ("written", write)));
                 }
-                if let Some(read) = reads.iter().find(|read| self.conflicts(read, lanes, party, order)) {
+                if let Some(read) = reads.iter().find(|read| self.blocks.conflicts(read, lanes, party, order)) {
                     return Err(self.report(ViolationKind::GlobalRace, extent, now, ("read", *read)));
                 }
             }
@@ -195,116 +199,18 @@ impl GlobalRaces {
             {
                 return Err(self.report(ViolationKind::NonCoherentRead, extent, now, ("read", *read)));
             }
-            let mut entry = self.entry(order, lanes, party);
+            let mut entry = self.blocks.entry(order, lanes, party);
             if party.strong {
                 // It comes before what it releases.
-                entry.epoch -= 1;
+                entry.time -= 1;
             }
-            self.cells[index].write = entry;
-            self.cells[index].step = party.step;
+            self.pages.cell(location).write = entry;
         }
         Ok(())
     }
 
     fn cells_of(&self, extent: Extent<'_>) -> std::ops::RangeInclusive<usize> {
         extent.offset >> self.cell_shift..=(extent.offset + extent.bytes - 1) >> self.cell_shift
-    }
-
-    /// Where a cell is kept; a new page if it has none yet.
-    #[inline]
-    fn index(&mut self, (region, cell): Location) -> usize {
-        let page = &mut self.regions[region][cell / PAGE];
-        if *page == 0 {
-            self.cells.resize(self.cells.len() + PAGE, Cell::default());
-            *page = (self.cells.len() / PAGE) as u32;
-        }
-        (*page as usize - 1) * PAGE + cell % PAGE
-    }
-
-    fn entry(&self, order: &SharedRaces, lanes: u32, party: Party) -> Entry {
-        let access = Access {
-            clock: order.clock(party.warp as usize),
-            lanes,
-            pc: party.pc,
-            warp: party.warp as u16,
-            strong: party.strong,
-        };
-        Entry { access, block: self.block, epoch: self.own.times }
-    }
-
-    #[inline]
-    fn conflicts(&self, earlier: &Entry, lanes: u32, party: Party, order: &SharedRaces) -> bool {
-        if earlier.block == self.block {
-            return conflicts(&earlier.access, lanes, party, order.horizon(party.warp as usize));
-        }
-        earlier.block != 0 && !(earlier.access.strong && party.strong) && !self.ordered(earlier)
-    }
-
-    /// Whether what another block did is ordered before whatever the running block does now.
-    #[inline]
-    fn ordered(&self, earlier: &Entry) -> bool {
-        let Some(own) = self.own.location else { return false };
-        let Some(other) = self.ended.get(&earlier.block) else { return false };
-        earlier.epoch < other.times && other.location.is_some_and(|other| self.root(other) == self.root(own))
-    }
-
-    /// Two readers, of two blocks if there are two.
-    #[inline]
-    fn noted(&self, mut reads: [Entry; 2], entry: Entry, order: &SharedRaces) -> [Entry; 2] {
-        let new = entry.access;
-        for read in &mut reads {
-            let old = read.access;
-            if read.block == entry.block && old.warp == new.warp && old.strong == new.strong && old.clock == new.clock {
-                read.access.lanes |= new.lanes;
-                read.access.pc = new.pc;
-                read.epoch = entry.epoch;
-                return reads;
-            }
-        }
-        let horizon = order.horizon(usize::from(new.warp));
-        for read in &mut reads {
-            let settled = if read.block == entry.block {
-                read.access.clock <= horizon[usize::from(read.access.warp) % horizon.len()]
-            } else {
-                read.block == 0 || self.ordered(read)
-            };
-            if settled {
-                *read = entry;
-                return reads;
-            }
-        }
-        if reads[0].block == reads[1].block && reads[0].block != entry.block {
-            reads[1] = entry;
-        }
-        reads
-    }
-
-    fn acquire(&mut self, order: &mut SharedRaces, location: Location, warp: usize) {
-        let next = self.roots.len() as u32;
-        let id = *self.locations.entry(location).or_insert(next);
-        if id == next {
-            self.roots.push(next);
-        }
-        let connected = self.own.location.unwrap_or(id);
-        let (from, to) = (self.root(id), self.root(connected));
-        self.roots[from as usize] = to;
-        self.own.location = Some(to);
-        if let Some(horizon) = self.horizons.get(&location) {
-            order.acquire_others(warp, horizon);
-        }
-    }
-
-    fn release(&mut self, order: &SharedRaces, location: Location, warp: usize) {
-        self.own.times = self.own.times.saturating_add(1);
-        let into = self.horizons.entry(location).or_default();
-        super::race::join(into, &order.done(warp));
-    }
-
-    fn root(&self, mut location: u32) -> u32 {
-        while self.roots[location as usize] != location {
-            location = self.roots[location as usize];
-        }
-        location
     }
 
     #[cold]
@@ -315,7 +221,7 @@ impl GlobalRaces {
         (verb, lanes, party): (&str, u32, Party),
         (earlier_verb, earlier): (&str, Entry),
     ) -> Box<Fault> {
-        let one_warp = earlier.block == self.block && u32::from(earlier.access.warp) == party.warp;
+        let one_warp = earlier.block == self.blocks.running() && u32::from(earlier.access.warp) == party.warp;
         let mut lane = lanes.trailing_zeros().min(LANES as u32 - 1);
         let own = if one_warp { 1 << lane } else { 0 };
         let rest = if earlier.access.lanes & !own != 0 { earlier.access.lanes & !own } else { earlier.access.lanes };
@@ -323,10 +229,10 @@ impl GlobalRaces {
         if one_warp && earlier_lane == lane && lanes & !own != 0 {
             lane = (lanes & !own).trailing_zeros();
         }
-        let whose = if earlier.block == self.block { "the same" } else { "another" };
+        let whose = if earlier.block == self.blocks.running() { "the same" } else { "another" };
         let why = match kind {
             ViolationKind::NonCoherentRead => "in one launch, though non-coherent reads need constant data",
-            _ if earlier.block == self.block => "without a barrier between",
+            _ if earlier.block == self.blocks.running() => "without a barrier between",
             _ => "with nothing to order the blocks",
         };
         let detail = format!(
@@ -335,7 +241,7 @@ impl GlobalRaces {
         );
         let mut fault = fault(kind, lane as usize, detail);
         fault.other = Some((earlier.access.pc, earlier.access.warp.into(), earlier_lane));
-        fault.other_position = (earlier.block != self.block).then(|| u64::from(earlier.block) - 1);
+        fault.other_position = (earlier.block != self.blocks.running()).then(|| u64::from(earlier.block) - 1);
         fault
     }
 }

@@ -4,12 +4,15 @@
 //! off in [`Checks`], except those without which an operation has no meaning (bounds, barriers, traps).
 
 pub(super) mod access;
+pub(super) mod blocks;
 pub(super) mod global;
+mod pages;
 pub(super) mod perturb;
 pub(super) mod race;
+pub(super) mod taint;
 mod violation;
 
-pub(super) use violation::{Fault, fault};
+pub(super) use violation::{Fault, fault, unsupported};
 pub use violation::{Site, Violation, ViolationKind};
 
 /// Which checks are on.
@@ -17,7 +20,7 @@ pub use violation::{Site, Violation, ViolationKind};
 pub struct Checks {
     /// Natural alignment of every access.
     pub alignment: bool,
-    /// Reads of bytes nobody wrote, in any space.
+    /// Uses of data nobody wrote: to decide what is executed, as an address, as output.
     pub uninitialised: bool,
     /// Writes to regions that aren't writable.
     pub read_only: bool,

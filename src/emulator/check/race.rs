@@ -8,13 +8,14 @@
 //! A cell is as wide as the narrowest access the program makes. It remembers its last write and readers of two warps,
 //! enough that a write by any third warp still finds one.
 //!
-//! Shuffles and votes order nothing, as on the hardware. Writes of several lanes by one instruction are a race only if
-//! they differ: the manual leaves the winner open, not the outcome. Atomic and volatile accesses don't race with each
-//! other and order what surrounds them: a missing fence beside one is missed. A `bar.warp.sync` of part of a warp counts
-//! as one of all of it: a race with the lanes it leaves out is missed. Global memory is `global`'s.
+//! Shuffles and votes order nothing, as on the hardware. Writes by one instruction of the text are a race only if they
+//! differ, whichever lanes and warps make them: a flag that every thread may set, or a tile that a compiler has several
+//! warps compute alike, has one outcome whoever wins. Atomic and volatile accesses don't race with each
+//! other and order what surrounds them: a missing fence beside one is missed. A `bar.warp.sync` of part of a warp orders
+//! the lanes it names. Global memory is `global`'s.
 
 use super::violation::{Fault, ViolationKind, fault};
-use crate::emulator::warp::LANES;
+use crate::emulator::warp::{LANES, Lanes};
 use std::collections::HashMap;
 
 /// Warps of the largest block.
@@ -28,14 +29,12 @@ pub(in crate::emulator) type Horizon = [u32; WARPS];
 pub(in crate::emulator) struct Party {
     pub(in crate::emulator) warp: u32,
     pub(in crate::emulator) pc: u32,
-    /// Number of the warp instruction in the launch: lanes of one instruction share it.
-    pub(in crate::emulator) step: u32,
     /// Atomic or volatile.
     pub(in crate::emulator) strong: bool,
 }
 
-/// State of the check for the block that is running.
-#[derive(Clone, Debug, Default)]
+/// State of the check for one block.
+#[derive(Debug, Default)]
 pub(in crate::emulator) struct SharedRaces {
     cells: Vec<Cell>,
     /// Logarithm of a cell's size.
@@ -44,15 +43,25 @@ pub(in crate::emulator) struct SharedRaces {
     horizons: Vec<Horizon>,
     /// What strong accesses to a cell have released.
     released: HashMap<usize, Horizon>,
+    /// For each warp, synchronisations of some of its lanes since the last of all.
+    partial: Vec<Vec<LaneSync>>,
     /// Every clock of the blocks before is ordered.
     floor: u32,
 }
 
+/// A `bar.warp.sync` of some lanes, after their accesses up to a clock.
+#[derive(Clone, Copy, Debug)]
+struct LaneSync {
+    clock: u32,
+    lanes: u32,
+}
+
+/// Synchronisations of some lanes that are remembered; one more counts as one of all.
+const MAX_PARTIAL: usize = 256;
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Cell {
     write: Access,
-    /// Instruction of the write.
-    step: u32,
     reads: [Access; 2],
 }
 
@@ -84,6 +93,8 @@ impl SharedRaces {
         self.horizons.clear();
         self.horizons.resize(warps, [self.floor; WARPS]);
         self.released.clear();
+        self.partial.clear();
+        self.partial.resize(warps, Vec::new());
     }
 
     /// What a warp's arrival at a barrier tells the others; its own later accesses come after.
@@ -100,9 +111,31 @@ impl SharedRaces {
     }
 
     /// The lanes of a warp have synchronised among themselves.
-    pub(in crate::emulator) fn advance(&mut self, warp: usize) {
+    fn advance(&mut self, warp: usize) {
         self.horizons[warp][warp] = self.clocks[warp];
         self.clocks[warp] += 1;
+        self.partial[warp].clear();
+    }
+
+    /// The lanes `arrived` of a warp have synchronised, each with those in its mask.
+    pub(in crate::emulator) fn warp_sync(&mut self, warp: usize, arrived: u32, live: u32, masks: &[u32; LANES]) {
+        let mut left = arrived;
+        while left != 0 {
+            let lanes = masks[left.trailing_zeros() as usize] & arrived;
+            if lanes == live || self.partial[warp].len() >= MAX_PARTIAL {
+                return self.advance(warp);
+            }
+            self.partial[warp].push(LaneSync { clock: self.clocks[warp], lanes });
+            left &= !lanes;
+        }
+        self.clocks[warp] += 1;
+    }
+
+    /// Whether synchronisations of some lanes order an access before one by `lanes` of the same warp.
+    #[inline]
+    pub(super) fn ordered_within(&self, earlier: &Access, lanes: u32, party: Party) -> bool {
+        let syncs = &self.partial[party.warp as usize];
+        !syncs.is_empty() && u32::from(earlier.warp) == party.warp && ordered_by(syncs, earlier, lanes)
     }
 
     /// Some lanes of a warp read `bytes` bytes at `offset`.
@@ -122,10 +155,11 @@ impl SharedRaces {
                 self.acquire_cell(cell, warp);
             }
             let horizon = &self.horizons[warp];
-            let Cell { write, reads, .. } = &mut self.cells[cell];
-            if conflicts(write, lanes, party, horizon) {
-                return Err(race(offset, ("read", lanes, party), ("written", *write)));
+            let write = self.cells[cell].write;
+            if conflicts(&write, lanes, party, horizon) && !self.ordered_within(&write, lanes, party) {
+                return Err(race(offset, ("read", lanes, party), ("written", write)));
             }
+            let reads = &mut self.cells[cell].reads;
             let access = Access { clock, warp: party.warp as u16, lanes, pc: party.pc, strong: party.strong };
             note_read(reads, access, horizon);
         }
@@ -140,7 +174,7 @@ impl SharedRaces {
         (first, count): (usize, usize),
         party: Party,
     ) -> Result<(), Box<Fault>> {
-        if party.strong || bytes != 1 << self.cell_shift {
+        if party.strong || bytes != 1 << self.cell_shift || !self.partial[party.warp as usize].is_empty() {
             return (0..count).try_for_each(|i| self.read(offset + i * bytes, bytes, 1 << (first + i), party));
         }
         let start = offset >> self.cell_shift;
@@ -165,7 +199,7 @@ impl SharedRaces {
     }
 
     /// One lane writes `bytes` bytes at `offset`. `same` says whether memory already holds the value, which decides
-    /// between lanes of one instruction.
+    /// between writes by one instruction.
     #[inline]
     pub(in crate::emulator) fn write(
         &mut self,
@@ -185,16 +219,17 @@ impl SharedRaces {
                 join(self.released.entry(cell).or_insert([0; WARPS]), &done);
             }
             let horizon = &self.horizons[warp];
-            let Cell { write, step, reads } = &mut self.cells[cell];
-            let one_instruction = u32::from(write.warp) == party.warp && *step == party.step;
-            if conflicts(write, lanes, party, horizon) && !(one_instruction && same()) {
+            let Cell { write, reads } = &self.cells[cell];
+            let races = |earlier: &Access| {
+                conflicts(earlier, lanes, party, horizon) && !self.ordered_within(earlier, lanes, party)
+            };
+            if races(write) && !(write.pc == party.pc && same()) {
                 return Err(race(offset, ("written", lanes, party), ("written", *write)));
             }
-            if let Some(read) = reads.iter().find(|read| conflicts(read, lanes, party, horizon)) {
+            if let Some(read) = reads.iter().find(|read| races(read)) {
                 return Err(race(offset, ("written", lanes, party), ("read", *read)));
             }
-            *step = party.step;
-            *write =
+            self.cells[cell].write =
                 Access { clock: self.clocks[warp], warp: party.warp as u16, lanes, pc: party.pc, strong: party.strong };
         }
         Ok(())
@@ -234,7 +269,7 @@ impl SharedRaces {
 
 /// The narrowest access is what a cell holds; programs without accesses to the space get the widest.
 pub(in crate::emulator) fn cell_bytes(program: &crate::ptx::Program, of: crate::ptx::Space) -> usize {
-    use crate::ptx::op::{AccessSpace, Op};
+    use crate::ptx::op::{AccessSpace, Element, Op};
     let fits = |space: AccessSpace| space == AccessSpace::Generic || space == AccessSpace::Is(of);
     let widths = program.code().iter().filter_map(|inst| match &inst.op {
         Op::Load { access, .. } | Op::Store { access, .. } if fits(access.space) => {
@@ -242,7 +277,10 @@ pub(in crate::emulator) fn cell_bytes(program: &crate::ptx::Program, of: crate::
         }
         Op::Atomic { ty, space, .. } if fits(*space) => Some(ty.size_bytes()),
         // Lanes take elements side by side.
-        Op::WmmaAccess(access) if fits(access.space) => Some(2),
+        Op::WmmaAccess(access) if fits(access.space) => match access.fragment.factor {
+            Some(Element::Byte { .. }) => Some(1),
+            _ => Some(2),
+        },
         _ => None,
     });
     widths.min().unwrap_or(4).min(4)
@@ -261,6 +299,21 @@ pub(super) fn conflicts(earlier: &Access, lanes: u32, party: Party, horizon: &Ho
     let other_lane =
         u32::from(earlier.warp) != party.warp || earlier.lanes & !lanes != 0 || lanes & !earlier.lanes != 0;
     unordered && other_lane && !(earlier.strong && party.strong)
+}
+
+/// Whether each lane of an access comes before each other lane in `lanes`, directly or through others.
+#[cold]
+fn ordered_by(syncs: &[LaneSync], earlier: &Access, lanes: u32) -> bool {
+    (Lanes { mask: earlier.lanes, all: false }).iter().all(|lane| {
+        let after = syncs.iter().filter(|sync| sync.clock >= earlier.clock);
+        let reached = after.fold(
+            1 << lane,
+            |reached: u32, sync| {
+                if reached & sync.lanes != 0 { reached | sync.lanes } else { reached }
+            },
+        );
+        lanes & !reached == 0
+    })
 }
 
 /// Keeps readers of two different warps; a third adds nothing that a later write wouldn't find anyway.

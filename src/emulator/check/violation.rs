@@ -32,13 +32,17 @@ pub enum ViolationKind {
     SharedRace,
     /// `trap` was executed.
     Trap,
-    /// A read of a byte that nobody wrote.
+    /// Data that nobody wrote decides what is executed, is part of an address, or is left in a buffer.
     UninitialisedRead,
     /// A warp operation whose mask doesn't fit the lanes that execute it.
     WarpMask,
 }
 
 impl ViolationKind {
+    pub(in crate::emulator) fn is_race(self) -> bool {
+        matches!(self, Self::SharedRace | Self::GlobalRace | Self::NonCoherentRead)
+    }
+
     /// The name used in `.ptx` expectations and reports.
     pub fn name(self) -> &'static str {
         match self {
@@ -134,10 +138,29 @@ pub(in crate::emulator) struct Fault {
     pub(in crate::emulator) other: Option<(u32, u32, u32)>,
     /// Position of the second party's block in the order of the launch, where it is another.
     pub(in crate::emulator) other_position: Option<u64>,
+    /// Not the kernel's: this emulator can't go on.
+    pub(in crate::emulator) is_limit: bool,
+    /// No violation yet: the instruction is to be executed again with the warp's shadow.
+    pub(in crate::emulator) needs_shadow: bool,
 }
 
 /// Builds a fault by the given lane.
 #[cold]
 pub(in crate::emulator) fn fault(kind: ViolationKind, lane: usize, detail: impl Into<String>) -> Box<Fault> {
-    Box::new(Fault { kind, lane: lane as u32, detail: detail.into(), other: None, other_position: None })
+    let detail = detail.into();
+    Box::new(Fault {
+        kind,
+        lane: lane as u32,
+        detail,
+        other: None,
+        other_position: None,
+        is_limit: false,
+        needs_shadow: false,
+    })
+}
+
+/// Builds what ends a launch without saying anything of the kernel.
+#[cold]
+pub(in crate::emulator) fn unsupported(lane: usize, detail: impl Into<String>) -> Box<Fault> {
+    Box::new(Fault { is_limit: true, ..*fault(ViolationKind::Trap, lane, detail) })
 }

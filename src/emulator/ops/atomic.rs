@@ -1,8 +1,9 @@
 //! Atomic read-modify-write, lane after lane.
 
-use super::float::{canonical, flush};
+use super::float::{canonical, flush_if};
 use super::half::{decode_half, encode_half, pick};
 use super::memory::{effective, read, write};
+use super::wide::{INVALID, QUIET, is_nan};
 use super::{LANES, map1};
 use crate::emulator::check::Fault;
 use crate::emulator::spaces::{Request, Spaces};
@@ -41,14 +42,10 @@ pub(in crate::emulator) fn atomic(
     for lane in lanes.iter() {
         let place = span.place(lane, size);
         spaces.check_write_race(place, lane, &[0; 8][..size], true)?;
+        let global = !place.is_shared();
         let bytes = &mut spaces.segment_mut(place).bytes[place.offset..place.offset + size];
         old[lane] = read(bytes);
-        // Adding f32 flushes subnormals in global memory, not in shared (PTX ISA, `atom`).
-        let ftz = atomic.ty == Type::F32 && atomic.op == AtomicOp::Add && !place.is_shared();
-        write(
-            bytes,
-            if ftz { add_ftz(old[lane], b[lane]) } else { combine(atomic.op, atomic.ty, old[lane], b[lane], c[lane]) },
-        );
+        write(bytes, combine((atomic.op, global), atomic.ty, old[lane], b[lane], c[lane]));
     }
     if let Some(d) = atomic.d {
         registers.set_values(d, lanes, map1(&old, |v| v));
@@ -56,12 +53,12 @@ pub(in crate::emulator) fn atomic(
     Ok(())
 }
 
-fn combine(op: AtomicOp, ty: Type, old: u64, b: u64, c: u64) -> u64 {
+fn combine((op, global): (AtomicOp, bool), ty: Type, old: u64, b: u64, c: u64) -> u64 {
     let signed = |v: u64| {
         if ty.size_bytes() == 8 { v as i64 } else { i64::from(v as i32) }
     };
     match op {
-        AtomicOp::Add => add(ty, old, b),
+        AtomicOp::Add => add(ty, global, old, b),
         AtomicOp::Min | AtomicOp::Max if matches!(ty, Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2) => {
             half_min_max(op == AtomicOp::Min, ty, old, b)
         }
@@ -97,11 +94,6 @@ fn combine(op: AtomicOp, ty: Type, old: u64, b: u64, c: u64) -> u64 {
     }
 }
 
-fn add_ftz(old: u64, b: u64) -> u64 {
-    let [old, b] = [old, b].map(|bits| f32::from_bits(flush(bits as u32)));
-    u64::from(flush(canonical(old + b)))
-}
-
 fn half_min_max(min: bool, ty: Type, old: u64, b: u64) -> u64 {
     let mode = HalfMode {
         bf16: matches!(ty, Type::Bf16 | Type::Bf16x2),
@@ -115,15 +107,24 @@ fn half_min_max(min: bool, ty: Type, old: u64, b: u64) -> u64 {
     one(0) | if mode.packed { one(16) } else { 0 }
 }
 
-fn add(ty: Type, old: u64, b: u64) -> u64 {
+/// Sums of f32 are flushed in global memory, not in shared (PTX ISA, `atom`).
+fn add(ty: Type, global: bool, old: u64, b: u64) -> u64 {
     let half = |bf16: bool, a: u64, b: u64| {
         let sum = super::float::sum(decode_half(bf16, a as u16), decode_half(bf16, b as u16));
         u64::from(encode_half(bf16, Rounding::Nearest, sum))
     };
     let packed = |bf16: bool| half(bf16, old >> 16, b >> 16) << 16 | half(bf16, old & 0xffff, b & 0xffff);
     match ty {
-        Type::F32 => u64::from(canonical(f32::from_bits(old as u32) + f32::from_bits(b as u32))),
-        Type::F64 => super::wide::atomic_add(old, b),
+        Type::F32 => {
+            let [old, b] = [old, b].map(|v| f32::from_bits(flush_if(global, v as u32)));
+            u64::from(flush_if(global, canonical(old + b)))
+        }
+        Type::F64 => match f64::from_bits(old) + f64::from_bits(b) {
+            // Which NaN it is, and whether it is made quiet, is as measured.
+            sum if !sum.is_nan() => sum.to_bits(),
+            _ if global => [b, old].into_iter().find(|v| is_nan(*v)).unwrap_or(INVALID),
+            _ => [old, b].into_iter().find(|v| is_nan(*v)).unwrap_or(INVALID) | QUIET,
+        },
         Type::F16 => half(false, old, b),
         Type::Bf16 => half(true, old, b),
         Type::F16x2 => packed(false),

@@ -6,6 +6,7 @@ use super::{LANES, bits};
 use crate::ptx::Type;
 use crate::ptx::op::{Compare, Relation};
 
+#[inline(always)]
 pub(in crate::emulator) fn compare32(compare: Compare, a: &[u32; LANES], b: &[u32; LANES]) -> u32 {
     match compare.ty {
         Type::F32 if compare.ftz => {
@@ -24,6 +25,7 @@ pub(in crate::emulator) fn compare32(compare: Compare, a: &[u32; LANES], b: &[u3
     }
 }
 
+#[inline(always)]
 pub(in crate::emulator) fn compare64(compare: Compare, a: &[u64; LANES], b: &[u64; LANES]) -> u32 {
     match compare.ty {
         Type::F64 => bits(|i| holds(compare.relation, f64::from_bits(a[i]), f64::from_bits(b[i]))),
@@ -48,6 +50,7 @@ pub(in crate::emulator) fn compare_halves(
     (at(0), at(16))
 }
 
+#[inline(always)]
 fn float32(relation: Relation, a: &[u32; LANES], b: &[u32; LANES]) -> u32 {
     let x = |i: usize| f32::from_bits(a[i]);
     let y = |i: usize| f32::from_bits(b[i]);

@@ -3,13 +3,13 @@
 use super::float::{direction, flush_if, round};
 use super::half::{decode_half, encode_half, f16_to_f32};
 use super::map1;
-use super::wide::quiet;
 use crate::emulator::warp::{Lanes, Registers};
 use crate::float::fused::Direction;
 use crate::ptx::Type;
 use crate::ptx::op::{Conversion, Reg, Rounding};
 
 /// Frequent conversions have a loop of their own; the rest share one per lane.
+#[inline(always)]
 pub(in crate::emulator) fn convert(registers: &mut Registers, lanes: Lanes, conversion: Conversion, d: Reg, a: Reg) {
     let c = conversion;
     let plain = !c.sat && !c.ftz && !c.relu && !c.satfinite;
@@ -42,7 +42,11 @@ pub(in crate::emulator) fn convert(registers: &mut Registers, lanes: Lanes, conv
 }
 
 /// One lane's conversion, any types.
-fn one(c: &Conversion, bits: u64) -> u64 {
+pub(in crate::emulator) fn one(c: &Conversion, bits: u64) -> u64 {
+    let modified = c.ftz || c.sat || c.to_integral;
+    if c.from == c.to && c.to == Type::F32 && !modified {
+        return bits;
+    }
     if c.from.is_float() {
         let value = decode(c, bits);
         match c.to.is_float() {
@@ -61,7 +65,7 @@ fn decode(c: &Conversion, bits: u64) -> f64 {
         Type::F16 => decode_half(false, bits as u16),
         Type::Bf16 => decode_half(true, bits as u16),
         Type::F64 => f64::from_bits(bits),
-        // On its way to f16 hardware flushes nothing, although the manual says so.
+        // The devices flush nothing on the way to f16.
         _ => f64::from(f32::from_bits(flush_if(c.ftz && c.to != Type::F16, bits as u32))),
     }
 }
@@ -95,12 +99,12 @@ fn extend(c: &Conversion, value: i128) -> u64 {
     if c.destination_bits >= 64 { bits } else { bits & ((1 << c.destination_bits) - 1) }
 }
 
-/// Out of range clamps, NaN is 0 (PTX ISA, `cvt`); from f64 and to 64 bits NaN is the type's highest bit.
+/// Out of range clamps, NaN is 0 (PTX ISA, `cvt`); to and from 64 bits the devices give the upper bit alone.
 fn float_to_integer(c: &Conversion, value: f64) -> u64 {
     let (low, high) = range(c.to);
     if value.is_nan() {
-        let highest = c.to.size_bytes() == 8 || c.from == Type::F64;
-        return extend(c, if highest { 1 << (8 * c.to.size_bytes() - 1) } else { 0 });
+        let wide = c.to.size_bytes() == 8 || c.from == Type::F64;
+        return extend(c, if wide { 1 << (8 * c.to.size_bytes() - 1) } else { 0 });
     }
     let rounded = integral(c.rounding, value);
     // `as` saturates; the bounds of every type but 64 bits are exact in f64.
@@ -117,6 +121,34 @@ fn integral(rounding: Rounding, value: f64) -> f64 {
     }
 }
 
+/// A NaN converted as the devices do: to and from f64 with its sign and what fits of its payload, otherwise the one.
+fn nan(c: &Conversion, bits: u64) -> u64 {
+    let fraction_bits = |ty: Type| match ty {
+        Type::F16 => 10,
+        Type::Bf16 => 7,
+        Type::F32 => 23,
+        _ => 52,
+    };
+    match (c.from, c.to) {
+        (_, Type::Tf32) if c.rounding == Rounding::NearestAway => {
+            let kept = bits & !0x1fff;
+            if c.satfinite { kept - 0x2000 } else { kept }
+        }
+        (Type::Bf16, Type::F32) => bits << 16,
+        (_, Type::F64) | (Type::F64, _) => {
+            let bits = if c.from == Type::F32 && c.ftz { u64::from(super::float::NAN) } else { bits };
+            let width = 8 * c.from.size_bytes() as u32;
+            let to_width = 8 * c.to.size_bytes() as u32;
+            let (from, to) = (fraction_bits(c.from), fraction_bits(c.to));
+            // The fraction at the top of 64 bits, below it nothing.
+            let payload = bits << (64 - from) >> (64 - to);
+            let ones = u64::MAX >> (65 - to_width) >> (to - 1) << (to - 1);
+            (bits >> (width - 1) & 1) << (to_width - 1) | ones | payload
+        }
+        _ => encode_any(c, f64::NAN),
+    }
+}
+
 fn float_to_float(c: &Conversion, value: f64) -> u64 {
     let value = if c.to_integral { integral(c.rounding, value) } else { value };
     let value = match value {
@@ -127,39 +159,6 @@ fn float_to_float(c: &Conversion, value: f64) -> u64 {
         v => v,
     };
     encode(c, value)
-}
-
-/// What hardware makes of a NaN (docs/fidelity.md): f64 keeps the payload and quiets, moves keep every bit, and the rest
-/// give the canonical one.
-fn nan(c: &Conversion, bits: u64) -> u64 {
-    let canonical = u64::from(super::float::NAN);
-    match (c.from, c.to) {
-        (Type::F32, Type::F32) if !c.ftz && !c.to_integral => bits,
-        (Type::Bf16, Type::F32) => bits << 16,
-        (Type::F32, Type::Tf32) if c.rounding == Rounding::NearestAway => bits & 0xffff_e000,
-        (_, Type::Tf32) => canonical & 0xffff_e000,
-        (Type::F32, Type::F64) if c.ftz => widened(canonical, 23, 32),
-        (Type::F16, Type::F64) => widened(bits, 10, 16),
-        (Type::Bf16, Type::F64) => widened(bits, 7, 16),
-        (Type::F32, Type::F64) => widened(bits, 23, 32),
-        (Type::F64, Type::F64) => quiet(bits),
-        (Type::F64, Type::F16) => narrowed(bits, 10, 16),
-        (Type::F64, Type::Bf16) => narrowed(bits, 7, 16),
-        (Type::F64, _) => narrowed(bits, 23, 32),
-        _ => encode(c, f64::NAN),
-    }
-}
-
-/// A NaN of `width` bits, the lowest of them its fraction, as f64.
-fn widened(bits: u64, fraction: u32, width: u32) -> u64 {
-    let (sign, payload) = (bits >> (width - 1) & 1, bits & ((1 << fraction) - 1));
-    quiet(sign << 63 | 0x7ff << 52 | payload << (52 - fraction))
-}
-
-/// The other way, cutting the payload.
-fn narrowed(bits: u64, fraction: u32, width: u32) -> u64 {
-    let ones = (1u64 << (width - 1)) - (1 << fraction);
-    bits >> 63 << (width - 1) | ones | (quiet(bits) & ((1 << 52) - 1)) >> (52 - fraction)
 }
 
 /// Integers above 2^53 are first rounded to odd, so that the second rounding is the only one.
@@ -200,6 +199,9 @@ fn to_f64(rounding: Rounding, value: i128) -> f64 {
 
 /// The 10 bits of a tf32 significand, in an f32.
 fn to_tf32(rounding: Rounding, value: f64) -> u32 {
+    if value.is_nan() {
+        return super::float::NAN & !0x1fff;
+    }
     let bits = (value as f32).to_bits();
     let carried = match rounding {
         Rounding::NearestAway => bits.wrapping_add(0x1000),
@@ -228,6 +230,7 @@ fn encode_any(c: &Conversion, value: f64) -> u64 {
     match c.to {
         Type::F16 => u64::from(encode_half(false, c.rounding, value)),
         Type::Bf16 => u64::from(encode_half(true, c.rounding, value)),
+        Type::F64 if value.is_nan() => 0x7fff_ffff_ffff_ffff,
         Type::F64 => value.to_bits(),
         Type::Tf32 => u64::from(to_tf32(c.rounding, value)),
         _ => {

@@ -5,6 +5,7 @@
 
 use super::memory::effective;
 use crate::emulator::check::Fault;
+use crate::emulator::check::taint::Origin;
 use crate::emulator::spaces::{Request, Spaces};
 use crate::emulator::warp::{Copies, Lanes, PendingCopy, Registers};
 use crate::ptx::Space;
@@ -23,10 +24,12 @@ pub(in crate::emulator) fn issue(
     let to = spaces.resolve(lanes, &mut to)?;
     spaces.mark_written(lanes, &to, size)?;
     let addresses = effective(registers, copy.from);
+    let mut issued = Vec::new();
+    // All sources first: an instruction that reads what nobody wrote is executed again with the warp's shadow.
     for lane in lanes.iter() {
         let one = Lanes { mask: 1 << lane, all: false };
         let wanted = copy.source_bytes.map_or(size, |n| (registers.word(n)[lane] as usize).min(size));
-        let mut bytes = [0; 16];
+        let (mut bytes, mut undefined, mut origin) = ([0; 16], 0, Origin::default());
         if wanted > 0 {
             let mut from = Request { space: AccessSpace::Is(Space::Global), addresses, size, verb: "read" };
             // Fewer source bytes than copied still need the full alignment, but only their own bounds.
@@ -34,13 +37,20 @@ pub(in crate::emulator) fn issue(
             let span = spaces.resolve(one, &mut from)?;
             let place = span.place(lane, 1);
             spaces.check_readable(place, wanted, lane)?;
+            if spaces.taint.follows {
+                undefined = spaces.undefined_bytes(place, wanted);
+                origin = spaces.origin_of(place, undefined, lane);
+            }
             bytes[..wanted].copy_from_slice(&spaces.segment(place).bytes[place.offset..place.offset + wanted]);
         }
-        let place = to.place(lane, size);
-        spaces.check_write_race(place, lane, &bytes[..size], false)?;
-        spaces.segment_mut(place).initialised.remove(place.offset, size);
-        copies.pending.push(PendingCopy { lane: lane as u8, group: copies.open[lane], place, bytes, size: copy.bytes });
+        let (lane, group, place) = (lane as u8, copies.open[lane], to.place(lane, size));
+        issued.push(PendingCopy { lane, group, place, bytes, size: copy.bytes, undefined, origin });
     }
+    for copy in &issued {
+        spaces.check_write_race(copy.place, copy.lane.into(), &copy.bytes[..size], false)?;
+        spaces.segment_mut(copy.place).initialised.remove(copy.place.offset, size);
+    }
+    copies.pending.append(&mut issued);
     Ok(())
 }
 
@@ -70,9 +80,8 @@ pub(in crate::emulator) fn wait(
         let (place, size) = (copy.place, usize::from(copy.size));
         let bytes = &copy.bytes[..size];
         spaces.check_write_race(place, copy.lane.into(), bytes, false)?;
-        let segment = spaces.segment_mut(place);
-        segment.bytes[place.offset..place.offset + size].copy_from_slice(bytes);
-        segment.initialised.insert(place.offset, size);
+        spaces.segment_mut(place).bytes[place.offset..place.offset + size].copy_from_slice(bytes);
+        spaces.mark_stored(place, size, copy.undefined, copy.origin, copy.lane.into());
     }
     Ok(())
 }

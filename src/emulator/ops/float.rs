@@ -12,6 +12,7 @@ pub(super) const NAN: u32 = 0x7fff_ffff;
 
 const SMALLEST_NORMAL: u32 = 0x0080_0000;
 
+#[inline(always)]
 pub(super) fn unary(op: Unary32, a: &[u32; LANES]) -> [u32; LANES] {
     match op {
         Unary32::NegF32 { ftz } => map1(a, |a| canonical(-f32::from_bits(flush_if(ftz, a)))),
@@ -31,6 +32,7 @@ pub(super) fn unary(op: Unary32, a: &[u32; LANES]) -> [u32; LANES] {
     }
 }
 
+#[inline(always)]
 pub(super) fn binary(op: Binary32, a: &[u32; LANES], b: &[u32; LANES]) -> [u32; LANES] {
     match op {
         Binary32::AddF32(mode) => match plain(mode) {
@@ -63,13 +65,15 @@ pub(super) fn binary(op: Binary32, a: &[u32; LANES], b: &[u32; LANES]) -> [u32; 
     }
 }
 
-/// Fused multiply-add. The common case goes through f64 and one cheap test for the rare lane that needs more.
-pub(super) fn fma(mode: FloatMode, a: &[u32; LANES], b: &[u32; LANES], c: &[u32; LANES]) -> [u32; LANES] {
+/// Fused multiply-add; `fused` says that the processor has one. Otherwise the common case goes through f64 and one cheap
+/// test for the rare lane that needs more.
+#[inline(always)]
+pub(super) fn fma(mode: FloatMode, fused: bool, a: &[u32; LANES], b: &[u32; LANES], c: &[u32; LANES]) -> [u32; LANES] {
     match plain(mode) {
-        Some(false) => fma_nearest(a, b, c),
+        Some(false) => fma_nearest(fused, a, b, c),
         Some(true) => {
             let [a, b, c] = [a, b, c].map(|v| map1(v, flush));
-            let mut out = fma_nearest(&a, &b, &c);
+            let mut out = fma_nearest(fused, &a, &b, &c);
             if out.iter().any(|bits| bits << 1 == SMALLEST_NORMAL << 1) {
                 out = map3(&a, &b, &c, |a, b, c| fma_one(mode, a, b, c));
             }
@@ -84,7 +88,11 @@ fn fma_one(mode: FloatMode, a: u32, b: u32, c: u32) -> u32 {
     finish(mode, signed_sum(mode, product, f64::from(input(mode, c))))
 }
 
-fn fma_nearest(a: &[u32; LANES], b: &[u32; LANES], c: &[u32; LANES]) -> [u32; LANES] {
+#[inline(always)]
+fn fma_nearest(fused: bool, a: &[u32; LANES], b: &[u32; LANES], c: &[u32; LANES]) -> [u32; LANES] {
+    if fused {
+        return map3(a, b, c, |a, b, c| canonical(f32::from_bits(a).mul_add(f32::from_bits(b), f32::from_bits(c))));
+    }
     let mut out = [0; LANES];
     let mut hard = 0u64;
     for lane in 0..LANES {
@@ -107,6 +115,7 @@ fn fma_nearest(a: &[u32; LANES], b: &[u32; LANES], c: &[u32; LANES]) -> [u32; LA
     out
 }
 
+#[inline(always)]
 fn ex2(ftz: bool, a: &[u32; LANES]) -> [u32; LANES] {
     if ftz {
         map1(a, |a| flush(canonical(approx::exp2(f64::from(f32::from_bits(flush(a)))) as f32)))

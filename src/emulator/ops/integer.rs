@@ -3,6 +3,7 @@
 use super::{LANES, float, half, map1, map2, map3, packed};
 use crate::ptx::op::{Binary32, Ternary32, Unary32};
 
+#[inline(always)]
 pub(in crate::emulator) fn unary32(op: Unary32, a: &[u32; LANES]) -> [u32; LANES] {
     match op {
         Unary32::Not => map1(a, |a| !a),
@@ -24,6 +25,7 @@ pub(in crate::emulator) fn unary32(op: Unary32, a: &[u32; LANES]) -> [u32; LANES
     }
 }
 
+#[inline(always)]
 pub(in crate::emulator) fn binary32(op: Binary32, a: &[u32; LANES], b: &[u32; LANES]) -> [u32; LANES] {
     match op {
         Binary32::Add => map2(a, b, u32::wrapping_add),
@@ -87,14 +89,16 @@ pub(in crate::emulator) fn binary32(op: Binary32, a: &[u32; LANES], b: &[u32; LA
     }
 }
 
+#[inline(always)]
 pub(in crate::emulator) fn ternary32(
     op: Ternary32,
+    fused: bool,
     a: &[u32; LANES],
     b: &[u32; LANES],
     c: &[u32; LANES],
 ) -> [u32; LANES] {
     match op {
-        Ternary32::FmaF32(mode) => float::fma(mode, a, b, c),
+        Ternary32::FmaF32(mode) => float::fma(mode, fused, a, b, c),
         Ternary32::FmaHalf(mode) => half::fma(mode, a, b, c),
         Ternary32::FmaHalfOob(mode) => half::fma_oob(mode, a, b, c),
         Ternary32::MadLo => map3(a, b, c, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
@@ -137,12 +141,13 @@ pub(in crate::emulator) fn ternary32(
                 sum.wrapping_add((half * byte) as u32)
             })
         }),
+        Ternary32::PackSaturated { bits, signed } => packed::saturated(bits, signed, a, b, c),
         Ternary32::Fns => map3(a, b, c, |mask, base, n| nth_set(mask, base, n as i32)),
     }
 }
 
 pub(in crate::emulator) fn bfi(a: u64, b: u64, position: u32, length: u32, width: u32) -> u64 {
-    let (position, length) = (position & 0xff, length & 0xff);
+    let [position, length] = [position, length].map(|n| field_operand(n, width));
     if position >= width || length == 0 {
         return b;
     }
@@ -151,9 +156,14 @@ pub(in crate::emulator) fn bfi(a: u64, b: u64, position: u32, length: u32, width
     (b & !field) | (a << position & field)
 }
 
+/// A position or length: its low byte counts, but in 64 bits the devices take larger numbers as large.
+fn field_operand(n: u32, width: u32) -> u32 {
+    if width == 64 { n.min(0xff) } else { n & 0xff }
+}
+
 /// Bit-field extraction: fields past the top are filled with the sign, or with zeros.
 pub(in crate::emulator) fn bfe(a: u64, position: u32, length: u32, width: u32, signed: bool) -> u64 {
-    let (position, length) = (position & 0xff, length & 0xff);
+    let [position, length] = [position, length].map(|n| field_operand(n, width));
     if length == 0 {
         return 0;
     }

@@ -1,4 +1,4 @@
-//! `ldmatrix`, `stmatrix` and `mma.sync`.
+//! `ldmatrix`, `stmatrix` and `mma.sync` of floats below f64.
 //!
 //! Tensor cores don't round each addition: they align all products and the accumulator to the largest exponent, cut
 //! each to a fixed number of bits, add exactly and cut the result (Fasi et al., "Numerical behavior of NVIDIA tensor
@@ -6,15 +6,14 @@
 //! docs/fidelity.md). How many bits and how many products at a time differs between generations: [`TensorCore`].
 
 use super::LANES;
-use super::float::direction;
 use super::half::{decode_half, encode_half};
 use super::memory::{effective, read, write};
 use crate::emulator::check::Fault;
 use crate::emulator::spaces::{Request, Spaces};
 use crate::emulator::warp::{Lanes, Registers};
+use crate::float::Dtype;
 use crate::float::fused::{Direction, to_f32_directed};
-use crate::float::{Dtype, exact};
-use crate::ptx::op::{Factor, MatrixAccess, Mma, MmaDouble, MmaInteger, Rounding};
+use crate::ptx::op::{Factor, MatrixAccess, Mma, Rounding};
 
 /// How a generation of tensor cores adds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +101,7 @@ pub(in crate::emulator) fn access(
 }
 
 /// Row and column of a lane's lower (0) or upper (1) half.
-fn element(lane: usize, half: usize, transposed: bool) -> (usize, usize) {
+pub(in crate::emulator) fn element(lane: usize, half: usize, transposed: bool) -> (usize, usize) {
     let (row, column) = (lane / 4, lane % 4 * 2 + half);
     if transposed { (column, row) } else { (row, column) }
 }
@@ -158,59 +157,6 @@ pub(in crate::emulator) fn mma(registers: &mut Registers, lanes: Lanes, m: &Mma,
     });
     for (d, out) in m.d.iter().zip(&out).take(if m.half_sums { 2 } else { 4 }) {
         registers.set_word(*d, lanes, *out);
-    }
-}
-
-/// `mma.sync` of 8-bit integers: exact sums, which wrap around or saturate.
-pub(in crate::emulator) fn mma_integer(registers: &mut Registers, lanes: Lanes, m: &MmaInteger) {
-    let k = usize::from(m.k);
-    let mut a = [[0i64; 32]; 16];
-    let mut b = [[0i64; 32]; 8];
-    let value = |signed: bool, word: u32, byte: usize| {
-        let bits = (word >> (8 * byte)) as u8;
-        if signed { i64::from(bits as i8) } else { i64::from(bits) }
-    };
-    for lane in 0..LANES {
-        let (group, member) = (lane / 4, lane % 4);
-        for byte in 0..4 {
-            for (r, word) in m.a.iter().enumerate().take(k / 8) {
-                let column = member * 4 + 16 * (r / 2) + byte;
-                a[group + 8 * (r % 2)][column] = value(m.a_signed, registers.word(*word)[lane], byte);
-            }
-            for (r, word) in m.b.iter().enumerate().take(k / 16) {
-                b[group][member * 4 + 16 * r + byte] = value(m.b_signed, registers.word(*word)[lane], byte);
-            }
-        }
-    }
-    let out: [[u32; LANES]; 4] = std::array::from_fn(|i| {
-        std::array::from_fn(|lane| {
-            let (row, column) = (lane / 4 + 8 * (i / 2), lane % 4 * 2 + i % 2);
-            let products: i64 = a[row].iter().zip(&b[column]).map(|(a, b)| a * b).sum();
-            let sum = products + i64::from(registers.word(m.c[i])[lane] as i32);
-            let sum = if m.saturates { sum.clamp(i32::MIN.into(), i32::MAX.into()) } else { sum };
-            sum as u32
-        })
-    });
-    for (d, out) in m.d.iter().zip(out) {
-        registers.set_word(*d, lanes, out);
-    }
-}
-
-/// `mma.sync.m8n8k4` of f64: fused multiply-adds along k. The manual leaves their order open.
-pub(in crate::emulator) fn mma_double(registers: &mut Registers, lanes: Lanes, m: &MmaDouble) {
-    let (a, b) = (*registers.wide(m.a), *registers.wide(m.b));
-    let way = direction(m.rounding);
-    let out: [[u64; LANES]; 2] = std::array::from_fn(|i| {
-        let c = registers.wide(m.c[i]);
-        std::array::from_fn(|lane| {
-            let (row, column) = (lane / 4, lane % 4 * 2 + i);
-            let term = |k: usize| (f64::from_bits(a[row * 4 + k]), f64::from_bits(b[column * 4 + k]));
-            let sum = (0..4).map(term).fold(f64::from_bits(c[lane]), |sum, (a, b)| exact::fma(a, b, sum, way));
-            if sum.is_nan() { 0x7fff_ffff_ffff_ffff } else { sum.to_bits() }
-        })
-    });
-    for (d, out) in m.d.iter().zip(out) {
-        registers.set_wide(*d, lanes, out);
     }
 }
 

@@ -6,6 +6,7 @@ use crate::emulator::spaces::{Request, Spaces, Span};
 use crate::emulator::warp::{Lanes, Registers};
 use crate::ptx::op::{Access, Address, AddressBase, Reg};
 
+#[inline(always)]
 pub(in crate::emulator) fn load(
     spaces: &mut Spaces<'_>,
     registers: &mut Registers,
@@ -64,6 +65,7 @@ pub(in crate::emulator) fn load(
     Ok(())
 }
 
+#[inline(always)]
 pub(in crate::emulator) fn store(
     spaces: &mut Spaces<'_>,
     registers: &Registers,
@@ -148,18 +150,19 @@ fn store_watched(
 }
 
 /// The address of each lane.
-#[inline]
-pub(super) fn effective(registers: &Registers, address: Address) -> [u64; LANES] {
+#[inline(always)]
+pub(in crate::emulator) fn effective(registers: &Registers, address: Address) -> [u64; LANES] {
     let offset = address.offset as u64;
     match address.base {
         AddressBase::Absolute => [offset; LANES],
-        AddressBase::Word(word) => map1(registers.word(word), |a| u64::from(a).wrapping_add(offset)),
+        // Modulo 2^32, as an H200 does: compilers count down to before the first variable and add the rest here.
+        AddressBase::Word(word) => map1(registers.word(word), |a| u64::from(a.wrapping_add(offset as u32))),
         AddressBase::Wide(wide) => map1(registers.wide(wide), |a| a.wrapping_add(offset)),
     }
 }
 
 /// Up to eight little-endian bytes.
-#[inline]
+#[inline(always)]
 pub(in crate::emulator) fn read(bytes: &[u8]) -> u64 {
     match bytes {
         [a, b, c, d] => u64::from(u32::from_le_bytes([*a, *b, *c, *d])),
@@ -188,7 +191,7 @@ fn value(registers: &Registers, reg: Reg, lane: usize) -> u64 {
 
 /// The sign of a loaded value, extended to the width of its register.
 #[inline]
-fn extend(access: &Access, value: u64) -> u64 {
+pub(in crate::emulator) fn extend(access: &Access, value: u64) -> u64 {
     if !access.signed {
         return value;
     }
@@ -198,7 +201,7 @@ fn extend(access: &Access, value: u64) -> u64 {
 }
 
 /// The frequent cases, as loops the compiler can turn into vector code: all lanes, words in words or halves in words.
-#[inline]
+#[inline(always)]
 fn load_full(registers: &mut Registers, d: &[Option<Reg>; 8], bytes: &[u8], width: usize, elements: usize) -> bool {
     let lanes = Lanes { mask: u32::MAX, all: true };
     match (width, elements, d) {

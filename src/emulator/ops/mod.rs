@@ -8,6 +8,7 @@ pub(super) mod float;
 pub(super) mod half;
 pub(super) mod integer;
 pub(super) mod matrix;
+pub(super) mod matrix_exact;
 pub(super) mod mbarrier;
 pub(super) mod memory;
 pub(super) mod packed;
@@ -27,7 +28,11 @@ fn map1<A: Copy, R: Copy + Default>(a: &[A; LANES], f: impl Fn(A) -> R) -> [R; L
 }
 
 #[inline(always)]
-fn map2<A: Copy, B: Copy, R: Copy + Default>(a: &[A; LANES], b: &[B; LANES], f: impl Fn(A, B) -> R) -> [R; LANES] {
+pub(super) fn map2<A: Copy, B: Copy, R: Copy + Default>(
+    a: &[A; LANES],
+    b: &[B; LANES],
+    f: impl Fn(A, B) -> R,
+) -> [R; LANES] {
     let mut out = [R::default(); LANES];
     for lane in 0..LANES {
         out[lane] = f(a[lane], b[lane]);

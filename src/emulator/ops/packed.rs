@@ -1,7 +1,7 @@
 //! Several narrow values in a word: 16-bit integers and 8-bit floats.
 
 use super::half::{decode_half, encode_half};
-use super::{LANES, map1, map2};
+use super::{LANES, map1, map2, map3};
 use crate::float::eight::Eight;
 use crate::ptx::op::{Packed, Rounding};
 
@@ -21,6 +21,13 @@ fn clamp(relu: bool, value: i16) -> u16 {
 
 fn each(a: &[u32; LANES], b: &[u32; LANES], f: impl Fn(u16, u16) -> u16) -> [u32; LANES] {
     map2(a, b, |a, b| u32::from(f((a >> 16) as u16, (b >> 16) as u16)) << 16 | u32::from(f(a as u16, b as u16)))
+}
+
+/// `cvt.pack`: `b` lowest, `a` above it, then as much of `c` as fits.
+pub(super) fn saturated(bits: u8, signed: bool, a: &[u32; LANES], b: &[u32; LANES], c: &[u32; LANES]) -> [u32; LANES] {
+    let (low, high) = if signed { (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) } else { (0, (1 << bits) - 1) };
+    let one = |v: u32| (v as i32).clamp(low, high) as u32 & ((1 << bits) - 1);
+    map3(a, b, c, |a, b, c| one(b) | one(a) << bits | c.checked_shl(2 * u32::from(bits)).unwrap_or(0))
 }
 
 /// Two f32 to 8-bit floats.

@@ -19,6 +19,7 @@ pub(in crate::emulator) struct Shuffle {
 }
 
 /// PTX ISA, `shfl.sync`. A source lane that isn't among `lanes`, or not in the reader's mask, is a fault.
+#[inline(always)]
 pub(in crate::emulator) fn shuffle(registers: &mut Registers, lanes: Lanes, s: Shuffle) -> Result<(), Box<Fault>> {
     let (a, b, c) = (registers.word(s.a), registers.word(s.b), registers.word(s.c));
     let masks = registers.word(s.mask);
@@ -38,20 +39,7 @@ pub(in crate::emulator) fn shuffle(registers: &mut Registers, lanes: Lanes, s: S
     let mut absent = 0u32;
     for lane in 0..LANES as u32 {
         let i = lane as usize;
-        let segment = c[i] >> 8 & 31;
-        let max = (lane & segment) | (c[i] & 31 & !segment);
-        let by = b[i] & 31;
-        let (source, inside) = match s.mode {
-            // The bound is a signed comparison: going below lane 0 is out of range.
-            ShuffleMode::Up => (lane.wrapping_sub(by), lane as i32 - by as i32 >= max as i32),
-            ShuffleMode::Down => (lane + by, lane + by <= max),
-            ShuffleMode::Bfly => (lane ^ by, lane ^ by <= max),
-            ShuffleMode::Idx => {
-                let source = (lane & segment) | (by & !segment);
-                (source, source <= max)
-            }
-        };
-        let source = if inside { source & 31 } else { lane };
+        let (source, inside) = source_lane(s.mode, lane, b[i], c[i]);
         out[i] = a[source as usize];
         preds |= u32::from(inside) << lane;
         absent |= u32::from((masks[i] & lanes.mask) >> source & 1 == 0) << lane;
@@ -71,6 +59,25 @@ pub(in crate::emulator) fn shuffle(registers: &mut Registers, lanes: Lanes, s: S
         registers.set_pred(p, lanes, preds);
     }
     Ok(())
+}
+
+/// The lane a lane reads, and whether that is the one asked for; out of range it is its own.
+#[inline(always)]
+pub(in crate::emulator) fn source_lane(mode: ShuffleMode, lane: u32, b: u32, c: u32) -> (u32, bool) {
+    let segment = c >> 8 & 31;
+    let max = (lane & segment) | (c & 31 & !segment);
+    let by = b & 31;
+    let (source, inside) = match mode {
+        // The bound is a signed comparison: going below lane 0 is out of range.
+        ShuffleMode::Up => (lane.wrapping_sub(by), lane as i32 - by as i32 >= max as i32),
+        ShuffleMode::Down => (lane + by, lane + by <= max),
+        ShuffleMode::Bfly => (lane ^ by, lane ^ by <= max),
+        ShuffleMode::Idx => {
+            let source = (lane & segment) | (by & !segment);
+            (source, source <= max)
+        }
+    };
+    (if inside { source & 31 } else { lane }, inside)
 }
 
 pub(in crate::emulator) fn vote(

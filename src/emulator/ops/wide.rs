@@ -15,8 +15,8 @@ pub(in crate::emulator) fn unary64(op: Unary64, a: &[u64; LANES]) -> [u64; LANES
         Unary64::Abs => map1(a, |a| (a as i64).wrapping_abs() as u64),
         Unary64::Cnot => map1(a, |a| u64::from(a == 0)),
         Unary64::Brev => map1(a, u64::reverse_bits),
-        Unary64::NegF64 => map1(a, |a| if f64::from_bits(a).is_nan() { quiet(a) } else { a ^ 1 << 63 }),
-        Unary64::AbsF64 => map1(a, |a| if f64::from_bits(a).is_nan() { quiet(a) } else { a & !(1 << 63) }),
+        Unary64::NegF64 => map1(a, |a| if is_nan(a) { a | QUIET } else { a ^ 1 << 63 }),
+        Unary64::AbsF64 => map1(a, |a| if is_nan(a) { a | QUIET } else { a & !(1 << 63) }),
         Unary64::RcpF64(rounding) => directed1(rounding, a, |a| 1.0 / a, |a, way| exact::divide(1.0, a, way)),
         Unary64::SqrtF64(rounding) => directed1(rounding, a, f64::sqrt, exact::sqrt),
         Unary64::RcpApproxF64 => map1(a, |a| estimate(a, |a| 1.0 / a)),
@@ -24,8 +24,9 @@ pub(in crate::emulator) fn unary64(op: Unary64, a: &[u64; LANES]) -> [u64; LANES
     }
 }
 
+#[inline(always)]
 pub(in crate::emulator) fn binary64(op: Binary64, a: &[u64; LANES], b: &[u64; LANES]) -> [u64; LANES] {
-    let float = |f: fn(f64, f64) -> f64| map2(a, b, |a, b| result(f(f64::from_bits(a), f64::from_bits(b)), &[a, b]));
+    let min_or_max = |min| map2(a, b, |a, b| settle(min_max(f64::from_bits(a), f64::from_bits(b), min), [b, a]));
     match op {
         Binary64::Add => map2(a, b, u64::wrapping_add),
         Binary64::Sub => map2(a, b, u64::wrapping_sub),
@@ -43,16 +44,16 @@ pub(in crate::emulator) fn binary64(op: Binary64, a: &[u64; LANES], b: &[u64; LA
         Binary64::And => map2(a, b, |a, b| a & b),
         Binary64::Or => map2(a, b, |a, b| a | b),
         Binary64::Xor => map2(a, b, |a, b| a ^ b),
-        Binary64::AddF64(rounding) => {
-            directed2(rounding, a, b, |a, b| a + b, |a, b, way| exact::fma(a, 1.0, b, way), false)
-        }
-        Binary64::SubF64(rounding) => {
-            directed2(rounding, a, b, |a, b| a - b, |a, b, way| exact::fma(a, 1.0, -b, way), false)
-        }
-        Binary64::MulF64(rounding) => directed2(rounding, a, b, |a, b| a * b, exact::multiply, false),
-        Binary64::DivF64(rounding) => directed2(rounding, a, b, |a, b| a / b, exact::divide, true),
-        Binary64::MinF64 => float(|a, b| min_max(a, b, true)),
-        Binary64::MaxF64 => float(|a, b| min_max(a, b, false)),
+        Binary64::AddF64(rounding) => directed2(rounding, a, b, |a, b| a + b, |a, b, way| exact::fma(a, 1.0, b, way)),
+        Binary64::SubF64(rounding) => directed2(rounding, a, b, |a, b| a - b, |a, b, way| exact::fma(a, 1.0, -b, way)),
+        Binary64::MulF64(rounding) => directed2(rounding, a, b, |a, b| a * b, exact::multiply),
+        // Of two NaNs a quotient takes the first, whatever else the second.
+        Binary64::DivF64(rounding) => match direction(rounding) {
+            None => map2(a, b, |a, b| settle(f64::from_bits(a) / f64::from_bits(b), [a, b])),
+            way => map2(a, b, |a, b| settle(exact::divide(f64::from_bits(a), f64::from_bits(b), way), [a, b])),
+        },
+        Binary64::MinF64 => min_or_max(true),
+        Binary64::MaxF64 => min_or_max(false),
         Binary64::CopysignF64 => map2(a, b, |a, b| (a & 1 << 63) | (b & !(1 << 63))),
     }
 }
@@ -67,13 +68,11 @@ pub(in crate::emulator) fn ternary64(
         Ternary64::MadLo => map3(a, b, c, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
         Ternary64::MadHiU => map3(a, b, c, |a, b, c| mul_hi_u(a, b).wrapping_add(c)),
         Ternary64::MadHiS => map3(a, b, c, |a, b, c| mul_hi_s(a, b).wrapping_add(c)),
-        Ternary64::FmaF64(rounding) => map3(a, b, c, |a, b, c| {
-            let way = direction(rounding);
-            result(exact::fma(f64::from_bits(a), f64::from_bits(b), f64::from_bits(c), way), &[a, c, b])
-        }),
+        Ternary64::FmaF64(rounding) => map3(a, b, c, |a, b, c| fma(a, b, c, direction(rounding))),
     }
 }
 
+#[inline(always)]
 pub(in crate::emulator) fn shift64(op: Shift64, a: &[u64; LANES], b: &[u32; LANES]) -> [u64; LANES] {
     match op {
         Shift64::Shl => map2(a, b, |a, b| if b < 64 { a << b } else { 0 }),
@@ -96,6 +95,7 @@ pub(in crate::emulator) fn count64(op: Count64, a: &[u64; LANES]) -> [u32; LANES
     }
 }
 
+#[inline(always)]
 pub(in crate::emulator) fn mul_wide(signed: bool, a: &[u32; LANES], b: &[u32; LANES]) -> [u64; LANES] {
     if signed {
         map2(a, b, |a, b| (i64::from(a as i32) * i64::from(b as i32)) as u64)
@@ -104,6 +104,7 @@ pub(in crate::emulator) fn mul_wide(signed: bool, a: &[u32; LANES], b: &[u32; LA
     }
 }
 
+#[inline(always)]
 pub(in crate::emulator) fn mad_wide(
     signed: bool,
     a: &[u32; LANES],
@@ -136,8 +137,8 @@ fn directed1(
     exact: impl Fn(f64, Option<Direction>) -> f64,
 ) -> [u64; LANES] {
     match direction(rounding) {
-        None => map1(a, |a| result(nearest(f64::from_bits(a)), &[a])),
-        way => map1(a, |a| result(exact(f64::from_bits(a), way), &[a])),
+        None => map1(a, |a| settle(nearest(f64::from_bits(a)), [a])),
+        way => map1(a, |a| settle(exact(f64::from_bits(a), way), [a])),
     }
 }
 
@@ -148,12 +149,10 @@ fn directed2(
     b: &[u64; LANES],
     nearest: impl Fn(f64, f64) -> f64,
     exact: impl Fn(f64, f64, Option<Direction>) -> f64,
-    first_nan: bool,
 ) -> [u64; LANES] {
-    let result = |x, a, b| result(x, &if first_nan { [b, a] } else { [a, b] });
     match direction(rounding) {
-        None => map2(a, b, |a, b| result(nearest(f64::from_bits(a), f64::from_bits(b)), a, b)),
-        way => map2(a, b, |a, b| result(exact(f64::from_bits(a), f64::from_bits(b), way), a, b)),
+        None => map2(a, b, |a, b| settle(nearest(f64::from_bits(a), f64::from_bits(b)), [b, a])),
+        way => map2(a, b, |a, b| settle(exact(f64::from_bits(a), f64::from_bits(b), way), [b, a])),
     }
 }
 
@@ -195,41 +194,35 @@ pub(in crate::emulator) fn carry(registers: &mut Registers, lanes: Lanes, operan
     }
 }
 
-/// The NaN of an operation on numbers that has no result.
-const INVALID: u64 = 0xfff8_0000_0000_0000;
+/// The bit that makes a NaN a quiet one.
+pub(super) const QUIET: u64 = 1 << 51;
 
-/// f64 keeps the payload of a NaN, unlike the smaller formats: that of the last of `operands` that is one. Which order
-/// that is differs between instructions (docs/fidelity.md).
+/// The NaN of an operation without one among its operands.
+pub(super) const INVALID: u64 = 0xfff8 << 48;
+
+pub(super) fn is_nan(bits: u64) -> bool {
+    f64::from_bits(bits).is_nan()
+}
+
+/// A result that is NaN is the first of the operands that is one, as measured.
 #[inline(always)]
-fn result(x: f64, operands: &[u64]) -> u64 {
-    if x.is_nan() { nan_of(operands) } else { x.to_bits() }
+fn settle<const N: usize>(result: f64, operands: [u64; N]) -> u64 {
+    if result.is_nan() {
+        return operands.into_iter().find(|v| is_nan(*v)).map_or(INVALID, |v| v | QUIET);
+    }
+    result.to_bits()
 }
 
-#[cold]
-fn nan_of(operands: &[u64]) -> u64 {
-    last_nan(operands).map_or(INVALID, quiet)
-}
-
-fn last_nan(operands: &[u64]) -> Option<u64> {
-    operands.iter().rev().copied().find(|bits| f64::from_bits(*bits).is_nan())
-}
-
-/// Addition in memory, which leaves a NaN as it is.
-pub(super) fn atomic_add(old: u64, b: u64) -> u64 {
-    let sum = f64::from_bits(old) + f64::from_bits(b);
-    if sum.is_nan() { last_nan(&[old, b]).unwrap_or(INVALID) } else { sum.to_bits() }
-}
-
-/// A NaN that isn't signalling.
-pub(super) fn quiet(nan: u64) -> u64 {
-    nan | 1 << 51
+/// `a * b + c`, rounded once.
+pub(super) fn fma(a: u64, b: u64, c: u64, way: Option<Direction>) -> u64 {
+    settle(exact::fma(f64::from_bits(a), f64::from_bits(b), f64::from_bits(c), way), [b, c, a])
 }
 
 /// The hardware's estimates flush subnormals and have 20 bits; the low word is zero.
 fn estimate(a: u64, f: impl Fn(f64) -> f64) -> u64 {
     let flush = |bits: u64| if bits & 0x7ff0_0000_0000_0000 == 0 { bits & 1 << 63 } else { bits };
     let a = flush(a);
-    flush(result(f(f64::from_bits(a)), &[a])) & 0xffff_ffff_0000_0000
+    flush(settle(f(f64::from_bits(a)), [a])) & 0xffff_ffff_0000_0000
 }
 
 fn min_max(a: f64, b: f64, min: bool) -> f64 {

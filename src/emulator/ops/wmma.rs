@@ -12,7 +12,7 @@ use super::memory::{effective, read, write};
 use crate::emulator::check::Fault;
 use crate::emulator::spaces::{Request, Spaces};
 use crate::emulator::warp::{Lanes, Registers};
-use crate::ptx::op::{Factor, Fragment, Part, Rounding, Wmma, WmmaAccess, Word};
+use crate::ptx::op::{Element, Factor, Fragment, Part, Rounding, Wmma, WmmaAccess, Word};
 
 pub(in crate::emulator) fn access(
     spaces: &mut Spaces<'_>,
@@ -25,9 +25,6 @@ pub(in crate::emulator) fn access(
     let size = 4 / per_word;
     let distinct = usize::from(fragment.rows) * usize::from(fragment.columns) / LANES;
     let places = usize::from(fragment.registers) * per_word;
-    let base = effective(registers, m.address);
-    let contiguous = u32::from(if m.row_major { fragment.columns } else { fragment.rows });
-    let stride = m.stride.map_or([contiguous; LANES], |s| *registers.word(s));
     let mut words = [[0u32; LANES]; 8];
     if m.is_store {
         for (word, slot) in words.iter_mut().zip(m.words) {
@@ -35,16 +32,11 @@ pub(in crate::emulator) fn access(
         }
     }
     for index in 0..distinct {
-        let addresses = std::array::from_fn(|lane| {
-            let (row, column) = element(fragment, lane, index);
-            let (major, minor) = if m.row_major { (row, column) } else { (column, row) };
-            let elements = (major as u64).wrapping_mul(u64::from(stride[lane])).wrapping_add(minor as u64);
-            base[lane].wrapping_add(elements.wrapping_mul(size as u64))
-        });
+        let addresses = addresses(registers, m, index);
         let verb = if m.is_store { "wrote" } else { "read" };
         let mut request = Request { space: m.space, addresses, size, verb };
         let span = spaces.resolve(lanes, &mut request)?;
-        let (word, shift) = (index / per_word, 16 * (index % per_word));
+        let (word, shift) = (index / per_word, 8 * size * (index % per_word));
         if m.is_store {
             spaces.mark_written(lanes, &span, size)?;
             for lane in lanes.iter() {
@@ -62,7 +54,7 @@ pub(in crate::emulator) fn access(
             let place = span.place(lane, size);
             let value = read(&spaces.segment(place).bytes[place.offset..place.offset + size]) as u32;
             for again in (index..places).step_by(distinct) {
-                words[again / per_word][lane] |= value << (16 * (again % per_word));
+                words[again / per_word][lane] |= value << (8 * size * (again % per_word));
             }
         }
     }
@@ -74,9 +66,30 @@ pub(in crate::emulator) fn access(
     Ok(())
 }
 
+/// Where each lane's element with the given number is.
+pub(in crate::emulator) fn addresses(registers: &Registers, m: &WmmaAccess, index: usize) -> [u64; LANES] {
+    let base = effective(registers, m.address);
+    let contiguous = u32::from(if m.row_major { m.fragment.columns } else { m.fragment.rows });
+    let stride = m.stride.map_or([contiguous; LANES], |s| *registers.word(s));
+    let size = 4 / per_word(m.fragment) as u64;
+    std::array::from_fn(|lane| {
+        let (row, column) = element(m.fragment, lane, index);
+        let (major, minor) = if m.row_major { (row, column) } else { (column, row) };
+        let elements = (major as u64).wrapping_mul(u64::from(stride[lane])).wrapping_add(minor as u64);
+        base[lane].wrapping_add(elements.wrapping_mul(size))
+    })
+}
+
 pub(in crate::emulator) fn multiply(registers: &mut Registers, lanes: Lanes, m: &Wmma, core: TensorCore) {
-    let factors = |matrix: (Fragment, [Word; 8])| {
-        self::matrix(registers, matrix, |bits| factor(matrix.0.factor.unwrap_or(Factor::Tf32), bits), Term::ZERO)
+    if matches!(m.a.0.factor, Some(Element::Byte { .. })) {
+        return multiply_bytes(registers, lanes, m);
+    }
+    let format = |fragment: Fragment| match fragment.factor {
+        Some(Element::Float(format)) => format,
+        _ => Factor::Tf32,
+    };
+    let factors = |fragment: (Fragment, [Word; 8])| {
+        matrix(registers, fragment, |bits| factor(format(fragment.0), bits), Term::ZERO)
     };
     let sum = |bits: u32| match m.c.0.factor {
         None => f64::from(f32::from_bits(bits)),
@@ -110,6 +123,27 @@ pub(in crate::emulator) fn multiply(registers: &mut Registers, lanes: Lanes, m: 
     }
 }
 
+/// Bytes: exact sums that wrap around or saturate.
+fn multiply_bytes(registers: &mut Registers, lanes: Lanes, m: &Wmma) {
+    let factors = |fragment: (Fragment, [Word; 8])| {
+        let signed = matches!(fragment.0.factor, Some(Element::Byte { signed: true }));
+        let value = |bits: u32| if signed { i64::from(bits as u8 as i8) } else { i64::from(bits as u8) };
+        matrix(registers, fragment, value, 0)
+    };
+    let (a, b, c) = (factors(m.a), factors(m.b), matrix(registers, m.c, |bits| i64::from(bits as i32), 0));
+    let (inner, columns) = (usize::from(m.a.0.columns), usize::from(m.b.0.columns));
+    let (fragment, words) = m.d;
+    for (r, word) in words.iter().enumerate().take(usize::from(fragment.registers)) {
+        let out = std::array::from_fn(|lane| {
+            let (row, column) = element(fragment, lane, r);
+            let products = (0..inner).map(|k| a[row * inner + k] * b[k * columns + column]);
+            let sum = c[row * columns + column] + products.sum::<i64>();
+            if m.saturates { sum.clamp(i32::MIN.into(), i32::MAX.into()) as u32 } else { sum as u32 }
+        });
+        registers.set_word(*word, lanes, out);
+    }
+}
+
 /// A fragment's matrix, row after row, its elements made from the bits of each.
 fn matrix<T: Copy>(
     registers: &Registers,
@@ -125,26 +159,35 @@ fn matrix<T: Copy>(
         let word = registers.word(words[index / per_word]);
         for (lane, bits) in word.iter().enumerate() {
             let (row, column) = element(fragment, lane, index);
-            let own = if per_word == 2 { bits >> (16 * (index % 2)) & 0xffff } else { *bits };
-            out[row * columns + column] = element_of(own);
+            let bits = bits >> (32 / per_word * (index % per_word));
+            out[row * columns + column] =
+                element_of(if per_word == 1 { bits } else { bits & (u32::MAX >> (32 - 32 / per_word)) });
         }
     }
     out
 }
 
 /// Elements to a register.
-fn per_word(fragment: Fragment) -> usize {
-    if matches!(fragment.factor, Some(Factor::F16 | Factor::Bf16)) { 2 } else { 1 }
+pub(in crate::emulator) fn per_word(fragment: Fragment) -> usize {
+    match fragment.factor {
+        Some(Element::Float(Factor::F16 | Factor::Bf16)) => 2,
+        Some(Element::Byte { .. }) => 4,
+        _ => 1,
+    }
 }
 
 /// Row and column of the element of a fragment with the given number.
-fn element(fragment: Fragment, lane: usize, index: usize) -> (usize, usize) {
+pub(in crate::emulator) fn element(fragment: Fragment, lane: usize, index: usize) -> (usize, usize) {
     let (group, member) = (lane / 4, lane % 4);
-    let tf32 = fragment.factor == Some(Factor::Tf32);
     let rows = usize::from(fragment.rows);
-    // Along the dimension that lanes of a group of four share: pairs side by side, or one of tf32.
-    let (tile, within) = if tf32 { (index, member) } else { (index / 2, member * 2 + index % 2) };
-    let step = if tf32 { 4 } else { 8 };
+    // Along the dimension that lanes of a group of four share: pairs side by side, one of tf32, or four bytes.
+    let beside = match fragment.factor {
+        Some(Element::Float(Factor::Tf32)) => 1,
+        Some(Element::Byte { .. }) => 4,
+        _ => 2,
+    };
+    let (tile, within) = (index / beside, member * beside + index % beside);
+    let step = 4 * beside;
     if fragment.part == Part::B {
         let tiles = rows / step;
         (tile % tiles * step + within, tile / tiles * 8 + group)

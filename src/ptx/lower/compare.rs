@@ -4,7 +4,7 @@ use super::Lowerer;
 use super::form::Form;
 use crate::ptx::ast::Operand;
 use crate::ptx::error::Error;
-use crate::ptx::op::{Binary32, Compare, Condition, HalfMode, Logic, Op, Pred, Reg, Relation};
+use crate::ptx::op::{Binary32, Compare, Condition, HalfMode, Logic, Op, Pred, Reg, Relation, Word};
 use crate::ptx::types::Type;
 
 pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
@@ -102,9 +102,6 @@ fn set(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     let compare = Compare { relation, ty: from, ftz };
     let packed = matches!(from, Type::F16x2 | Type::Bf16x2);
     if packed {
-        if logic.is_some() {
-            return Err(form.unsupported("a combination on packed halves"));
-        }
         let one = match to {
             Type::F16x2 => 0x3c00,
             Type::Bf16x2 => 0x3f80,
@@ -114,6 +111,10 @@ fn set(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
         let b = lw.word_source(b, from)?;
         let d = lw.word_destination(d, to)?;
         let bf16 = from == Type::Bf16x2;
+        if let (Some(logic), Some(c)) = (logic, form.operands().get(3)) {
+            let combine = Some((logic, lw.condition(c)?));
+            return set_combined(lw, compare, bf16, u32::from(one), (d, a, b), combine);
+        }
         let mode = HalfMode { bf16, packed: true, ftz, sat: false, relu: false };
         lw.push(Op::Binary32 { op: Binary32::SetHalf { mode, compare, one }, d, a, b });
         return Ok(());
@@ -137,6 +138,27 @@ fn set(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     let a = lw.slots.constant32(one);
     let b = lw.slots.constant32(0);
     lw.push(Op::Select32 { d, a, b, p: Condition { pred, negated: false } });
+    Ok(())
+}
+
+/// `set` of packed halves with a predicate: two comparisons, two selections.
+fn set_combined(
+    lw: &mut Lowerer<'_>,
+    compare: Compare,
+    bf16: bool,
+    one: u32,
+    (d, a, b): (Word, Word, Word),
+    combine: Option<(Logic, Condition)>,
+) -> Result<(), Error> {
+    let (low, high) = (lw.slots.pred(), lw.slots.pred());
+    lw.push_unguarded(Op::CompareHalves { compare, bf16, d: Some(low), q: Some(high), a, b, combine });
+    let (one, zero) = (lw.slots.constant32(one), lw.slots.constant32(0));
+    let [low, high] = [low, high].map(|pred| {
+        let d = lw.slots.word();
+        lw.push_unguarded(Op::Select32 { d, a: one, b: zero, p: Condition { pred, negated: false } });
+        d
+    });
+    lw.push(Op::Binary32 { op: Binary32::Pack16, d, a: low, b: high });
     Ok(())
 }
 

@@ -5,7 +5,8 @@ use super::form::Form;
 use crate::ptx::ast::Operand;
 use crate::ptx::error::Error;
 use crate::ptx::op::{
-    Binary32, Binary64, Compare, Condition, Logic, Op, Packed, Reg, Relation, Ternary32, Unary32, VoteMode, Wide, Word,
+    Binary32, Binary64, Compare, Condition, Logic, Op, Packed, Pred, Reg, Relation, ShuffleMode, Ternary32, Unary32,
+    VoteMode, Wide, Word,
 };
 use crate::ptx::types::Type;
 
@@ -205,7 +206,7 @@ fn field(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// `testp`: the magnitude's bits, less a bound, compared without sign. Zero counts as normal, as on the devices.
+/// `testp`: the magnitude's bits, less a bound, compared without sign. Zero is normal, so that takes two tests.
 pub(super) fn testp(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     const TESTS: [&str; 6] = ["finite", "infinite", "number", "notanumber", "normal", "subnormal"];
     let Some(test) = form.choice(&TESTS.map(|t| (t, t))) else {
@@ -218,45 +219,81 @@ pub(super) fn testp(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Err
         Type::F64 => (0x7ff0 << 48, 0x10 << 48),
         _ => return Err(form.unsupported("types other than .f32 and .f64")),
     };
+    let [d, a] = form.exactly()?;
+    let a = lw.source(a, ty)?;
+    let Some(d) = lw.pred_destination(d)? else {
+        return Ok(());
+    };
     let (relation, less, bound) = match test {
         "finite" => (Relation::Lt, 0, infinity),
         "infinite" => (Relation::Eq, 0, infinity),
         "number" => (Relation::Le, 0, infinity),
         "notanumber" => (Relation::Gt, 0, infinity),
-        "normal" => (Relation::Lt, normal, infinity - normal),
+        "normal" => (Relation::Ge, 1, normal - 1),
         _ => (Relation::Lt, 1, normal - 1),
     };
-    let [d, a] = form.exactly()?;
-    let a = lw.source(a, ty)?;
-    let d = lw.pred_destination(d)?;
-    let or_zero = d.filter(|_| test == "normal").map(|pred| (Logic::Or, Condition { pred, negated: false }));
-    let compare = |relation, ty| Compare { relation, ty, ftz: false };
+    if test == "normal" {
+        let finite = Condition { pred: lw.slots.pred(), negated: false };
+        compare_magnitude(lw, finite.pred, a, (Relation::Lt, 0, infinity), None);
+        compare_magnitude(lw, d, a, (relation, less, bound), Some((Logic::And, finite)));
+    } else {
+        compare_magnitude(lw, d, a, (relation, less, bound), None);
+    }
+    Ok(())
+}
+
+fn compare_magnitude(
+    lw: &mut Lowerer<'_>,
+    d: Pred,
+    a: Reg,
+    (relation, less, bound): (Relation, u64, u64),
+    combine: Option<(Logic, Condition)>,
+) {
+    let d = Some(d);
     match a {
         Reg::Word(a) => {
-            let constant = |lw: &mut Lowerer<'_>, v: u64| lw.slots.constant32(v as u32);
-            let (ones, less, b) = (constant(lw, 0x7fff_ffff), constant(lw, less), constant(lw, bound));
+            let [ones, less, b] = [0x7fff_ffff, less as u32, bound as u32].map(|v| lw.slots.constant32(v));
             let magnitude = lw.step(Binary32::And, a, ones);
             let a = lw.step(Binary32::Sub, magnitude, less);
-            if or_zero.is_some() {
-                let (compare, zero) = (compare(Relation::Eq, Type::U32), constant(lw, 0));
-                lw.push(Op::Compare32 { compare, d, q: None, a: magnitude, b: zero, combine: None });
-            }
-            let compare = compare(relation, Type::U32);
-            lw.push(Op::Compare32 { compare, d, q: None, a, b, combine: or_zero });
+            let compare = Compare { relation, ty: Type::U32, ftz: false };
+            lw.push(Op::Compare32 { compare, d, q: None, a, b, combine });
         }
         Reg::Wide(a) => {
-            let constant = |lw: &mut Lowerer<'_>, v: u64| lw.slots.constant64(v);
-            let (ones, less, b) = (constant(lw, u64::MAX >> 1), constant(lw, less), constant(lw, bound));
+            let [ones, less, b] = [u64::MAX >> 1, less, bound].map(|v| lw.slots.constant64(v));
             let magnitude = lw.wide_step(Binary64::And, a, ones);
             let a = lw.wide_step(Binary64::Sub, magnitude, less);
-            if or_zero.is_some() {
-                let (compare, zero) = (compare(Relation::Eq, Type::U64), constant(lw, 0));
-                lw.push(Op::Compare64 { compare, d, q: None, a: magnitude, b: zero, combine: None });
-            }
-            let compare = compare(relation, Type::U64);
-            lw.push(Op::Compare64 { compare, d, q: None, a, b, combine: or_zero });
+            let compare = Compare { relation, ty: Type::U64, ftz: false };
+            lw.push(Op::Compare64 { compare, d, q: None, a, b, combine });
         }
     }
+}
+
+/// `movmatrix`: both halves of a word come from the lanes that hold the transposed places.
+pub(super) fn movmatrix(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
+    let whole = ["sync", "aligned", "m8n8", "trans", "b16"].into_iter().all(|m| form.has(m));
+    form.done()?;
+    if !whole {
+        return Err(form.unsupported("other than `.sync.aligned.m8n8.trans.b16`"));
+    }
+    let [d, a] = form.exactly()?;
+    let a = lw.word_source(a, Type::B32)?;
+    let d = lw.word_destination(d, Type::B32)?;
+    let lane = lw.word_source(&Operand::Name("%laneid".to_owned()), Type::U32)?;
+    let [mask, clamp, four, three, two] = [u32::MAX, 0x1f, 4, 3, 2].map(|v| lw.slots.constant32(v));
+    // Lane 4r + c holds the row r, columns 2c and 2c + 1.
+    let row = lw.step(Binary32::And, lane, three);
+    let row = lw.step(Binary32::Shl, row, three);
+    let column = lw.step(Binary32::ShrU, lane, three);
+    let first = lw.step(Binary32::Add, row, column);
+    let second = lw.step(Binary32::Add, first, four);
+    let odd = lw.step(Binary32::And, lane, four);
+    let shift = lw.step(Binary32::Shl, odd, two);
+    let [low, high] = [first, second].map(|b| {
+        let word = lw.slots.word();
+        lw.push(Op::Shuffle { mode: ShuffleMode::Idx, d: word, p: None, a, b, c: clamp, mask });
+        lw.step(Binary32::ShrU, word, shift)
+    });
+    lw.push(Op::Binary32 { op: Binary32::Pack16, d, a: low, b: high });
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use super::names::{Slot, Symbol};
 use crate::float::eight::Eight;
 use crate::ptx::ast::Operand;
 use crate::ptx::error::Error;
-use crate::ptx::op::{Binary32, Conversion, HalfMode, Op, Reg, Rounding, Unary32, Word};
+use crate::ptx::op::{Binary32, Conversion, HalfMode, Op, Reg, Rounding, Ternary32, Unary32, Word};
 use crate::ptx::types::Type;
 
 pub(super) fn cvt(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
@@ -91,10 +91,47 @@ fn eight(lw: &mut Lowerer<'_>, form: &mut Form<'_>, format: Eight, relu: bool, s
     Ok(())
 }
 
+/// `cvt.pack.sat`: two integers, saturated, and where there is room for it what was packed before.
+pub(super) fn pack_integers(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
+    let format = form.choice(&[
+        ("u16", (16, false)),
+        ("s16", (16, true)),
+        ("u8", (8, false)),
+        ("s8", (8, true)),
+        ("u4", (4, false)),
+        ("s4", (4, true)),
+        ("u2", (2, false)),
+        ("s2", (2, true)),
+    ]);
+    let Some((bits, signed)) = format else {
+        return Err(form.unsupported("no such packed type"));
+    };
+    if !(form.has("sat") && form.has("s32")) || form.has("b32") != (bits < 16) {
+        return Err(form.unsupported("no such packing conversion"));
+    }
+    form.done()?;
+    let (d, a, b, c) = match form.operands() {
+        [d, a, b] if bits == 16 => (d, a, b, lw.slots.constant32(0)),
+        [d, a, b, c] if bits < 16 => (d, a, b, lw.word_source(c, Type::B32)?),
+        _ => return Err(form.unsupported("an unexpected number of operands")),
+    };
+    let (a, b) = (lw.word_source(a, Type::S32)?, lw.word_source(b, Type::S32)?);
+    let d = lw.word_destination(d, Type::B32)?;
+    lw.push(Op::Ternary32 { op: Ternary32::PackSaturated { bits, signed }, d, a, b, c });
+    Ok(())
+}
+
 pub(super) fn mov(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
-    let ty = form.ty()?;
+    let (elements, ty) = form.vector_of()?;
     form.done()?;
     let [d, a] = form.exactly()?;
+    let (d, a) = (&lw.spread(d)?, &lw.spread(a)?);
+    if elements > 1 {
+        return match (d, a) {
+            (Operand::Vector(d), Operand::Vector(a)) if d.len() == a.len() => mov_vector(lw, form, ty, d, a),
+            _ => Err(form.unsupported("operands that aren't vectors of one length")),
+        };
+    }
     if ty == Type::Pred {
         let a = lw.condition(a)?;
         if let Some(d) = lw.pred_destination(d)? {
@@ -111,6 +148,25 @@ pub(super) fn mov(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error
             push_mov(lw, form, d, a)
         }
     }
+}
+
+/// Element by element, through scratch registers: both sides may name the same ones.
+fn mov_vector(lw: &mut Lowerer<'_>, form: &Form<'_>, ty: Type, d: &[Operand], a: &[Operand]) -> Result<(), Error> {
+    let mut copies = Vec::new();
+    for a in a {
+        let a = lw.source(a, ty)?;
+        let scratch = match a {
+            Reg::Word(_) => Reg::Word(lw.slots.word()),
+            Reg::Wide(_) => Reg::Wide(lw.slots.wide()),
+        };
+        push_mov(lw, form, scratch, a)?;
+        copies.push(scratch);
+    }
+    for (d, a) in d.iter().zip(copies) {
+        let d = lw.destination(d, ty)?;
+        push_mov(lw, form, d, a)?;
+    }
+    Ok(())
 }
 
 /// A plain copy between registers of one width.

@@ -70,6 +70,15 @@ impl<'i> Form<'i> {
         }
     }
 
+    /// Takes `.vN` and the type of its elements; a `.b128` is two of 64 bits.
+    pub(super) fn vector_of(&mut self) -> Result<(u8, Type), Error> {
+        let elements = self.choice(&[("v2", 2), ("v4", 4), ("v8", 8)]);
+        if elements.is_none() && self.has("b128") {
+            return Ok((2, Type::B64));
+        }
+        Ok((elements.unwrap_or(1), self.ty()?))
+    }
+
     /// Fails if a modifier is left over.
     pub(super) fn done(&self) -> Result<(), Error> {
         match self.left.first() {

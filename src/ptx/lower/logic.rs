@@ -5,7 +5,9 @@ use super::arithmetic::{binary32, binary64};
 use super::form::Form;
 use crate::ptx::ast::Operand;
 use crate::ptx::error::Error;
-use crate::ptx::op::{Binary32, Binary64, Condition, Count64, Logic, Op, Reg, Shift64, Ternary32, Unary32, Unary64};
+use crate::ptx::op::{
+    Binary32, Binary64, Compare, Condition, Count64, Logic, Op, Reg, Relation, Shift64, Ternary32, Unary32, Unary64,
+};
 use crate::ptx::types::Type;
 
 pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
@@ -203,9 +205,17 @@ fn bit_field(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
 }
 
 fn lop3(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
+    let logic = form.choice(&[("and", Logic::And), ("or", Logic::Or)]);
     form.ty()?;
     form.done()?;
-    let [d, a, b, c, Operand::Int(table @ 0..=255)] = form.exactly::<5>()? else {
+    let (d, p, a, b, c, table, q) = match (form.operands(), logic) {
+        ([d, a, b, c, table], None) => (d, None, a, b, c, table, None),
+        ([Operand::Pair(d, p), a, b, c, table, q], Some(logic)) => {
+            (d.as_ref(), lw.pred_destination(p)?, a, b, c, table, Some((logic, lw.condition(q)?)))
+        }
+        _ => return Err(form.unsupported("operands that don't fit its form")),
+    };
+    let Operand::Int(table @ 0..=255) = table else {
         return Err(form.unsupported("a truth table that isn't a constant up to 255"));
     };
     let a = lw.word_source(a, Type::B32)?;
@@ -213,5 +223,10 @@ fn lop3(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     let c = lw.word_source(c, Type::B32)?;
     let d = lw.word_destination(d, Type::B32)?;
     lw.push(Op::Ternary32 { op: Ternary32::Lop3(*table as u8), d, a, b, c });
+    if q.is_some() {
+        let compare = Compare { relation: Relation::Ne, ty: Type::U32, ftz: false };
+        let zero = lw.slots.constant32(0);
+        lw.push(Op::Compare32 { compare, d: p, q: None, a: d, b: zero, combine: q });
+    }
     Ok(())
 }

@@ -2,10 +2,11 @@
 
 use super::Lowerer;
 use super::form::Form;
+use super::matrix_exact;
 use super::memory::resolve;
 use crate::ptx::ast::Operand;
 use crate::ptx::error::Error;
-use crate::ptx::op::{AccessSpace, CopyAsync, Factor, MatrixAccess, Mma, MmaDouble, MmaInteger, Op, Rounding, Word};
+use crate::ptx::op::{AccessSpace, CopyAsync, Factor, MatrixAccess, Mma, Op, Word};
 use crate::ptx::types::{Space, Type};
 
 /// `ldmatrix` and `stmatrix` of 8 by 8 matrices of 16-bit elements.
@@ -40,38 +41,23 @@ pub(super) fn mma(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error
     if !(form.has("sync") && form.has("aligned")) {
         return Err(form.unsupported("other than `.sync.aligned`"));
     }
-    if form.has("m8n8k4") {
-        return mma_double(lw, form);
+    if form.shows(&["s32"]) {
+        return matrix_exact::integer(lw, form);
     }
-    let Some(k) = form.choice(&[("m16n8k32", 32u8), ("m16n8k4", 4), ("m16n8k8", 8), ("m16n8k16", 16)]) else {
-        return Err(form.unsupported("shapes other than m16n8k4, k8, k16 and k32, and m8n8k4 of f64"));
+    if form.shows(&["f64"]) {
+        return matrix_exact::double(lw, form);
+    }
+    if form.shows(&["e4m3", "e5m2"]) {
+        return matrix_exact::eight(lw, form);
+    }
+    let Some(k) = form.choice(&[("m16n8k4", 4u8), ("m16n8k8", 8), ("m16n8k16", 16)]) else {
+        return Err(form.unsupported("shapes of floats other than m16n8k4, k8 and k16"));
     };
     if !(form.has("row") && form.has("col")) {
         return Err(form.unsupported("layouts other than .row.col"));
     }
-    let saturates = form.has("satfinite");
     let types = (form.ty()?, form.ty()?, form.ty()?, form.ty()?);
     form.done()?;
-    if let (Type::S32, a @ (Type::S8 | Type::U8), b @ (Type::S8 | Type::U8), Type::S32) = types
-        && k >= 16
-    {
-        let [d, a_fragment, b_fragment, c] = form.exactly()?;
-        let operands = MmaInteger {
-            k,
-            a_signed: a == Type::S8,
-            b_signed: b == Type::S8,
-            saturates,
-            a: words(lw, form, a_fragment, usize::from(k) / 8, false, Type::B32)?,
-            b: words(lw, form, b_fragment, usize::from(k) / 16, false, Type::B32)?,
-            c: words(lw, form, c, 4, false, Type::B32)?,
-            d: words(lw, form, d, 4, true, Type::B32)?,
-        };
-        lw.push(Op::MmaInteger(Box::new(operands)));
-        return Ok(());
-    }
-    if saturates || k == 32 {
-        return Err(form.unsupported("these element types"));
-    }
     let (accumulator, factor) = match types {
         (d @ (Type::F16 | Type::F32), Type::F16, Type::F16, c) if d == c && k != 4 => (d, Factor::F16),
         (Type::F32, Type::Bf16, Type::Bf16, Type::F32) if k != 4 => (Type::F32, Factor::Bf16),
@@ -91,39 +77,8 @@ pub(super) fn mma(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error
     Ok(())
 }
 
-/// `mma.sync.m8n8k4.row.col.f64`.
-fn mma_double(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
-    if !(form.has("row") && form.has("col")) {
-        return Err(form.unsupported("layouts other than .row.col"));
-    }
-    let rounding = form.rounding().unwrap_or(Rounding::Nearest);
-    for _ in 0..4 {
-        if form.ty()? != Type::F64 {
-            return Err(form.unsupported("m8n8k4 of other than f64"));
-        }
-    }
-    form.done()?;
-    let [d, a, b, c] = form.exactly()?;
-    let (Operand::Vector(d), Operand::Vector(c)) = (d, c) else {
-        return Err(form.unsupported("a fragment of another size"));
-    };
-    let one = |operand: &Operand| match operand {
-        Operand::Vector(items) if items.len() == 1 => items[0].clone(),
-        single => single.clone(),
-    };
-    let ([d0, d1], [c0, c1]) = (d.as_slice(), c.as_slice()) else {
-        return Err(form.unsupported("a fragment of another size"));
-    };
-    let a = lw.wide_source(&one(a), Type::F64)?;
-    let b = lw.wide_source(&one(b), Type::F64)?;
-    let c = [lw.wide_source(c0, Type::F64)?, lw.wide_source(c1, Type::F64)?];
-    let d = [lw.wide_destination(d0)?, lw.wide_destination(d1)?];
-    lw.push(Op::MmaDouble(Box::new(MmaDouble { rounding, d, a, b, c })));
-    Ok(())
-}
-
 /// Exactly `count` registers; the slots past them repeat the first and are never used.
-fn words(
+pub(super) fn words(
     lw: &mut Lowerer<'_>,
     form: &Form<'_>,
     operand: &Operand,

@@ -19,14 +19,14 @@ pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Err
     }
     let space = space(form);
     let non_coherent = form.has("nc");
-    let strong =
-        form.has("volatile") | form.has("relaxed") | form.has("acquire") | form.has("release") | form.has("mmio");
+    let releases = form.has("release");
+    let strong = form.has("volatile") | form.has("relaxed") | form.has("acquire") | releases | form.has("mmio");
+    let releases = releases && !form.has("cta");
     form.ignore(is_hint);
-    let elements = form.choice(&[("v2", 2u8), ("v4", 4), ("v8", 8)]).unwrap_or(1);
-    let ty = form.ty()?;
+    let (elements, ty) = form.vector_of()?;
     form.done()?;
-    if ty.size_bytes() * usize::from(elements) > 32 || elements == 8 && ty.size_bytes() != 4 {
-        return Err(form.unsupported("a vector of more than 32 bytes, or of eight that aren't 32 bits wide"));
+    if ty.size_bytes() * usize::from(elements) > 32 {
+        return Err(form.unsupported("a vector of more than 32 bytes"));
     }
     let is_store = form.opcode() == "st";
     let [first, second] = match form.operands() {
@@ -53,6 +53,7 @@ pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Err
         non_coherent,
         strong,
     };
+    let value = &lw.spread(value)?;
     let values = match value {
         Operand::Vector(items) => items.as_slice(),
         _ => std::slice::from_ref(value),
@@ -68,6 +69,9 @@ pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Err
                 return lw.operand_error(&format!("a register of at least {} bytes", ty.size_bytes()), operand);
             }
             *slot = reg;
+        }
+        if releases {
+            lw.push(Op::Fence);
         }
         lw.push(Op::Store { access, a, address });
         return Ok(());
@@ -168,6 +172,8 @@ fn space(form: &mut Form<'_>) -> AccessSpace {
         ("global", Space::Global),
         ("shared", Space::Shared),
         ("shared::cta", Space::Shared),
+        // A block is a cluster of its own.
+        ("shared::cluster", Space::Shared),
         ("local", Space::Local),
         ("const", Space::Const),
         ("param", Space::Param),
@@ -197,6 +203,18 @@ fn window(space: Space) -> u64 {
     }
 }
 
+/// `createpolicy` and `applypriority`: caches change no value, so a policy is any number.
+pub(super) fn policy(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
+    if form.opcode() == "createpolicy"
+        && let Some(d) = form.operands().first()
+    {
+        let d = lw.wide_destination(d)?;
+        let a = lw.slots.constant64(0);
+        lw.push(Op::Mov64 { d, a });
+    }
+    Ok(())
+}
+
 /// `cvta` and `isspacep`.
 pub(super) fn windows(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     let to = form.has("to");
@@ -222,6 +240,42 @@ pub(super) fn windows(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), E
             lw.push(Op::Binary64 { op, d, a, b });
         }
     }
+    Ok(())
+}
+
+/// `alloca`, `stacksave` and `stackrestore`: a pointer into a part of the local frame, which ends where the frame does.
+pub(super) fn stack(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
+    if form.ty()?.size_bytes() != 8 {
+        return Err(form.unsupported("32-bit addresses"));
+    }
+    form.done()?;
+    let Some(top) = lw.stack else {
+        return Err(form.unsupported("no stack"));
+    };
+    let (d, size, align) = match (form.opcode(), form.operands()) {
+        ("stacksave", [d]) => {
+            let d = lw.wide_destination(d)?;
+            lw.push(Op::Mov64 { d, a: top });
+            return Ok(());
+        }
+        ("stackrestore", [a]) => {
+            let a = lw.wide_source(a, Type::U64)?;
+            lw.push(Op::Mov64 { d: top, a });
+            return Ok(());
+        }
+        ("alloca", [d, size]) => (d, size, 8),
+        ("alloca", [d, size, Operand::Int(align)]) if align.is_power_of_two() => (d, size, *align),
+        _ => return Err(form.unsupported("unexpected operands")),
+    };
+    let size = lw.wide_source(size, Type::U64)?;
+    let d = lw.wide_destination(d)?;
+    let (start, next) = (lw.slots.wide(), lw.slots.wide());
+    let (below, mask) = (lw.slots.constant64(align - 1), lw.slots.constant64(align.wrapping_neg()));
+    lw.push_unguarded(Op::Binary64 { op: Binary64::Add, d: start, a: top, b: below });
+    lw.push_unguarded(Op::Binary64 { op: Binary64::And, d: start, a: start, b: mask });
+    lw.push_unguarded(Op::Binary64 { op: Binary64::Add, d: next, a: start, b: size });
+    lw.push(Op::Mov64 { d: top, a: next });
+    lw.push(Op::Mov64 { d, a: start });
     Ok(())
 }
 
@@ -308,7 +362,11 @@ fn atomic_vector(
 /// `atom` and `red`.
 pub(super) fn atomic(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     let space = space(form);
-    form.ignore(|m| is_hint(m) || matches!(m, "relaxed" | "acquire" | "release" | "acq_rel" | "noftz"));
+    // Such an access is one with a fence before it.
+    if form.has("release") | form.has("acq_rel") && !form.has("cta") {
+        lw.push(Op::Fence);
+    }
+    form.ignore(|m| is_hint(m) || matches!(m, "relaxed" | "acquire" | "noftz"));
     let Some(op) = form.choice(&[
         ("add", AtomicOp::Add),
         ("min", AtomicOp::Min),

@@ -5,6 +5,7 @@
 
 mod arithmetic;
 mod carry;
+mod cluster;
 mod compare;
 mod composed;
 mod control;
@@ -13,19 +14,21 @@ mod form;
 mod layout;
 mod logic;
 mod matrix;
+mod matrix_exact;
 mod mbarrier;
 mod memory;
 mod names;
 mod warp;
 mod wmma;
 
-use super::ast::{Function, Instruction, Module, Operand, Statement};
+use super::ast::{Function, Initial, Instruction, Module, Operand, Statement, Variable};
 use super::error::{Error, Position};
-use super::op::{Condition, Op, Pred};
-use super::program::{Guard, Inst, Program};
+use super::op::{AtomicOp, Condition, Op, Pred, Reg, Slot, Wide};
+use super::program::{Constants, Guard, Inst, Program};
+use super::unwritten::unwritten;
 use form::Form;
-use names::{Register, Scope, Slots, Symbol};
-use std::collections::HashMap;
+use names::{Register, Scope, Shape, Slots, Symbol};
+use std::collections::{HashMap, HashSet};
 
 /// Calls are inlined; past this many instructions the kernel is refused.
 const MAX_CODE: usize = 1 << 20;
@@ -33,8 +36,10 @@ const MAX_CODE: usize = 1 << 20;
 const MAX_STATEMENTS: usize = 1 << 22;
 /// Targets of all indexed branches.
 const MAX_TARGETS: usize = 1 << 20;
-/// Calls inside calls; PTX recursion shows as passing this.
-const MAX_CALL_DEPTH: usize = 32;
+/// Calls inside calls.
+const MAX_CALL_DEPTH: usize = 64;
+/// How often a function may be inside itself, and what is tried where that gives too much code.
+const MAX_RECURSION: [usize; 3] = [32, 12, 5];
 
 impl Module {
     /// Turns the kernel `entry` into a runnable program.
@@ -47,11 +52,31 @@ impl Module {
             self.functions.iter().find(|f| f.is_entry && f.body.is_some() && f.name == entry).ok_or_else(|| {
                 Error::UnknownName { at: Position::default(), what: "kernel", name: entry.to_owned() }
             })?;
-        let mut lowerer = Lowerer::new(self);
-        let (params, param_bytes) = lowerer.entry_params(function)?;
-        lowerer.module_variables()?;
-        lowerer.body(function)?;
-        lowerer.finish(function, params, param_bytes)
+        let mut outcome = self.lower_within(function, MAX_RECURSION[0]);
+        for depth in &MAX_RECURSION[1..] {
+            if !matches!(outcome, Err((Error::TooLarge { .. }, true))) {
+                break;
+            }
+            outcome = self.lower_within(function, *depth);
+        }
+        outcome.map_err(|(error, _)| error)
+    }
+
+    /// An error comes with whether the kernel is recursive.
+    fn lower_within(&self, function: &Function, max_recursion: usize) -> Result<Program, (Error, bool)> {
+        let mut lowerer = Lowerer::new(self, max_recursion);
+        let mut lower = || {
+            let (params, param_bytes) = lowerer.entry_params(function)?;
+            cluster::check(&lowerer, function)?;
+            lowerer.module_variables()?;
+            lowerer.reserve_stack();
+            lowerer.body(function)?;
+            Ok((params, param_bytes))
+        };
+        match lower() {
+            Ok((params, param_bytes)) => lowerer.finish(function, params, param_bytes).map_err(|e| (e, false)),
+            Err(error) => Err((error, lowerer.is_recursive)),
+        }
     }
 }
 
@@ -65,7 +90,12 @@ struct Lowerer<'m> {
     scopes: Vec<Scope>,
     /// Innermost function's first scope: names outside it are module-level only.
     function_base: usize,
-    call_depth: usize,
+    /// Functions that something other than a direct call names, in the order of the text.
+    addressed: Vec<&'m str>,
+    /// The functions being inlined, outermost first.
+    calls: Vec<&'m str>,
+    max_recursion: usize,
+    is_recursive: bool,
     /// Statements and indexed branch targets so far.
     statements: usize,
     targets: usize,
@@ -73,6 +103,8 @@ struct Lowerer<'m> {
     labels: Vec<Option<u32>>,
     /// Label at the end of the function being inlined; `None` in the kernel itself.
     return_label: Option<u32>,
+    /// Top of what `alloca` hands out, if anything in the module does.
+    stack: Option<Wide>,
     /// The carry flag, once something uses it.
     carry: Option<Pred>,
     layout: layout::Layout,
@@ -82,7 +114,7 @@ struct Lowerer<'m> {
 }
 
 impl<'m> Lowerer<'m> {
-    fn new(module: &'m Module) -> Self {
+    fn new(module: &'m Module, max_recursion: usize) -> Self {
         let mut functions = HashMap::<&str, &Function>::new();
         for function in module.functions.iter().filter(|f| !f.is_entry) {
             let known = functions.entry(&function.name).or_insert(function);
@@ -97,11 +129,15 @@ impl<'m> Lowerer<'m> {
             slots: Slots::default(),
             scopes: vec![Scope::default()],
             function_base: 1,
-            call_depth: 0,
+            addressed: addressed(module),
+            calls: Vec::new(),
+            max_recursion,
+            is_recursive: false,
             statements: 0,
             targets: 0,
             labels: Vec::new(),
             return_label: None,
+            stack: None,
             carry: None,
             layout: layout::Layout::default(),
             at: Position::default(),
@@ -136,7 +172,7 @@ impl<'m> Lowerer<'m> {
                 Statement::Loc { file, line } => {
                     self.source = (u32::try_from(*file).unwrap_or(0), u32::try_from(*line).unwrap_or(0));
                 }
-                Statement::Targets { .. } => {}
+                Statement::Targets { .. } | Statement::Prototype { .. } => {}
             }
         }
         self.scopes.pop();
@@ -160,7 +196,11 @@ impl<'m> Lowerer<'m> {
                     let label = self.new_label();
                     self.define(name, Symbol::Label(label))?;
                 }
-                Statement::Targets { name, labels } => self.define(name, Symbol::Targets(labels.clone()))?,
+                Statement::Targets { name, labels, .. } => self.define(name, Symbol::Targets(labels.clone()))?,
+                Statement::Prototype { name, returns, params } => {
+                    let shape = |variables: &[Variable]| variables.iter().map(Shape::of).collect();
+                    self.define(name, Symbol::Prototype { returns: shape(returns), params: shape(params) })?;
+                }
                 _ => {}
             }
         }
@@ -228,8 +268,16 @@ impl<'m> Lowerer<'m> {
             }
         }
         self.layout.finish(&mut self.slots);
+        strengthen(&mut self.code);
         let directive = |name: &str| function.directives.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_slice());
         let dim = |v: &[u64], i: usize| v.get(i).copied().unwrap_or(1);
+        let Constants { words, wides, preds } = &self.slots.constants;
+        let filled = (words.iter().map(|(word, _)| Slot::Word(*word)))
+            .chain(wides.iter().map(|(wide, _)| Slot::Wide(*wide)))
+            .chain(preds.iter().map(|(pred, _)| Slot::Pred(*pred)))
+            .chain(self.slots.specials.iter().map(|(word, _)| Slot::Word(*word)))
+            .collect();
+        let unwritten = unwritten(&self.code, &filled);
         Ok(Program {
             name: function.name.clone(),
             target: self.module.target().to_owned(),
@@ -247,11 +295,85 @@ impl<'m> Lowerer<'m> {
             preds: self.slots.preds,
             constants: self.slots.constants,
             specials: self.slots.specials,
+            unwritten,
             globals: self.layout.globals,
             shared: self.layout.shared,
             files: self.module.files.clone(),
             lines: self.module.lines.clone(),
         })
+    }
+}
+
+/// A loaded value that a compare-and-swap compares with is that loop's first guess, which CUDA's headers and guide read
+/// plainly: a stale one costs a turn of the loop and nothing else, so the load counts as strong.
+fn strengthen(code: &mut [Inst]) {
+    let mut guesses: HashSet<Reg> = HashSet::new();
+    for inst in &*code {
+        if let Op::Atomic { op: AtomicOp::Cas, b, .. } = &inst.op {
+            guesses.insert(*b);
+        }
+    }
+    if guesses.is_empty() {
+        return;
+    }
+    loop {
+        let before = guesses.len();
+        for inst in &*code {
+            match &inst.op {
+                Op::Mov32 { d, a } if guesses.contains(&Reg::Word(*d)) => guesses.insert(Reg::Word(*a)),
+                Op::Mov64 { d, a } if guesses.contains(&Reg::Wide(*d)) => guesses.insert(Reg::Wide(*a)),
+                _ => false,
+            };
+        }
+        if guesses.len() == before {
+            break;
+        }
+    }
+    for inst in code {
+        if let Op::Load { access, d: [Some(d), ..], .. } = &mut inst.op
+            && access.elements == 1
+            && guesses.contains(d)
+        {
+            access.strong = true;
+        }
+    }
+}
+
+/// The functions whose address the module takes.
+fn addressed(module: &Module) -> Vec<&str> {
+    fn add<'m>(operand: &'m Operand, names: &mut HashSet<&'m str>) {
+        match operand {
+            Operand::Name(name) => {
+                names.insert(name);
+            }
+            Operand::Vector(items) => items.iter().for_each(|item| add(item, names)),
+            _ => {}
+        }
+    }
+    let mut names = HashSet::new();
+    for initial in module.variables.iter().flat_map(|v| &v.initial) {
+        if let Initial::Symbol { name, .. } = initial {
+            names.insert(name.as_str());
+        }
+    }
+    for body in module.functions.iter().filter_map(|f| f.body.as_deref()) {
+        each_instruction(body, &mut |i| {
+            if i.opcode != "call" {
+                i.operands.iter().for_each(|operand| add(operand, &mut names));
+            }
+        });
+    }
+    let functions = module.functions.iter().filter(|f| !f.is_entry && f.body.is_some());
+    functions.map(|f| f.name.as_str()).filter(|name| names.contains(name)).collect()
+}
+
+fn each_instruction<'m>(statements: &'m [Statement], visit: &mut impl FnMut(&'m Instruction)) {
+    for statement in statements {
+        match statement {
+            Statement::Instruction(instruction) => visit(instruction),
+            Statement::Block(inner) => each_instruction(inner, visit),
+            _ => {}
+        }
     }
 }
 
@@ -271,14 +393,18 @@ fn dispatch(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
         "and" | "or" | "xor" | "not" | "cnot" | "shl" | "shr" | "shf" | "popc" | "clz" | "brev" | "bfind" | "bfe"
         | "bfi" | "prmt" | "lop3" => logic::lower(lw, form),
         "setp" | "set" | "selp" | "slct" => compare::lower(lw, form),
+        "cvt" if form.has("pack") => convert::pack_integers(lw, form),
         "cvt" => convert::cvt(lw, form),
         "mov" => convert::mov(lw, form),
+        "mapa" | "getctarank" => cluster::address(lw, form),
+        "createpolicy" | "applypriority" => memory::policy(lw, form),
+        "movmatrix" => composed::movmatrix(lw, form),
         "cvta" | "isspacep" => memory::windows(lw, form),
+        "alloca" | "stacksave" | "stackrestore" => memory::stack(lw, form),
         "ld" | "ldu" | "st" | "prefetch" | "prefetchu" => memory::lower(lw, form),
         "atom" | "red" => memory::atomic(lw, form),
-        "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt" | "nanosleep" | "griddepcontrol" | "pmevent" => {
-            control::lower(lw, form)
-        }
+        "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt" | "nanosleep" | "griddepcontrol" | "pmevent"
+        | "setmaxnreg" => control::lower(lw, form),
         "bar" | "barrier" | "membar" | "fence" => warp::barrier(lw, form),
         "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => warp::lower(lw, form),
         "ldmatrix" | "stmatrix" => matrix::access(lw, form),

@@ -13,10 +13,15 @@ const MAX_RANGES: usize = 256;
 /// Slots of one file; a warp holds 32 values in each.
 const MAX_SLOTS: u32 = 1 << 16;
 
+/// Addresses of functions start here: above null, below every window.
+const FUNCTIONS: u64 = 0x100;
+
 /// What a name stands for.
 #[derive(Clone, Debug)]
 pub(super) enum Symbol {
     Register(Register),
+    /// A `.v2` or `.v4` register; its components have symbols of their own.
+    Vector(u32),
     /// A scalar parameter of a call, kept in a register.
     Parameter(Register),
     /// A variable in memory, by its address within its space.
@@ -26,8 +31,32 @@ pub(super) enum Symbol {
     },
     /// The start of dynamic shared memory, known once all static variables are.
     DynamicShared,
+    /// A variable of another module.
+    Elsewhere,
     Label(u32),
     Targets(Vec<String>),
+    /// What the functions of an indirect call return and take.
+    Prototype {
+        returns: Vec<Shape>,
+        params: Vec<Shape>,
+    },
+}
+
+/// What of a parameter a caller must agree with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) size_bytes: u64,
+    pub(super) is_scalar: bool,
+}
+
+impl Shape {
+    pub(super) fn of(variable: &Variable) -> Self {
+        let element = variable.ty.size_bytes() as u64 * u64::from(variable.vector);
+        Self {
+            size_bytes: element.saturating_mul(variable.array.unwrap_or(1)),
+            is_scalar: variable.array.is_none() && variable.vector == 1,
+        }
+    }
 }
 
 /// A register with its slot and declared width.
@@ -132,13 +161,15 @@ impl Lowerer<'_> {
     }
 
     pub(super) fn declare_registers(&mut self, variable: &Variable) -> Result<(), Error> {
-        if variable.vector != 1 {
-            return Err(Error::unsupported(self.at, ".reg .v2/.v4", "vector registers"));
-        }
         let Some(count) = variable.range else {
-            let register = self.new_register(variable.ty)?;
-            return self.define(&variable.name, Symbol::Register(register));
+            for (name, symbol) in self.register_symbols(variable)? {
+                self.define(&name, symbol)?;
+            }
+            return Ok(());
         };
+        if variable.vector != 1 {
+            return Err(Error::unsupported(self.at, ".reg .v2/.v4", "groups of vector registers"));
+        }
         let at = self.at;
         if let Some(scope) = self.scopes.last_mut() {
             if scope.ranges.len() >= MAX_RANGES {
@@ -152,6 +183,28 @@ impl Lowerer<'_> {
             scope.ranges.push((variable.name.clone(), count, variable.ty));
         }
         Ok(())
+    }
+
+    /// A new register under the variable's name; for a vector, one for each component too.
+    pub(super) fn register_symbols(&mut self, variable: &Variable) -> Result<Vec<(String, Symbol)>, Error> {
+        if variable.vector == 1 {
+            return Ok(vec![(variable.name.clone(), Symbol::Register(self.new_register(variable.ty)?))]);
+        }
+        let mut symbols = vec![(variable.name.clone(), Symbol::Vector(variable.vector))];
+        for component in components(&variable.name, variable.vector) {
+            symbols.push((component, Symbol::Register(self.new_register(variable.ty)?)));
+        }
+        Ok(symbols)
+    }
+
+    /// An operand with a vector register written as the vector of its components.
+    pub(super) fn spread(&mut self, operand: &Operand) -> Result<Operand, Error> {
+        if let Operand::Name(name) = operand
+            && let Some(Symbol::Vector(count)) = self.lookup(name)?
+        {
+            return Ok(Operand::Vector(components(name, count).map(Operand::Name).collect()));
+        }
+        Ok(operand.clone())
     }
 
     pub(super) fn new_register(&mut self, ty: Type) -> Result<Register, Error> {
@@ -174,8 +227,13 @@ impl Lowerer<'_> {
             let Some(scope) = self.scopes.get(index) else {
                 continue;
             };
-            if let Some(symbol) = scope.names.get(name) {
-                return Ok(Some(symbol.clone()));
+            match scope.names.get(name) {
+                Some(Symbol::Elsewhere) => {
+                    let detail = format!("`{name}`, a variable of another module");
+                    return Err(Error::unsupported(self.at, ".extern", detail));
+                }
+                Some(symbol) => return Ok(Some(symbol.clone())),
+                None => {}
             }
             let in_range = |(prefix, count, _): &&(String, u64, Type)| {
                 name.strip_prefix(prefix.as_str()).is_some_and(|digits| {
@@ -226,6 +284,7 @@ impl Lowerer<'_> {
     /// A predicate source, `!p` included. Integer constants 0 and 1 are allowed, as NVRTC writes them.
     pub(super) fn condition(&mut self, operand: &Operand) -> Result<Condition, Error> {
         match operand {
+            Operand::Name(name) if name == "%is_explicit_cluster" => self.condition(&Operand::Int(0)),
             Operand::Name(name) => self.condition_named(name),
             Operand::Not(inner) => {
                 let inner = self.condition(inner)?;
@@ -346,7 +405,16 @@ impl Lowerer<'_> {
                 _ => Err(Error::syntax(self.at, "a register or a constant", format!("`{name}`"))),
             };
         }
-        self.special(name, bits)
+        match self.function_address(name) {
+            Some(address) => Ok((self.constant(address, bits), bits)),
+            None => self.special(name, bits),
+        }
+    }
+
+    /// What a pointer to the function `name` holds. It points into no memory.
+    pub(super) fn function_address(&self, name: &str) -> Option<u64> {
+        let index = self.module.functions.iter().position(|f| !f.is_entry && f.name == name)?;
+        Some(FUNCTIONS + 16 * index as u64)
     }
 
     /// Address of a variable within its own space, as a constant.
@@ -372,10 +440,27 @@ impl Lowerer<'_> {
             return Ok((self.constant(32, bits), bits));
         }
         if matches!(name, "%clock" | "%clock_hi" | "%clock64" | "%globaltimer" | "%globaltimer_lo" | "%globaltimer_hi")
+            || name.strip_prefix("%pm").is_some_and(|n| n.starts_with(|c: char| c.is_ascii_digit()))
         {
             let d = if bits == 64 { Reg::Wide(self.slots.wide()) } else { Reg::Word(self.slots.word()) };
             self.push_unguarded(Op::Clock { d });
             return Ok((d, bits));
+        }
+        if let Some(part) = name.strip_prefix("%reserved_smem_offset_") {
+            let address = self.reserved_shared()? + if part == "end" { 1 << 10 } else { 0 };
+            return Ok((self.constant(address, bits), bits));
+        }
+        let fixed = match name {
+            "%cluster_ctarank" => Some(0),
+            "%cluster_nctarank" => Some(1),
+            _ if name.starts_with("%cluster_ctaid.") => Some(0),
+            _ if name.starts_with("%cluster_nctaid.") => Some(1),
+            // Set by drivers, and counters of events: nothing here sets or counts them.
+            _ if name.starts_with("%envreg") || name.starts_with("%pm") => Some(0),
+            _ => None,
+        };
+        if let Some(value) = fixed {
+            return Ok((self.constant(value, bits), bits));
         }
         let Some((_, special)) = SPECIALS.iter().find(|(n, _)| *n == name) else {
             let what = if name.starts_with('%') { "register" } else { "name" };
@@ -393,6 +478,11 @@ impl Lowerer<'_> {
     }
 }
 
+/// Names of a vector register's components.
+fn components(name: &str, count: u32) -> impl Iterator<Item = String> {
+    ["x", "y", "z", "w"].into_iter().take(count as usize).map(move |part| format!("{name}.{part}"))
+}
+
 /// An operand in words, for messages.
 pub(super) fn describe(operand: &Operand) -> String {
     match operand {
@@ -405,11 +495,11 @@ pub(super) fn describe(operand: &Operand) -> String {
         Operand::Pair(first, second) => format!("{}|{}", describe(first), describe(second)),
         Operand::Vector(items) => format!("a vector of {}", items.len()),
         Operand::List(items) => format!("a list of {}", items.len()),
-        Operand::Address { .. } => "an address".to_owned(),
+        Operand::Address { .. } | Operand::Place(_) => "an address".to_owned(),
     }
 }
 
-const SPECIALS: [(&str, Special); 26] = [
+const SPECIALS: [(&str, Special); 32] = [
     ("%tid.x", Special::Tid(0)),
     ("%tid.y", Special::Tid(1)),
     ("%tid.z", Special::Tid(2)),
@@ -422,6 +512,13 @@ const SPECIALS: [(&str, Special); 26] = [
     ("%nctaid.x", Special::Nctaid(0)),
     ("%nctaid.y", Special::Nctaid(1)),
     ("%nctaid.z", Special::Nctaid(2)),
+    // A cluster is one block.
+    ("%clusterid.x", Special::Ctaid(0)),
+    ("%clusterid.y", Special::Ctaid(1)),
+    ("%clusterid.z", Special::Ctaid(2)),
+    ("%nclusterid.x", Special::Nctaid(0)),
+    ("%nclusterid.y", Special::Nctaid(1)),
+    ("%nclusterid.z", Special::Nctaid(2)),
     ("%laneid", Special::LaneId),
     ("%warpid", Special::WarpId),
     ("%nwarpid", Special::NwarpId),

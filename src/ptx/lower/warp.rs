@@ -10,7 +10,8 @@ use crate::ptx::types::Type;
 /// `bar`, `barrier`, `membar`, `fence`.
 pub(super) fn barrier(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
     if matches!(form.opcode(), "membar" | "fence") {
-        lw.push(Op::Fence);
+        // Within a block barriers and clocks say enough.
+        lw.push(if form.has("cta") { Op::Nop } else { Op::Fence });
         return Ok(());
     }
     if form.has("warp") {
@@ -22,7 +23,7 @@ pub(super) fn barrier(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), E
         return Ok(());
     }
     if form.has("cluster") {
-        return Err(form.unsupported("clusters"));
+        return super::cluster::barrier(lw, form);
     }
     form.has("cta");
     let aligned = form.has("aligned") || form.opcode() == "bar";

@@ -1,11 +1,11 @@
-//! `wmma` of f16, bf16 and tf32 (PTX ISA, "Warp Level Matrix Load, Store and Multiply-Accumulate").
+//! `wmma` of f16, bf16, tf32 and bytes (PTX ISA, "Warp Level Matrix Load, Store and Multiply-Accumulate").
 
 use super::Lowerer;
 use super::form::Form;
 use super::memory::resolve;
 use crate::ptx::ast::Operand;
 use crate::ptx::error::Error;
-use crate::ptx::op::{AccessSpace, Factor, Fragment, Op, Part, Wmma, WmmaAccess, Word};
+use crate::ptx::op::{AccessSpace, Element, Factor, Fragment, Op, Part, Wmma, WmmaAccess, Word};
 use crate::ptx::types::{Space, Type};
 
 /// Rows, columns and inner dimension.
@@ -62,19 +62,17 @@ fn multiply(lw: &mut Lowerer<'_>, form: &mut Form<'_>, shape: Shape) -> Result<(
     // How the factors lay in memory; their fragments are the same either way.
     layout(form)?;
     layout(form)?;
-    if form.has("satfinite") {
-        return Err(form.unsupported("modifier `.satfinite`"));
-    }
+    let saturates = form.has("satfinite");
     let first = form.ty()?;
     let second = form.ty()?;
     // The f16 form names the sums only.
-    let (d, factor, c) = match form.ty() {
+    let (d, factor, c_type) = match form.ty() {
         Ok(third) if third == second => (first, second, form.ty()?),
         Ok(_) => return Err(form.unsupported("these element types")),
         Err(_) => (first, Type::F16, second),
     };
     form.done()?;
-    let parts = [(Part::Sums, d), (Part::A, factor), (Part::B, factor), (Part::Sums, c)];
+    let parts = [(Part::Sums, d), (Part::A, factor), (Part::B, factor), (Part::Sums, c_type)];
     let operands = form.exactly::<4>()?;
     let mut fragments = [None; 4];
     for (slot, ((part, ty), operand)) in fragments.iter_mut().zip(parts.into_iter().zip(operands)) {
@@ -84,6 +82,10 @@ fn multiply(lw: &mut Lowerer<'_>, form: &mut Form<'_>, shape: Shape) -> Result<(
     let [Some(d), Some(a), Some(b), Some(c)] = fragments else {
         return Err(form.unsupported("these element types"));
     };
+    let integer = matches!(factor, Type::U8 | Type::S8);
+    if integer != (first == Type::S32) || integer != (c_type == Type::S32) || saturates && !integer {
+        return Err(form.unsupported("these element types"));
+    }
     if factor != Type::F16 && (d.0.factor.is_some() || c.0.factor.is_some()) {
         return Err(form.unsupported("these element types"));
     }
@@ -91,7 +93,7 @@ fn multiply(lw: &mut Lowerer<'_>, form: &mut Form<'_>, shape: Shape) -> Result<(
         words(lw, form, operand, fragment, destination).map(|words| (fragment, words))
     };
     let (a, b, c, d) = (operand(a, false)?, operand(b, false)?, operand(c, false)?, operand(d, true)?);
-    lw.push(Op::Wmma(Box::new(Wmma { a, b, c, d })));
+    lw.push(Op::Wmma(Box::new(Wmma { saturates, a, b, c, d })));
     Ok(())
 }
 
@@ -108,12 +110,16 @@ fn fragment(form: &Form<'_>, part: Part, (m, n, k): Shape, ty: Type) -> Result<F
     };
     let elements_of_a_lane = (u32::from(rows) * u32::from(columns) / 32) as u8;
     let (factor, registers) = match (part, ty) {
-        (Part::Sums, Type::F16) if k == 16 => (Some(Factor::F16), 4),
+        (Part::Sums, Type::F16) if k == 16 => (Some(Element::Float(Factor::F16)), 4),
         (Part::Sums, Type::F32) => (None, 8),
+        (Part::Sums, Type::S32) if k == 16 => (None, 8),
         // Eight registers whatever the shape, as on the first tensor cores.
-        (Part::A | Part::B, Type::F16) if k == 16 => (Some(Factor::F16), 8),
-        (Part::A | Part::B, Type::Bf16) if k == 16 => (Some(Factor::Bf16), elements_of_a_lane / 2),
-        (Part::A | Part::B, Type::Tf32) if k == 8 => (Some(Factor::Tf32), elements_of_a_lane),
+        (Part::A | Part::B, Type::F16) if k == 16 => (Some(Element::Float(Factor::F16)), 8),
+        (Part::A | Part::B, Type::Bf16) if k == 16 => (Some(Element::Float(Factor::Bf16)), elements_of_a_lane / 2),
+        (Part::A | Part::B, Type::Tf32) if k == 8 => (Some(Element::Float(Factor::Tf32)), elements_of_a_lane),
+        (Part::A | Part::B, Type::U8 | Type::S8) if k == 16 => {
+            (Some(Element::Byte { signed: ty == Type::S8 }), elements_of_a_lane / 4)
+        }
         _ => return Err(form.unsupported("these element types in this shape")),
     };
     Ok(Fragment { part, rows, columns, factor, registers })

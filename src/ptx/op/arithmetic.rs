@@ -239,6 +239,7 @@ pub enum Ternary32 {
     Dp4a { a_signed: bool, b_signed: bool },
     Dp2a { a_signed: bool, b_signed: bool, high: bool },
     Fns,
+    PackSaturated { bits: u8, signed: bool },
 }
 
 /// One 64-bit source and result.

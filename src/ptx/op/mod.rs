@@ -7,16 +7,18 @@
 mod arithmetic;
 mod matrix;
 mod mbarrier;
+mod operands;
 mod wmma;
 
 pub use arithmetic::{
     Binary32, Binary64, Carried, Carry, Compare, Count64, FloatMode, HalfMode, Logic, MinMaxMode, Packed, Relation,
     Rounding, Shift64, Ternary32, Ternary64, Unary32, Unary64,
 };
-pub use matrix::{CopyAsync, Factor, MatrixAccess, Mma, MmaDouble, MmaInteger};
+pub use matrix::{CopyAsync, Factor, IntegerElement, MatrixAccess, Mma, MmaDouble, MmaInteger};
 
 pub use mbarrier::{Mbarrier, MbarrierKind, PENDING_MASK};
-pub use wmma::{Fragment, Part, Wmma, WmmaAccess};
+pub use operands::{Role, Slot};
+pub use wmma::{Element, Fragment, Part, Wmma, WmmaAccess};
 
 use super::types::{Space, Type};
 
@@ -186,7 +188,12 @@ pub enum BarrierKind {
     Sync,
     Arrive,
     Reduce { reduction: BarrierReduction, source: Condition },
+    ClusterArrive,
+    ClusterWait,
 }
+
+/// Stands for the cluster's barrier where others have their number.
+pub const CLUSTER_BARRIER: u32 = u32::MAX;
 
 /// Values that are fixed while a block runs and live in slots of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -418,6 +425,12 @@ pub enum Op {
     },
     Exit,
     Trap,
+    /// An indirect call of something that isn't a function of its type.
+    BadCall {
+        callee: Wide,
+    },
+    /// A call deeper than calls are inlined.
+    TooDeep,
     Barrier {
         kind: BarrierKind,
         id: Word,
@@ -427,6 +440,7 @@ pub enum Op {
     WarpSync {
         mask: Word,
     },
+    /// Of all memory, for the whole device.
     Fence,
     Shuffle {
         mode: ShuffleMode,

@@ -11,6 +11,14 @@ pub enum Part {
     Sums,
 }
 
+/// What the elements of a fragment are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the variants are the formats")]
+pub enum Element {
+    Float(Factor),
+    Byte { signed: bool },
+}
+
 /// How a matrix lies over the registers of a warp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragment {
@@ -20,8 +28,8 @@ pub struct Fragment {
     pub rows: u8,
     /// Its columns.
     pub columns: u8,
-    /// Format of an element; `None` for f32 sums.
-    pub factor: Option<Factor>,
+    /// Format of an element; `None` for sums of 32 bits.
+    pub factor: Option<Element>,
     /// Registers in use: elements of which there are too few to fill them come several times.
     pub registers: u8,
 }
@@ -48,6 +56,8 @@ pub struct WmmaAccess {
 /// `wmma.mma`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wmma {
+    /// `.satfinite`: integer sums stop at the limits instead of wrapping around.
+    pub saturates: bool,
     /// Fragment of the first factor.
     pub a: (Fragment, [Word; 8]),
     /// Fragment of the second factor.

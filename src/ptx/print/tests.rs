@@ -51,6 +51,8 @@ fn operand() -> impl Strategy<Value = Operand> {
             inner.clone().prop_map(|o| Operand::Not(Box::new(o))),
             (first, inner.clone()).prop_map(|(a, b)| Operand::Pair(Box::new(a), Box::new(b))),
             vec(inner.clone(), 0..4).prop_map(Operand::Vector),
+            (word(), vec(inner.clone(), 1..3))
+                .prop_map(|(name, rest)| Operand::Place(std::iter::once(Operand::Name(name)).chain(rest).collect())),
             vec(inner, 0..4).prop_map(Operand::List),
         ]
     })
@@ -78,7 +80,8 @@ fn initial() -> impl Strategy<Value = Initial> {
         any::<u64>().prop_map(Initial::Int),
         any::<u32>().prop_map(Initial::F32),
         any::<u64>().prop_map(Initial::F64),
-        (word(), offset(), any::<bool>()).prop_map(|(name, offset, generic)| Initial::Symbol { name, offset, generic }),
+        (word(), offset(), any::<bool>(), option::of(any::<u64>()))
+            .prop_map(|(name, offset, generic, mask)| Initial::Symbol { name, offset, generic, mask }),
     ]
 }
 
@@ -114,7 +117,10 @@ fn statement() -> impl Strategy<Value = Statement> {
         1 => word().prop_map(|name| Statement::Label(name, AT)),
         1 => variable(false).prop_map(Statement::Variable),
         1 => (any::<u64>(), any::<u64>()).prop_map(|(file, line)| Statement::Loc { file, line }),
-        1 => (word(), vec(word(), 1..4)).prop_map(|(name, labels)| Statement::Targets { name, labels }),
+        1 => (word(), any::<bool>(), vec(word(), 1..4))
+            .prop_map(|(name, of_calls, labels)| Statement::Targets { name, of_calls, labels }),
+        1 => (word(), vec(variable(true), 0..2), vec(variable(true), 0..3))
+            .prop_map(|(name, returns, params)| Statement::Prototype { name, returns, params }),
     ];
     leaf.prop_recursive(3, 16, 4, |inner| vec(inner, 0..4).prop_map(Statement::Block))
 }

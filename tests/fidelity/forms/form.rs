@@ -1,6 +1,7 @@
 //! A form of an instruction, and the PTX kernel that applies it to one case per thread.
 
 use super::expand::expand;
+use super::seldom;
 use super::table::{EVEN_LANES, FAMILIES};
 
 /// Threads of a block of every kernel; the number of cases is a multiple of it.
@@ -27,14 +28,14 @@ pub(crate) enum Kind {
     Shift,
     /// A position or length of a bit field: only its low byte counts.
     Bit,
-    /// A position or length from 0 to 255.
-    Byte,
     /// Few different values, for `match`.
     Few,
     /// A lane number.
     Lane,
     /// `c` of a shuffle: clamp and segment mask.
     Clamp,
+    /// Four 8-bit floats, seldom anything but numbers.
+    Eight,
 }
 
 impl Kind {
@@ -52,10 +53,10 @@ impl Kind {
             "pred" => Self::Pred,
             "shift" => Self::Shift,
             "bit" => Self::Bit,
-            "byte" => Self::Byte,
             "few" => Self::Few,
             "lane" => Self::Lane,
             "clamp" => Self::Clamp,
+            "eight" => Self::Eight,
             _ => panic!("the table names the kind {name}"),
         }
     }
@@ -97,7 +98,11 @@ pub(crate) struct Form {
 
 /// Every form of the table.
 pub(crate) fn forms() -> Vec<Form> {
-    FAMILIES.iter().flat_map(|(arch, pattern, signature)| family(*arch, pattern, signature)).collect()
+    FAMILIES
+        .iter()
+        .chain(seldom::FAMILIES)
+        .flat_map(|(arch, pattern, signature)| family(*arch, pattern, signature))
+        .collect()
 }
 
 fn family(arch: u32, pattern: &str, signature: &str) -> Vec<Form> {
@@ -121,8 +126,11 @@ fn family(arch: u32, pattern: &str, signature: &str) -> Vec<Form> {
             let (outputs, inputs) = signature.split_once('=').expect("a signature has an equals sign");
             let outputs: Vec<Kind> = outputs.split_whitespace().map(kind).collect();
             let inputs: Vec<Kind> = inputs.split_whitespace().map(kind).collect();
+            let text = seldom::SHORTHANDS.iter().fold(text, |text, (short, long)| text.replace(short, long));
             let (name, body) = match text.split_once(" := ") {
-                Some((name, body)) => (name.to_owned(), body.replace("EVEN_LANES", EVEN_LANES)),
+                Some((name, body)) => {
+                    (name.to_owned(), body.replace("EVEN_LANES", EVEN_LANES).replace("OPCODE", &opcode))
+                }
                 None if text.contains('%') => (text.clone(), text),
                 None => {
                     let body = plain_body(&text, outputs.len(), &inputs);
@@ -169,7 +177,7 @@ fn is_type(modifier: &str) -> bool {
 impl Form {
     /// How results are compared.
     pub(crate) fn class(&self) -> Class {
-        if self.name.starts_with("mma") {
+        if self.name.starts_with("mma") && ![".s32", ".f64"].into_iter().any(|sums| self.name.contains(sums)) {
             Class::Tensor
         } else if self.name.contains(".approx") || self.name.contains(".full") {
             Class::Approximate

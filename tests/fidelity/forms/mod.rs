@@ -8,4 +8,5 @@ pub(crate) mod emulate;
 pub(crate) mod expand;
 pub(crate) mod form;
 pub(crate) mod operands;
+mod seldom;
 mod table;

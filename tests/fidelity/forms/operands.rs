@@ -183,10 +183,11 @@ fn integer(random: &mut Random, kind: Kind, pool: &[u64], earlier: &[u64], kinds
     let mask = u64::MAX >> (64 - kind.bits());
     match kind {
         Kind::Pred => return random.below(2),
-        Kind::Shift | Kind::Bit | Kind::Byte | Kind::Few | Kind::Lane | Kind::Clamp if random.below(8) != 0 => {
+        // Without the upper bit of their exponents.
+        Kind::Eight if random.below(64) != 0 => return random.bits() & 0xbfbf_bfbf,
+        Kind::Shift | Kind::Bit | Kind::Few | Kind::Lane | Kind::Clamp if random.below(8) != 0 => {
             return pool[random.below(pool.len() as u64) as usize];
         }
-        Kind::Byte => return random.below(256),
         Kind::Few | Kind::Lane | Kind::Clamp => return pool[0],
         _ => {}
     }
@@ -217,7 +218,6 @@ fn specials(kind: Kind) -> Vec<u64> {
         Kind::Pred => vec![0, 1],
         Kind::Shift => (0..=66).chain([127, 128, 255, 256, 257, 0x1_0001, u64::from(u32::MAX), 1 << 31]).collect(),
         Kind::Bit => (0..=66).chain([127, 128, 200, 255, 256, 257, 0x120, u64::from(u32::MAX)]).collect(),
-        Kind::Byte => (0..=66).chain([127, 128, 200, 255]).collect(),
         Kind::Few => [0u32, 1, 2, 3, u32::MAX, u32::MAX - 1].map(u64::from).to_vec(),
         Kind::Lane => (0..32).collect(),
         Kind::Clamp => [0x1f, 0, 0x1c1f, 0x181f, 0x100f, 0x1c00, 0x1e01, 0x1f1f, 0x0f, 0x1803].to_vec(),

@@ -31,11 +31,8 @@ pub(crate) const FAMILIES: &[(u32, &str, &str)] = &[
     (70, "bfind{,.shiftamt}.{u32,s32,u64,s64}", "u32 = T"),
     (70, "brev.{b32,b64}", "T = T"),
     (70, "fns.b32", "T = T lane few"),
-    (70, "bfe.{u32,s32}", "T = T bit bit"),
-    (70, "bfi.b32", "T = T T bit bit"),
-    // Past 255, which the manual doesn't allow, hardware takes the low byte for 32 bits only.
-    (70, "bfe.{u64,s64}", "T = T byte byte"),
-    (70, "bfi.b64", "T = T T byte byte"),
+    (70, "bfe.{u32,s32,u64,s64}", "T = T bit bit"),
+    (70, "bfi.{b32,b64}", "T = T T bit bit"),
     (70, "bmsk.{clamp,wrap}.b32", "T = shift shift"),
     (70, "szext.{clamp,wrap}.{u32,s32}", "T = T shift"),
     (70, "prmt.b32{,.f4e,.b4e,.rc8,.ecl,.ecr,.rc16}", "T = T T T"),
@@ -265,7 +262,7 @@ pub(crate) const FAMILIES: &[(u32, &str, &str)] = &[
 ];
 
 /// Signature of an atomic operation: `%a0` is stored, then combined with `%a1`.
-const ATOMIC: &str = "T T = T T";
+pub(crate) const ATOMIC: &str = "T T = T T";
 
 /// What `EVEN_LANES` in a body stands for: a zero result, and a predicate that the odd lanes have.
 pub(crate) const EVEN_LANES: &str = ".reg .pred %half, %odd; .reg .b32 %lane; mov.b32 %d0, 0; mov.u32 %lane, %laneid; \

@@ -1,7 +1,7 @@
 //! `cvt`.
 
 use super::Name;
-use super::exact::{BF16, F16, F32, F64, Format, Number, Rounding, TF32, Value};
+use super::exact::{BF16, F32, F64, Format, Number, Rounding, TF32, Value};
 use super::float::{finish, flush, format, rounding};
 use super::integer::{integer_type, mask, range, value, wrap};
 
@@ -30,6 +30,17 @@ pub(super) fn convert(name: &Name<'_>, case: &[u64], register_bits: u32) -> Opti
     }
 }
 
+/// `cvt.pack`: saturated `b`, saturated `a` above it, the rest from `c`.
+pub(super) fn pack(name: &Name<'_>, case: &[u64]) -> Option<u64> {
+    let to = name.choice(&["u4", "s4", "u2", "s2"]).unwrap_or(name.types[0]);
+    let (width, _) = integer_type(to)?;
+    let (low, high) = range(to)?;
+    let part = |bits: u64| Some(wrap(value("s32", bits)?.clamp(low, high), width));
+    let both = part(case[1])? | part(case[0])? << width;
+    let rest = if width == 16 { 0 } else { case[2] << (2 * width) };
+    Some((both | rest) & 0xffff_ffff)
+}
+
 /// The low bits of a number in its type, extended by the type's sign to the register.
 fn extended(to: &str, number: i128, register_bits: u32) -> u64 {
     let (width, _) = integer_type(to).unwrap_or((64, false));
@@ -37,16 +48,18 @@ fn extended(to: &str, number: i128, register_bits: u32) -> u64 {
 }
 
 fn from_float(name: &Name<'_>, to: Format, from: Format, bits: u64) -> u64 {
-    // `.ftz` concerns only f32, and not on the way to f16.
+    // `.ftz` concerns only f32.
     let is_f32 = |f: Format| f.width() == 32;
     let ftz = name.has("ftz");
-    let bits = if ftz && is_f32(from) && to != F16 { flush(from, bits) } else { bits };
+    // Without modifiers it is a copy.
+    if is_f32(from) && to == from && name.modifiers.is_empty() {
+        return bits;
+    }
+    // On the way to f16 the devices flush nothing.
+    let bits = if ftz && is_f32(from) && to.width() != 16 { flush(from, bits) } else { bits };
     let mut number = from.decode(bits);
-    if number == Value::Nan
-        && !name.has("sat")
-        && let Some(nan) = nan(name, to, from, bits)
-    {
-        return nan;
+    if number == Value::Nan && !name.has("sat") {
+        return nan(name, to, from, bits);
     }
     let mut rounding = rounding(name);
     if name.choice(&["rni", "rzi", "rmi", "rpi"]).is_some() {
@@ -70,32 +83,37 @@ fn from_float(name: &Name<'_>, to: Format, from: Format, bits: u64) -> u64 {
     finish(name, to, result)
 }
 
-/// What an H200 makes of a NaN where that isn't the canonical one: f64 keeps the payload and quiets, tf32 has fewer bits,
-/// and what only moves bits moves them all.
-fn nan(name: &Name<'_>, to: Format, from: Format, bits: u64) -> Option<u64> {
-    let integral = name.choice(&["rni", "rzi", "rmi", "rpi"]).is_some();
+/// What the devices make of a NaN: to and from f64 it keeps its sign and what fits of its fraction.
+fn nan(name: &Name<'_>, to: Format, from: Format, bits: u64) -> u64 {
     if to == TF32 {
-        return Some(if name.has("rna") { bits } else { F32.nan() } >> 13 << 13);
+        let rounds_away = name.has("rna");
+        let kept = if rounds_away { bits } else { 0x7fff_ffff } & !0x1fff;
+        return if rounds_away && name.has("satfinite") { kept - 0x2000 } else { kept };
     }
-    if from == F32 && to == F32 && !integral && !name.has("ftz") || from == BF16 && to == F32 {
-        return Some(bits << (to.width() - from.width()));
+    if from == BF16 && to == F32 {
+        return bits << 16;
     }
-    if from != F64 && to != F64 {
-        return None;
+    if to != F64 && from != F64 {
+        return to.nan();
     }
-    let bits = if name.has("ftz") && from == F32 { F32.nan() } else { bits };
-    let fraction = u128::from(bits & ((1 << from.fraction) - 1)) << 64 >> from.fraction;
-    let fraction = (fraction << to.fraction >> 64) as u64 | 1 << (to.fraction - 1);
-    let infinity = ((1 << to.exponent) - 1) << to.fraction;
-    Some((bits >> (from.width() - 1)) << (to.width() - 1) | infinity | fraction)
+    let bits = if from == F32 && name.has("ftz") { F32.nan() } else { bits };
+    let fraction = bits & ((1 << from.fraction) - 1);
+    let fraction = if to.fraction >= from.fraction {
+        fraction << (to.fraction - from.fraction)
+    } else {
+        fraction >> (from.fraction - to.fraction)
+    };
+    let sign = if bits & from.sign() == 0 { 0 } else { to.sign() };
+    let exponent = ((1 << to.exponent) - 1) << to.fraction;
+    sign | exponent | 1 << (to.fraction - 1) | fraction
 }
 
 fn to_integer(name: &Name<'_>, to: &str, source: Format, bits: u64, register_bits: u32) -> Option<u64> {
     let bits = if name.has("ftz") { flush(source, bits) } else { bits };
     let (low, high) = range(to)?;
     let number = match source.decode(bits) {
-        // The manual: 0, or from f64 and for 64 bits the highest bit.
-        Value::Nan if integer_type(to)?.0 == 64 || source == F64 => 1 << (integer_type(to)?.0 - 1),
+        // The manual: 0. The devices, to and from 64 bits: the upper bit alone.
+        Value::Nan if integer_type(to)?.0 == 64 || source.width() == 64 => 1 << (integer_type(to)?.0 - 1),
         Value::Nan => 0,
         Value::Infinite { negative: true } => low,
         Value::Infinite { negative: false } => high,

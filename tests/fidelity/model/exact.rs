@@ -131,17 +131,6 @@ impl Format {
         bits >> (self.fraction + self.below) & ((1 << self.exponent) - 1) == 0
     }
 
-    /// Below the smallest normal number after rounding as if exponents had no limit.
-    pub(crate) fn is_tiny(self, value: &Value, rounding: Rounding) -> bool {
-        let Value::Finite(number) = value else { return false };
-        if number.is_zero() {
-            return false;
-        }
-        let last = number.exponent + number.magnitude.bits() as i64 - 1 - i64::from(self.fraction);
-        let kept = number.rounded(last, rounding);
-        last + (kept.bits() as i64) < 2 - self.bias()
-    }
-
     pub(crate) fn sign(self) -> u64 {
         1 << (self.width() - 1)
     }

@@ -74,29 +74,40 @@ pub(super) fn arithmetic(name: &Name<'_>, case: &[u64]) -> Option<u64> {
         "rcp" => Value::Finite(Number::integer(1)).div(&a),
         "sqrt" => a.sqrt(),
         "min" | "max" => return Some(min_max(name, format, bits[0], bits[1])),
-        "neg" if a != Value::Nan => return Some(bits[0] ^ format.sign()),
-        "abs" if a != Value::Nan => return Some(bits[0] & !format.sign()),
-        "neg" | "abs" => Value::Nan,
+        // The devices give the one NaN below 64 bits.
+        "neg" | "abs" if a == Value::Nan && format != F64 => return Some(format.nan()),
+        "neg" | "abs" if a == Value::Nan => return Some(double_nan(name, bits)),
+        "neg" => return Some(bits[0] ^ format.sign()),
+        "abs" => return Some(bits[0] & !format.sign()),
         "copysign" => return Some(bits[0] & format.sign() | bits[1] & !format.sign()),
         _ => return None,
     };
     if format == F64 && value == Value::Nan {
-        let order = match name.opcode {
-            "div" => vec![case[1], case[0]],
-            "fma" | "mad" => vec![case[0], case[2], case[1]],
-            _ => case.to_vec(),
-        };
-        return Some(f64_nan(&order));
+        return Some(double_nan(name, bits));
     }
-    if name.has("ftz") && format.is_tiny(&value, rounding) {
-        return Some(finish(name, format, format.encode(&value, rounding) & format.sign()));
-    }
-    Some(finish(name, format, format.encode(&value, rounding)))
+    let result = format.encode(&value, rounding);
+    let tiny = name.has("ftz") && is_tiny(format, &value, rounding);
+    Some(finish(name, format, if tiny { result & format.sign() } else { result }))
 }
 
-/// f64 keeps the payload of the last of these that is a NaN, made quiet; without one there is a default.
-fn f64_nan(case: &[u64]) -> u64 {
-    case.iter().rev().find(|v| F64.is_nan(**v)).map_or(0xfff8 << 48, |v| v | 1 << 51)
+/// Whether a value rounded to the precision of a normal number is less than one: the devices flush by that.
+fn is_tiny(format: Format, value: &Value, rounding: Rounding) -> bool {
+    const SCALE: u64 = 8;
+    let Value::Finite(number) = value else { return false };
+    let scaled = Number { exponent: number.exponent + SCALE as i64, ..number.clone() };
+    let bits = format.encode(&Value::Finite(scaled), rounding);
+    bits & (format.sign() - 1) < (1 + SCALE) << format.fraction
+}
+
+/// The NaN of an f64 operation: one of its operands, made quiet. Which one is as measured.
+fn double_nan(name: &Name<'_>, bits: [u64; 3]) -> u64 {
+    let order: &[usize] = match name.opcode {
+        "fma" | "mad" => &[1, 2, 0],
+        "add" | "sub" | "mul" | "min" | "max" => &[1, 0],
+        "div" => &[0, 1],
+        _ => &[0],
+    };
+    order.iter().map(|i| bits[*i]).find(|v| F64.is_nan(*v)).map_or(0xfff8 << 48, |v| v | 1 << 51)
 }
 
 fn min_max(name: &Name<'_>, format: Format, a: u64, b: u64) -> u64 {
@@ -105,7 +116,7 @@ fn min_max(name: &Name<'_>, format: Format, a: u64, b: u64) -> u64 {
     let (a, b) = if magnitudes { (a & !format.sign(), b & !format.sign()) } else { (a, b) };
     let (x, y) = (format.decode(a), format.decode(b));
     let result = match (x == Value::Nan, y == Value::Nan) {
-        (true, true) if format == F64 => return f64_nan(&[a, b]),
+        (true, true) if format == F64 => return double_nan(name, [a, b, 0]),
         (true, true) => return format.nan(),
         (true, _) | (_, true) if name.has("NaN") => return format.nan(),
         (true, false) => b,

@@ -116,8 +116,9 @@ fn bitwise(name: &Name<'_>, case: &[u64]) -> Option<u64> {
 fn fields(name: &Name<'_>, case: &[u64]) -> Option<u64> {
     let ty = name.ty();
     let at = |i: usize| case.get(i).copied().unwrap_or(0);
-    let byte = |i: usize| (at(i) & 0xff) as u32;
     let (width, signed) = integer_type(ty)?;
+    // The manual: the low byte. The devices, in 64 bits: the whole number.
+    let byte = |i: usize| (if width == 64 { at(i).min(0xff) } else { at(i) & 0xff }) as u32;
     match name.opcode {
         "bfe" => {
             let (position, length) = (byte(1), byte(2));

@@ -1,10 +1,12 @@
 //! What each form means, one case at a time, written from the PTX ISA manual and from IEEE 754.
 
+mod body;
 mod convert;
 mod eight;
 pub(crate) mod exact;
 mod float;
 mod integer;
+mod matrix;
 mod select;
 mod warp;
 
@@ -53,6 +55,9 @@ pub(crate) fn expected(form: &Form, cases: &[Vec<u64>]) -> Option<Vec<Vec<Option
     if let Some(results) = warp::expected(form, &name, cases) {
         return Some(results);
     }
+    if let Some(results) = matrix::expected(form, &name, cases) {
+        return Some(results);
+    }
     cases.iter().map(|case| one(form, &name, case)).collect()
 }
 
@@ -61,12 +66,18 @@ fn one(form: &Form, name: &Name<'_>, case: &[u64]) -> Option<Vec<Option<u64>>> {
     if form.name.contains(" in half ") {
         return None;
     }
+    let vector = ["v2", "v4"].into_iter().any(|m| name.has(m));
+    if !form.name.contains('%') && (form.name.contains(' ') || vector || name.opcode == "mapa") {
+        return body::expected(name, case).map(several);
+    }
     if form.name.contains('%')
         && let Some(values) = select::special(form, name, case)
     {
         return Some(several(values));
     }
     let single = match name.opcode {
+        "mov" => case[0],
+        "cvt" if name.has("pack") => convert::pack(name, case)?,
         "cvt" => convert::convert(name, case, form.outputs.first()?.bits())?,
         "setp" | "set" | "selp" | "slct" | "testp" => return select::select(name, case).map(several),
         "atom" | "red" => return select::atomic(name, case).map(several),

@@ -1,7 +1,7 @@
 //! Comparison, selection, atomic operations, and the bodies of several instructions.
 
 use super::Name;
-use super::exact::{F64, Rounding, Value};
+use super::exact::{Rounding, Value};
 use super::float::{flush, format};
 use super::integer::{integer_type, mask, value};
 use crate::fidelity::forms::form::Form;
@@ -47,7 +47,7 @@ pub(super) fn select(name: &Name<'_>, case: &[u64]) -> Option<Vec<u64>> {
     let ty = name.ty();
     let predicate = case.get(2).map(|c| *c != 0);
     match name.opcode {
-        "setp" => Some(vec![u64::from(holds(name, ty, case[0], case[1])?)]),
+        "setp" => Some(vec![combined(name, holds(name, ty, case[0], case[1])?, predicate).into()]),
         "set" => {
             let to = name.types[0];
             let yes = match format(to) {
@@ -84,7 +84,7 @@ pub(super) fn select(name: &Name<'_>, case: &[u64]) -> Option<Vec<u64>> {
                 "infinite" => !finite && !nan,
                 "number" => !nan,
                 "notanumber" => nan,
-                // The devices count zero.
+                // Zero counts as normal.
                 "normal" => finite && (zero || !format.is_subnormal(case[0])),
                 _ => format.is_subnormal(case[0]) && !zero,
             })])
@@ -99,21 +99,30 @@ pub(super) fn atomic(name: &Name<'_>, case: &[u64]) -> Option<Vec<u64>> {
     let (old, b) = (case[0], case[1]);
     let width = integer_type(ty).map(|(w, _)| w);
     let wins = |less: bool| Some(if (value(ty, b)? < value(ty, old)?) == less { b } else { old });
-    let new = match *name.modifiers.iter().find(|m| !["global", "shared", "noftz"].contains(m))? {
+    let operation = name.choice(&["add", "min", "max", "inc", "dec", "and", "or", "xor", "exch", "cas"])?;
+    let new = match operation {
         "add" => match width {
             Some(width) => mask(old.wrapping_add(b), width),
-            None => {
-                // Only in global memory are subnormals flushed.
-                let modifiers = if ty == "f32" && name.has("global") { vec!["ftz"] } else { Vec::new() };
-                let name = Name { opcode: "add", modifiers, types: vec![ty] };
-                // In memory an f64 NaN isn't made quiet.
-                let nan = [b, old].into_iter().find(|v| ty == "f64" && F64.is_nan(*v));
-                match nan {
-                    Some(nan) => nan,
-                    None => super::float::arithmetic(&name, &[old, b])?,
+            // The units of the memory return a NaN as it is.
+            None if ty == "f64" && !name.has("shared") && [old, b].iter().any(|v| super::exact::F64.is_nan(*v)) => {
+                if super::exact::F64.is_nan(b) {
+                    b
+                } else {
+                    old
                 }
             }
+            None if ty == "f64" && super::exact::F64.is_nan(old) => old | 1 << 51,
+            None => {
+                // In global memory sums of f32 are flushed.
+                let modifiers = if ty == "f32" && !name.has("shared") { vec!["ftz"] } else { Vec::new() };
+                let name = Name { opcode: "add", modifiers, types: vec![ty] };
+                super::float::arithmetic(&name, &[old, b])?
+            }
         },
+        "min" | "max" if width.is_none() => {
+            let name = Name { opcode: operation, modifiers: Vec::new(), types: vec![ty] };
+            super::float::arithmetic(&name, &[old, b])?
+        }
         "min" => wins(true)?,
         "max" => wins(false)?,
         "inc" => {
@@ -158,21 +167,30 @@ pub(super) fn special(form: &Form, name: &Name<'_>, case: &[u64]) -> Option<Vec<
             Some(vec![mask(first as u64, width), low(second), low(second >> 32)])
         }
         "sub" => {
+            let width = form.outputs[0].bits();
             let first = at(0).wrapping_sub(at(1));
             let second = at(2).wrapping_sub(at(3)).wrapping_sub(u128::from(at(0) < at(1)));
             let borrow = at(2) < at(3) + u128::from(at(0) < at(1));
-            Some(vec![low(first), low(second), if borrow { 0xffff_ffff } else { 0 }])
+            let third = if borrow { u64::MAX } else { 0 };
+            Some([first as u64, second as u64, third].map(|v| mask(v, width)).to_vec())
         }
         "mad" => {
-            let product = at(0) * at(1);
-            let first = u128::from(low(product)) + at(2);
-            Some(vec![low(first), low((product >> 32) + at(3) + (first >> 32))])
+            let (ty, width) = (name.ty(), form.outputs[0].bits());
+            let product =
+                if ty.starts_with('s') { (value(ty, case[0])? * value(ty, case[1])?) as u128 } else { at(0) * at(1) };
+            let halves = [mask(product as u64, width), mask((product >> width) as u64, width)];
+            let [own, other] = if name.has("hi") { [halves[1], halves[0]] } else { halves };
+            let first = u128::from(own) + at(2);
+            let second = u128::from(other) + at(3) + (first >> width);
+            Some(vec![mask(first as u64, width), mask(second as u64, width)])
         }
         "lop3" => {
-            let table = form.name.rsplit(' ').next()?.trim_end_matches(';');
-            let table = u64::from_str_radix(table.strip_prefix("0x")?, 16).ok()?;
+            let table = form.name.split([' ', ',', ';']).find_map(|word| word.strip_prefix("0x"))?;
+            let table = u64::from_str_radix(table, 16).ok()?;
             let index = |i: u32| (case[0] >> i & 1) << 2 | (case[1] >> i & 1) << 1 | case[2] >> i & 1;
-            Some(vec![(0..32).fold(0, |out, i| out | (table >> index(i) & 1) << i)])
+            let d = (0..32).fold(0, |out, i| out | (table >> index(i) & 1) << i);
+            let q = case.get(3).map(|q| (*q != 0) != form.name.contains('!'));
+            Some(if q.is_some() { vec![d, combined(name, d != 0, q).into()] } else { vec![d] })
         }
         "cvt" => Some(vec![super::convert::convert(name, case, 32)?]),
         "setp" => {
@@ -193,7 +211,7 @@ pub(super) fn special(form: &Form, name: &Name<'_>, case: &[u64]) -> Option<Vec<
             }
             Some((0..form.outputs.len()).map(|i| mask(case[0] >> (i as u32 * width), width)).collect())
         }
-        "ld" => load(form, name, case),
+        "ld" | "ldu" => load(form, name, case),
         "st" => store(form, name, case),
         _ => None,
     }

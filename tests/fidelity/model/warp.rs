@@ -15,7 +15,7 @@ pub(super) fn expected(form: &Form, name: &Name<'_>, cases: &[Vec<u64>]) -> Opti
     for warp in cases.chunks(32) {
         for lane in 0..32 {
             out.push(if lanes.contains(&lane) {
-                one(name, warp, &lanes, lane, half)?.into_iter().map(Some).collect()
+                one(form, name, warp, &lanes, lane, half)?.into_iter().map(Some).collect()
             } else {
                 vec![Some(0); form.outputs.len()]
             });
@@ -24,7 +24,7 @@ pub(super) fn expected(form: &Form, name: &Name<'_>, cases: &[Vec<u64>]) -> Opti
     Some(out)
 }
 
-fn one(name: &Name<'_>, warp: &[Vec<u64>], lanes: &[usize], lane: usize, half: bool) -> Option<Vec<u64>> {
+fn one(form: &Form, name: &Name<'_>, warp: &[Vec<u64>], lanes: &[usize], lane: usize, half: bool) -> Option<Vec<u64>> {
     let own = &warp[lane];
     let value = |l: usize| warp[l][0];
     let set = |test: &dyn Fn(usize) -> bool| lanes.iter().filter(|l| test(**l)).fold(0u64, |bits, l| bits | 1 << l);
@@ -45,7 +45,8 @@ fn one(name: &Name<'_>, warp: &[Vec<u64>], lanes: &[usize], lane: usize, half: b
             if half { vec![value(source)] } else { vec![value(source), u64::from(inside)] }
         }
         "vote" => {
-            let ayes = if half { set(&|l| value(l) >> 31 & 1 == 1) } else { set(&|l| value(l) != 0) };
+            let negated = form.name.contains('!');
+            let ayes = if half { set(&|l| value(l) >> 31 & 1 == 1) } else { set(&|l| (value(l) != 0) != negated) };
             vec![match name.choice(&["all", "any", "uni", "ballot"])? {
                 "all" => u64::from(ayes == full),
                 "any" => u64::from(ayes != 0),
