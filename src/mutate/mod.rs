@@ -1,7 +1,7 @@
 //! Mutation: how many small faults in a kernel the cases and the oracle notice.
 //!
 //! A mutant is the kernel with one instruction of its PTX changed ([`operators`]), or one of the planted bugs that ship
-//! with it. Every mutant runs the same cases ([`pool`]), cheapest and most telling first, until a case kills it or the
+//! with it. Every mutant runs the same cases, cheapest and most telling first, until a case kills it or the
 //! time is up ([`run()`]).
 //!
 //! A mutant is only tried on cases in which the right kernel comes to the changed line. That loses nothing: until it
