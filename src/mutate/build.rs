@@ -167,7 +167,7 @@ impl<'k> Subject<'k> {
 
 /// `count` of `mutants`, drawn by `seed`, in the order they had.
 pub fn sample(mutants: Vec<Mutant>, count: usize, seed: u64) -> Vec<Mutant> {
-    let draw = |mutant: &Mutant| fnv1a(format!("{seed}:{}", mutant.id).as_bytes());
+    let draw = |mutant: &Mutant| mixed(fnv1a(format!("{seed}:{}", mutant.id).as_bytes()));
     let mut draws: Vec<u64> = mutants.iter().map(draw).collect();
     if count >= draws.len() {
         return mutants;
@@ -175,4 +175,11 @@ pub fn sample(mutants: Vec<Mutant>, count: usize, seed: u64) -> Vec<Mutant> {
     draws.sort_unstable();
     let limit = draws[count];
     mutants.into_iter().filter(|mutant| draw(mutant) < limit).collect()
+}
+
+/// Names that differ in their last letters only have hashes that lie close together; these don't.
+fn mixed(hash: u64) -> u64 {
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
 }
