@@ -13,7 +13,7 @@ Examples:
   attnfuzz mutate gqa_decode
   attnfuzz mutate my/kernel.toml --budget 10m --fail-under 95
   attnfuzz mutate gqa_decode --list
-  attnfuzz mutate gqa_decode --only relation:352:lt-le
+  attnfuzz mutate gqa_decode --only relation:1217:le-lt
 
 The score is the share of the killed among the killed and the survivors. Runs in the emulator.
 docs/mutation.md says how to read what is printed.")]
