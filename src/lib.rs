@@ -35,6 +35,7 @@ pub mod expr;
 pub mod float;
 pub mod generate;
 pub mod harness;
+pub mod mutate;
 pub mod oracle;
 pub mod outcome;
 pub mod property;

@@ -125,6 +125,37 @@ fn wrong_use_exits_2_with_one_message() {
     assert!(refused(&["replay", "Cargo.toml"]).contains("missing field `format`"));
     assert!(refused(&["show", "kv=1"]).contains("\"d\" is missing"));
     assert!(refused(&["compile", "nope"]).contains("unknown kernel"));
+    assert!(refused(&["mutate", "nope"]).contains("unknown kernel \"nope\""));
+    assert!(refused(&["mutate", "--budget", "soon"]).contains("--budget"));
+    assert!(refused(&["mutate", "--mutants", "0"]).contains("expected a number from 1, or all"));
+    assert!(refused(&["mutate", "--fail-under", "101"]).contains("expected a number from 0 to 100"));
+    assert!(refused(&["mutate", "--only", "no:1"]).contains("no mutant is called \"no:1\""));
+}
+
+#[test]
+fn a_mutation_score_exits_0_unless_it_is_below_what_was_asked_for() {
+    // A sum over the lanes above is right in lane 0, the only one that stores it.
+    let (killed, survived) = ("mul-add:433", "shuffle-mode:402:bfly-down");
+    let mutate = |only: &str, more: &[&str]| {
+        attnfuzz(&[&["mutate", "gqa_decode", "--cases", "12", "--only", only, "--format", "jsonl"], more].concat())
+    };
+    let lines = |output: &Output| -> Vec<serde_json::Value> {
+        stdout(output).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let dead = mutate(killed, &["--fail-under", "100"]);
+    assert_eq!(code(&dead), 0, "{}", stdout(&dead));
+    let dead = lines(&dead);
+    assert_eq!((&dead[0]["status"], &dead[0]["before"]), (&"killed".into(), &"mul.f32 %f258, %f49, %f184;".into()));
+    assert_eq!((&dead.last().unwrap()["event"], &dead.last().unwrap()["score"]), (&"score".into(), &100.0.into()));
+    let alive = mutate(survived, &[]);
+    assert_eq!(code(&alive), 0, "{}", stdout(&alive));
+    assert_eq!(lines(&alive)[0]["status"], "survived");
+    assert_eq!(code(&mutate(survived, &["--fail-under", "0.5"])), 100);
+    let list = attnfuzz(&["mutate", "gqa_decode", "--only", killed, "--list"]);
+    assert_eq!(
+        stdout(&list).lines().map(str::trim).collect::<Vec<_>>()[1..],
+        ["- mul.f32 %f258, %f49, %f184;", "+ add.f32 %f258, %f49, %f184;"]
+    );
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod fidelity;
 mod generate;
 mod hostile;
 mod manifest;
+mod mutate;
 mod origin;
 mod planted;
 mod print;

@@ -7,6 +7,7 @@ use crate::emulator::{self, BitMap, Checks, Memory, Options, RegionId, Stats, St
 use crate::outcome::{Fault, FaultKind, Outcome, Site};
 use crate::ptx::Program;
 use std::cell::Cell;
+use std::collections::BTreeSet;
 
 /// Runs kernels in the PTX emulator.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,7 +27,56 @@ impl Backend for Emulator {
     }
 
     fn run(&self, kernel: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError> {
-        Ok(self.measure(kernel, case, run, Checks::default())?.0)
+        Ok(self.observe(kernel, case, run, Watch::default())?.outcome)
+    }
+}
+
+/// How to watch a run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Watch {
+    /// Which checks are on.
+    pub checks: Checks,
+    /// Whether to tell which lines ran.
+    pub lines: bool,
+    /// Warp instructions of a launch that count as a hang, if fewer than the usual limit.
+    pub hang_after: Option<u64>,
+}
+
+/// A run as it was watched.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// What the run left.
+    pub outcome: Outcome,
+    /// Instructions it took.
+    pub stats: Stats,
+    /// Lines that ran, if they were asked for.
+    pub lines: Lines,
+}
+
+/// Lines of PTX.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lines {
+    /// Those with an instruction that some lane executed.
+    pub executed: BTreeSet<u32>,
+    /// Those with an instruction that some lane came to, be it that its guard held for none.
+    pub reached: BTreeSet<u32>,
+    /// Outcomes of guards and comparisons: eight times the line, and which one as
+    /// [`Coverage`](emulator::Coverage) numbers them.
+    pub outcomes: BTreeSet<u32>,
+}
+
+impl Lines {
+    fn add(&mut self, program: &Program, coverage: &emulator::Coverage) {
+        let code = program.code();
+        self.outcomes.extend(coverage.points().map(|point| code[(point / 8) as usize].line * 8 + point % 8));
+        for (pc, inst) in program.code().iter().enumerate() {
+            if coverage.is_executed(pc) {
+                self.executed.insert(inst.line);
+            }
+            if coverage.is_reached(pc) {
+                self.reached.insert(inst.line);
+            }
+        }
     }
 }
 
@@ -39,6 +89,12 @@ impl Emulator {
         run: Run,
         checks: Checks,
     ) -> Result<(Outcome, Stats), BackendError> {
+        let observed = self.observe(kernel, case, run, Watch { checks, ..Watch::default() })?;
+        Ok((observed.outcome, observed.stats))
+    }
+
+    /// Runs every step of `case` once, and tells what `watch` asks for.
+    pub fn observe(&self, kernel: &Kernel, case: &Case, run: Run, watch: Watch) -> Result<Observed, BackendError> {
         let mut plan = Plan::new(kernel, case, run)?;
         // Used again for the next run of the thread: what it holds besides regions is worth keeping.
         let mut memory = MEMORY.take();
@@ -46,14 +102,15 @@ impl Emulator {
         let regions: Vec<RegionId> = plan.regions.iter_mut().map(|region| map(&mut memory, region)).collect();
         let options = Options {
             schedule_seed: u64::from(run.schedule_seed),
-            instruction_budget: budget(case),
-            checks,
+            instruction_budget: watch.hang_after.map_or(budget(case), |limit| limit.min(budget(case))),
+            checks: watch.checks,
+            coverage: watch.lines,
             perturb: run.perturb.map(u64::from),
             ..Options::default()
         };
-        let outcome = run_launches(kernel, case, &plan, &mut memory, &regions, &options);
+        let observed = run_launches(kernel, case, &plan, &mut memory, &regions, &options);
         MEMORY.set(memory);
-        outcome
+        observed
     }
 }
 
@@ -69,29 +126,33 @@ fn run_launches(
     memory: &mut Memory,
     regions: &[RegionId],
     options: &Options,
-) -> Result<(Outcome, Stats), BackendError> {
-    let mut total = Stats::default();
+) -> Result<Observed, BackendError> {
+    let (mut stats, mut lines) = (Stats::default(), Lines::default());
     for launch in plan.steps.iter().flatten() {
         let program = kernel.program(&launch.entry)?;
-        let (stats, outcome) = execute(program, memory, launch, regions, options);
-        total.warp_instructions += stats.warp_instructions;
-        total.lane_instructions += stats.lane_instructions;
+        let (launched, outcome) = execute(program, memory, launch, regions, options);
+        stats.warp_instructions += launched.warp_instructions;
+        stats.lane_instructions += launched.lane_instructions;
+        if options.coverage {
+            lines.add(program, &launched.coverage);
+        }
         let fault = match outcome {
             Ok(()) => continue,
             Err(Stop::Violation(violation)) => fault(&violation),
             Err(Stop::Unsupported { detail }) => return Err(BackendError::Unsupported(detail)),
             Err(Stop::BadLaunch(why)) => Fault::new(FaultKind::LaunchFailed, why),
         };
-        return Ok((Outcome::Fault(fault), total));
+        return Ok(Observed { outcome: Outcome::Fault(fault), stats, lines });
     }
     for (index, &id) in regions.iter().enumerate().filter(|(index, _)| plan.is_out(*index)) {
         if let Some(byte) = memory.written(id).first_clear(0, memory.bytes(id).len()) {
             let element = byte / case.dtype.size_bytes();
-            return Ok((Outcome::Fault(not_written(case, &plan.regions[index].name, element)), total));
+            let fault = not_written(case, &plan.regions[index].name, element);
+            return Ok(Observed { outcome: Outcome::Fault(fault), stats, lines });
         }
     }
     let output = plan.output(case, |index| memory.bytes(regions[index]).to_vec());
-    Ok((Outcome::Output(output), total))
+    Ok(Observed { outcome: Outcome::Output(output), stats, lines })
 }
 
 /// The fault of an output element that no thread wrote.

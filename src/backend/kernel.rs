@@ -11,6 +11,7 @@ use crate::ptx::{self, Program};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A kernel that passed every check that needs no case.
 pub struct Kernel {
@@ -26,8 +27,10 @@ pub struct Kernel {
     ptx: String,
     ptx_hash: u64,
     /// Each entry point of the domain, lowered for the emulator, or why it can't be.
-    programs: BTreeMap<String, Result<Program, ptx::Error>>,
+    programs: Programs,
 }
+
+type Programs = BTreeMap<String, Result<Arc<Program>, ptx::Error>>;
 
 /// Where a kernel came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,7 +162,7 @@ impl Kernel {
                     let sizes: Vec<usize> = program.params().iter().map(|p| p.size_bytes).collect();
                     manifest.check_params(&file, launch, &entry, &sizes)?;
                 }
-                programs.insert(entry, program);
+                programs.insert(entry, program.map(Arc::new));
             }
         }
         let space = Space::new(&manifest.domain).map_err(|error| ManifestError {
@@ -170,6 +173,52 @@ impl Kernel {
         })?;
         let ptx_hash = fnv1a(ptx.as_bytes());
         Ok(Self { manifest, mutant, space, origin, source, ptx_file, ptx, ptx_hash, programs })
+    }
+
+    /// This kernel with other PTX: a mutant. `module` is what `ptx` says, or as much of it as holds all that changed:
+    /// entries that it lacks stay what they are.
+    ///
+    /// # Errors
+    /// The first entry of `module` that can't be lowered although the one it replaces could.
+    pub fn with_ptx(&self, ptx: String, module: &ptx::Module) -> Result<Self, ptx::Error> {
+        let mut programs = self.programs.clone();
+        for entry in module.entries() {
+            if let Some(program) = programs.get_mut(entry).and_then(|program| program.as_mut().ok()) {
+                *program = Arc::new(module.lower(entry)?);
+            }
+        }
+        Ok(Self {
+            manifest: self.manifest.clone(),
+            mutant: None,
+            space: self.space.clone(),
+            origin: self.origin.clone(),
+            ptx_file: self.ptx_file.clone(),
+            source: None,
+            ptx_hash: fnv1a(ptx.as_bytes()),
+            ptx,
+            programs,
+        })
+    }
+
+    /// Whether its programs are the same as those of `other`, whatever the texts.
+    pub fn runs_like(&self, other: &Self) -> bool {
+        let same = |own: &Program, other: &Program| std::ptr::eq(own, other) || own.is_same_as(other);
+        self.programs.len() == other.programs.len()
+            && self.programs.iter().all(|(entry, own)| match (own, other.programs.get(entry)) {
+                (Ok(own), Some(Ok(other))) => same(own, other),
+                (Err(_), Some(Err(_))) => true,
+                _ => false,
+            })
+    }
+
+    /// The folder where planted bugs of this kernel are, if it is on disk: `kernels/mutants/NAME` beside the kernel's own.
+    pub fn mutants_folder(&self) -> PathBuf {
+        let manifest = match &self.origin {
+            Origin::Shipped(name) => Path::new("kernels").join(name).join("kernel.toml"),
+            Origin::File(path) => path.clone(),
+        };
+        let kernels = manifest.parent().and_then(Path::parent).unwrap_or(Path::new(""));
+        kernels.join("mutants").join(self.name())
     }
 
     /// Its name in reports and folders.

@@ -25,7 +25,7 @@ mod nvrtc_search;
 mod plan;
 mod sources;
 
-pub use emulated::Emulator;
+pub use emulated::{Emulator, Lines, Observed, Watch};
 pub use kernel::{Kernel, OpenError, shipped_names};
 pub use sources::{CompileJob, Mutant};
 

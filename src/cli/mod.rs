@@ -9,6 +9,7 @@ mod doctor;
 mod emulate;
 mod fuzz;
 mod kernels;
+mod mutate;
 mod replay;
 mod show;
 
@@ -64,6 +65,8 @@ enum Command {
     Fuzz(FuzzArgs),
     /// Run saved findings again
     Replay(ReplayArgs),
+    /// Plant small faults in a kernel and count those that the cases and the oracle notice
+    Mutate(mutate::MutateArgs),
     /// Print the cases a campaign draws, or what they are like in numbers
     Cases(CasesArgs),
     /// Explain a case, and write its tensors to a file
@@ -235,6 +238,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         None => fuzz::run(&fuzz::short_campaign()),
         Some(Command::Fuzz(args)) => fuzz::run(&args),
         Some(Command::Replay(args)) => replay::run(&args),
+        Some(Command::Mutate(args)) => mutate::run(&args),
         Some(Command::Cases(args)) => cases::run(&args),
         Some(Command::Show(args)) => show::run(&args),
         Some(Command::Kernels) => kernels::run(),

@@ -5,6 +5,9 @@
 //! for none, some, all of them. A conditional branch is a guarded instruction, so its two edges and its divergence are
 //! three of these marks.
 
+/// The mark of an instruction that some lane executed. It tells no outcome, so it is no point.
+const EXECUTED: u8 = 1 << 6;
+
 /// Marks a program's launches have set. Mergeable across launches of one program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
@@ -22,7 +25,7 @@ impl Coverage {
         self.marks.resize(self.marks.len().max(other.marks.len()), 0);
         let mut new = 0;
         for (own, others) in self.marks.iter_mut().zip(&other.marks) {
-            new += (others & !*own).count_ones() as usize;
+            new += (others & !*own & !EXECUTED).count_ones() as usize;
             *own |= others;
         }
         new
@@ -33,12 +36,30 @@ impl Coverage {
         self.marks
             .iter()
             .zip(0u32..)
-            .flat_map(|(marks, i)| (0..8).filter(move |bit| marks >> bit & 1 == 1).map(move |bit| i * 8 + bit))
+            .flat_map(|(marks, i)| (0..6).filter(move |bit| marks >> bit & 1 == 1).map(move |bit| i * 8 + bit))
     }
 
     /// Number of marks set.
     pub fn count(&self) -> usize {
-        self.marks.iter().map(|m| m.count_ones() as usize).sum()
+        self.marks.iter().map(|m| (m & !EXECUTED).count_ones() as usize).sum()
+    }
+
+    /// Whether some lane executed the instruction at `pc`.
+    pub fn is_executed(&self, pc: usize) -> bool {
+        self.marks.get(pc).is_some_and(|marks| marks & EXECUTED != 0)
+    }
+
+    /// Whether some lane came to the instruction at `pc`, be it that its guard held for none.
+    pub fn is_reached(&self, pc: usize) -> bool {
+        self.marks.get(pc).is_some_and(|marks| *marks != 0)
+    }
+
+    /// Lanes `exec` execute the instruction at `pc`.
+    #[inline(always)]
+    pub(super) fn executed(&mut self, pc: u32, exec: u32) {
+        if exec != 0 {
+            self.mark(pc, EXECUTED);
+        }
     }
 
     /// A guard held for `held` of the lanes `active`.

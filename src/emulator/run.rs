@@ -104,8 +104,11 @@ fn run<const SHADOW: bool>(
             Guard::Unless(p) => warp.mask & !warp.registers.pred(p),
         };
         *lane_steps += u64::from(exec.count_ones());
-        if coverage && inst.guard != Guard::Always {
-            counters.coverage.guard(warp.pc, exec, warp.mask);
+        if coverage {
+            counters.coverage.executed(warp.pc, exec);
+            if inst.guard != Guard::Always {
+                counters.coverage.guard(warp.pc, exec, warp.mask);
+            }
         }
         if SHADOW {
             check_uses(inst, warp, exec, spaces)?;

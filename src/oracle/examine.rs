@@ -9,6 +9,11 @@ use crate::tensor::Buffer;
 /// One case in so many is also judged with approximate functions that err, by its own seed.
 const PERTURBED: u32 = 8;
 
+/// Whether a case's numbers must also hold when approximate functions err.
+pub fn is_perturbed(backend: BackendKind, case: &Case) -> bool {
+    backend == BackendKind::Emulator && case.schedule_seed.is_multiple_of(PERTURBED)
+}
+
 /// Runs `case` twice on `backend` (a third time to explain a difference) and judges it. On the emulator, for one case in
 /// `PERTURBED` that agrees, the numbers must also hold when approximate functions err as their documentation allows.
 /// A case that agrees but is suspect gets a closer look.
@@ -37,8 +42,7 @@ pub fn examine(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Result<Ex
         return Ok(Examined { verdict: Verdict::Fault(fault), output: Some(first), closer: None });
     }
     let mut verdict = judge(case, &kernel.manifest.numerics, first_run.poison, &first);
-    let is_perturbed = backend.kind() == BackendKind::Emulator && case.schedule_seed.is_multiple_of(PERTURBED);
-    if is_perturbed && matches!(verdict, Verdict::Agree(_)) {
+    if is_perturbed(backend.kind(), case) && matches!(verdict, Verdict::Agree(_)) {
         let run = Run { perturb: Some(case.schedule_seed), ..first_run };
         match backend.run(kernel, case, run)? {
             Outcome::Fault(fault) => return without_output(Verdict::Fault(fault)),

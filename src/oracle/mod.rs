@@ -14,7 +14,7 @@
 mod examine;
 mod judge;
 
-pub use examine::examine;
+pub use examine::{examine, is_perturbed};
 pub use judge::{ExpectedRow, for_each_row, judge};
 
 use crate::case::{Case, TensorName};

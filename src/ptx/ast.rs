@@ -103,15 +103,19 @@ pub(super) enum Statement {
     },
 }
 
-/// One instruction.
+/// One instruction as written.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Instruction {
+pub struct Instruction {
     /// Guarding predicate, and whether it is negated.
-    pub(super) guard: Option<(String, bool)>,
-    pub(super) opcode: String,
-    pub(super) modifiers: Vec<String>,
-    pub(super) operands: Vec<Operand>,
-    pub(super) at: Position,
+    pub guard: Option<(String, bool)>,
+    /// The first word, such as `ld`.
+    pub opcode: String,
+    /// What follows it, without dots.
+    pub modifiers: Vec<String>,
+    /// In the order of the text.
+    pub operands: Vec<Operand>,
+    /// Where its opcode starts.
+    pub at: Position,
 }
 
 impl Instruction {
@@ -128,21 +132,30 @@ impl Instruction {
 
 /// One operand.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Operand {
+pub enum Operand {
     /// Register, variable, label, or special register with its component (`%tid.x`).
     Name(String),
     /// `name+4`.
     Offset(String, i64),
+    /// An integer, as 64 bits.
     Int(u64),
+    /// The bits of an f32.
     F32(u32),
+    /// The bits of an f64.
     F64(u64),
+    /// `!p`.
     Not(Box<Operand>),
     /// `d|p`.
     Pair(Box<Operand>, Box<Operand>),
+    /// `{a, b}`.
     Vector(Vec<Operand>),
+    /// `(a, b)` of a call.
     List(Vec<Operand>),
+    /// `[base+offset]`.
     Address {
+        /// What it starts from.
         base: Base,
+        /// Bytes added.
         offset: i64,
     },
     /// `[a, b]`: a texture or a tensor map with coordinates.
@@ -151,7 +164,9 @@ pub(super) enum Operand {
 
 /// What an address starts from.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Base {
+pub enum Base {
+    /// A register or a variable.
     Name(String),
+    /// Nothing: the offset is the address.
     Absolute,
 }

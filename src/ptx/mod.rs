@@ -8,6 +8,7 @@
 //! Source: the PTX ISA manual, versions 8.4 and 9.0. Not read: textures, surfaces, 32-bit addressing, indirect calls.
 
 mod ast;
+mod edit;
 mod error;
 mod lexer;
 mod lower;
@@ -18,7 +19,8 @@ mod program;
 mod types;
 mod unwritten;
 
-pub use ast::Module;
+pub use ast::{Base, Instruction, Module, Operand};
+pub use edit::Place;
 pub use error::{Error, Position};
 pub use parser::parse;
 pub use program::{

@@ -43,7 +43,7 @@ pub struct Program {
 }
 
 /// Slots that hold one value in every lane for the whole launch.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Constants {
     /// 32-bit constants.
     pub words: Vec<(Word, u32)>,
@@ -117,6 +117,16 @@ pub enum Guard {
 }
 
 impl Program {
+    /// Whether both do the same, whatever their texts: the same operations on the same registers and constants.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let same = |(own, other): (&Inst, &Inst)| own.op == other.op && own.guard == other.guard;
+        self.code.len() == other.code.len()
+            && self.code.iter().zip(&other.code).all(same)
+            && self.constants == other.constants
+            && self.specials == other.specials
+            && self.slots() == other.slots()
+    }
+
     /// Name of the kernel.
     pub fn name(&self) -> &str {
         &self.name
