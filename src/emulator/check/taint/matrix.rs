@@ -38,7 +38,7 @@ impl Product {
 }
 
 /// `mma` and `wmma.mma`; `None` for other operations.
-pub(super) fn effect(op: &Op, shadow: &Shadow, _lanes: Lanes) -> Option<Effect> {
+pub(super) fn effect(op: &Op, shadow: &Shadow) -> Option<Effect> {
     match op {
         Op::Mma(m) => {
             let ([a, b], per_word) = (m.factor_registers(), if m.half_sums { 2 } else { 1 });

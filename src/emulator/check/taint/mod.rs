@@ -203,7 +203,7 @@ pub(in crate::emulator) fn execute(
     counters: &mut Counters,
 ) -> Result<(), Box<Fault>> {
     let effect = memory::effect(op, warp, lanes, spaces)
-        .or_else(|| matrix::effect(op, &warp.shadow, lanes))
+        .or_else(|| matrix::effect(op, &warp.shadow))
         .or_else(|| registers::effect(op, warp, lanes));
     spaces.taint.follows = memory::is_followed(op);
     let outcome = execute_plain(op, warp, lanes, spaces, counters);
