@@ -41,6 +41,7 @@ fn campaign(backends: Vec<Arc<dyn Backend>>, jobs: usize) -> (Vec<Event>, attnfu
         backends,
         cases: Some(200),
         time: None,
+        relations: Vec::new(),
         seed: 4,
         jobs,
         max_findings: 1,

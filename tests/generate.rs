@@ -117,9 +117,9 @@ fn the_cases_of_a_campaign_never_change() {
         lines,
         [
             "kv=2 g=23 d=40 past=6,9,0 dtype=f16 cache=nhd:16 scale=0.5 values=tiny:39242 poison=huge sched=22639",
-            "kv=3 g=3 d=40 past=3,15,11 dtype=f16 cache=nhd:21 scale=0.15811388 values=ones:27866 poison=huge sched=14353",
-            "kv=2 g=3 d=8 past=1,6,0,17 dtype=bf16 cache=nhd:21 scale=0.35355338 values=flat:2838 poison=huge sched=50980",
-            "kv=3 g=4 d=63 past=8,16 dtype=bf16 cache=nhd:24+9 scale=0.12598816 values=normal:65448 poison=huge sched=30122",
+            "kv=3 g=3 d=40 past=16,31,0 dtype=f16 cache=nhd:34 scale=0.15811388 values=select:16838 sched=2352",
+            "kv=2 g=3 d=8 past=5,39,0,40 dtype=bf16 cache=hnd:48+24 scale=0.5 values=tiny:9978 poison=huge sched=43964 relation=logits-shifted",
+            "kv=3 g=4 d=63 past=24,32 dtype=f32 cache=nhd:33 scale=0.12598816 values=normal:65448 poison=huge sched=30122",
         ]
     );
 }
@@ -244,6 +244,8 @@ fn any_parts() -> impl Strategy<Value = CaseParts> {
                 row_pad: cache.2,
             },
             values: Values { recipe: Recipe::ALL[values.0], seed: values.1 },
+            view: None,
+            relation: None,
         })
 }
 

@@ -19,6 +19,7 @@ mod print;
 mod properties;
 mod property;
 mod ptx;
+mod relations;
 mod replay;
 mod shrink;
 mod suspect;

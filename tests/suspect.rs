@@ -128,6 +128,7 @@ fn a_campaign_reports_the_case_that_proves_a_suspicion() {
         backends: vec![backend.clone() as Arc<dyn Backend>],
         cases: Some(400),
         time: None,
+        relations: Vec::new(),
         seed: 3,
         jobs: 1,
         max_findings: 1,

@@ -4,7 +4,7 @@
 //! type into a [`Manifest`]. Both steps answer with the file, the line and the key.
 
 use crate::bound::Contract;
-use crate::case::{Case, Domain, TensorName};
+use crate::case::{Case, Domain, Relation, TensorName};
 use crate::expr::{Expr, ExprError};
 use serde::Deserialize;
 use std::fmt;
@@ -31,6 +31,8 @@ pub struct Manifest {
     pub domain: Domain,
     /// What the kernel promises about its arithmetic.
     pub numerics: Contract,
+    /// Relations that hold to the bit because of how the kernel orders its operations.
+    pub exact_relations: Vec<Relation>,
     /// Launches of one step, in order.
     pub launches: Vec<Launch>,
 }
@@ -264,7 +266,15 @@ struct Raw {
     domain: Domain,
     #[serde(default)]
     numerics: Contract,
+    #[serde(default)]
+    relations: RawRelations,
     launch: Vec<RawLaunch>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRelations {
+    exact: Vec<Relation>,
 }
 
 #[derive(Deserialize)]
@@ -335,6 +345,7 @@ impl Raw {
             compile: self.compile,
             domain: self.domain,
             numerics: self.numerics,
+            exact_relations: self.relations.exact,
             launches,
         })
     }

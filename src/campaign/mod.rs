@@ -11,6 +11,8 @@ pub use compare::Comparison;
 pub use run::{minimise, run};
 
 use crate::backend::{Backend, BackendKind, Kernel};
+use crate::case::Relation;
+use crate::oracle::relation::Held;
 use crate::regression::{Finding, Saved, Store};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,6 +31,8 @@ pub struct Config {
     pub time: Option<Duration>,
     /// Which cases.
     pub seed: u64,
+    /// Relations to ask every case for, in turn; without any a case asks for what was drawn for it.
+    pub relations: Vec<Relation>,
     /// Threads.
     pub jobs: usize,
     /// Distinct findings after which a kernel is left alone on a backend.
@@ -144,10 +148,25 @@ pub struct Row {
     pub worst_model_ratio: f64,
     /// The case it came from, in one line.
     pub suspect_case: Option<String>,
+    /// What came of the relations that cases asked for.
+    pub relations: BTreeMap<Relation, RelationCount>,
     /// Cases that failed, those of known findings included.
     pub failing: u64,
     /// Distinct findings.
     pub findings: usize,
+}
+
+/// What came of one relation.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RelationCount {
+    /// Cases in which it holds.
+    pub holds: u64,
+    /// Cases in which it doesn't, or a derived run failed.
+    pub broken: u64,
+    /// Cases about which it says nothing.
+    pub does_not_apply: u64,
+    /// How closely it holds, over all those cases.
+    pub held: Held,
 }
 
 impl Summary {

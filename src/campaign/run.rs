@@ -1,8 +1,9 @@
 //! The dispatcher and its worker threads.
 
-use super::{Comparison, Config, Event, Found, Row, Summary};
+use super::{Comparison, Config, Event, Found, RelationCount, Row, Summary};
 use crate::backend::{Backend, BackendError, Kernel};
-use crate::case::Case;
+use crate::case::{Case, Relation};
+use crate::oracle::relation::Checked;
 use crate::oracle::{self, Signature, Verdict};
 use crate::regression::{Finding, Provenance};
 use crate::shrink;
@@ -29,6 +30,7 @@ struct Judged {
     verdict: Result<Verdict, BackendError>,
     /// Of a suspect case, another one that fails.
     closer: Option<(Case, Verdict)>,
+    relation: Option<(Relation, Checked)>,
     took: Duration,
 }
 
@@ -128,13 +130,23 @@ impl Shared<'_> {
             }
             let kernel = (number % self.config.kernels.len() as u64) as usize;
             let index = number / self.config.kernels.len() as u64;
-            let case = self.config.kernels[kernel].space().case_at(self.config.seed, index);
+            let case = self.case(kernel, index);
             let result = catch_unwind(AssertUnwindSafe(|| self.run_case(kernel, &case)));
             let message = result.map_err(|panic| (case, panic_text(&*panic)));
             if sender.send((number, message)).is_err() {
                 return;
             }
         }
+    }
+
+    fn case(&self, kernel: usize, index: u64) -> Case {
+        let case = self.config.kernels[kernel].space().case_at(self.config.seed, index);
+        let relations = &self.config.relations;
+        if relations.is_empty() {
+            return case;
+        }
+        let asked = relations[(index % relations.len() as u64) as usize];
+        case.with(|parts| parts.relation = Some(asked)).unwrap_or(case)
     }
 
     fn run_case(&self, kernel: usize, case: &Case) -> Examination {
@@ -146,13 +158,14 @@ impl Shared<'_> {
             let start = Instant::now();
             let examined = oracle::examine(&**backend, &self.config.kernels[kernel], case);
             let took = start.elapsed();
-            let mut closer = None;
+            let (mut closer, mut relation) = (None, None);
             let verdict = examined.map(|examined| {
                 outputs.extend(examined.output);
                 closer = examined.closer;
+                relation = examined.relation;
                 examined.verdict
             });
-            Some(Judged { verdict, closer, took })
+            Some(Judged { verdict, closer, relation, took })
         });
         let verdicts = verdicts.collect();
         let mut comparison = Comparison::default();
@@ -240,6 +253,9 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
         }
         let row = &mut self.rows[pair];
         row.busy += judged.took;
+        if let Some((relation, checked)) = &judged.relation {
+            row.relations.entry(*relation).or_default().add(checked);
+        }
         let verdict = match judged.verdict {
             Ok(verdict) => verdict,
             Err(BackendError::Unavailable(why)) => {
@@ -357,6 +373,21 @@ pub fn minimise(
     Some((finding, executions))
 }
 
+impl RelationCount {
+    fn add(&mut self, checked: &Checked) {
+        match checked {
+            Checked::Holds(held) => {
+                self.holds += 1;
+                self.held.elements += held.elements;
+                self.held.equal += held.equal;
+                self.held.worst_ratio = self.held.worst_ratio.max(held.worst_ratio);
+            }
+            Checked::Broken(_) | Checked::Fault(_) => self.broken += 1,
+            Checked::DoesNotApply(_) => self.does_not_apply += 1,
+        }
+    }
+}
+
 impl Row {
     fn new(kernel: &Kernel, backend: &dyn Backend) -> Self {
         Self {
@@ -373,6 +404,7 @@ impl Row {
             suspect: 0,
             worst_model_ratio: 0.0,
             suspect_case: None,
+            relations: BTreeMap::new(),
             failing: 0,
             findings: 0,
         }

@@ -19,6 +19,8 @@
 //! | `values` | recipe and seed | |
 //! | `poison` | `nan`, `inf`, `huge` | `nan` |
 //! | `sched` | schedule seed | 0 |
+//! | `view` | what becomes of the values, see [`View`](super::View) | none |
+//! | `relation` | a property that is judged too, see [`Relation`](super::Relation) | none |
 //!
 //! Keys may come in any order, each once.
 
@@ -57,8 +59,10 @@ pub enum ParseError {
     Invalid(#[from] Invalid),
 }
 
-const KEYS: [&str; 13] =
-    ["kv", "g", "d", "dv", "past", "q", "dtype", "cache", "scale", "steps", "values", "poison", "sched"];
+const KEYS: [&str; 15] = [
+    "kv", "g", "d", "dv", "past", "q", "dtype", "cache", "scale", "steps", "values", "poison", "sched", "view",
+    "relation",
+];
 
 /// Names a case in files and messages: a hash of its one-line form, 12 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -117,6 +121,12 @@ impl fmt::Display for Case {
         if self.schedule_seed != 0 {
             write!(f, " sched={}", self.schedule_seed)?;
         }
+        if let Some(view) = self.view {
+            write!(f, " view={view}")?;
+        }
+        if let Some(relation) = self.relation {
+            write!(f, " relation={relation}")?;
+        }
         Ok(())
     }
 }
@@ -158,6 +168,8 @@ impl FromStr for Case {
             },
             cache: fields.cache()?,
             values: fields.values()?,
+            view: fields.parsed_if("view")?,
+            relation: fields.parsed_if("relation")?,
         };
         Ok(Self::new(parts)?)
     }
@@ -208,6 +220,10 @@ impl Fields {
 
     fn parsed_or<T: FromStr<Err = String>>(&mut self, key: &'static str, default: T) -> Result<T, ParseError> {
         self.optional(key).map_or(Ok(default), |text| parse(key, &text))
+    }
+
+    fn parsed_if<T: FromStr<Err = String>>(&mut self, key: &'static str) -> Result<Option<T>, ParseError> {
+        self.optional(key).map(|text| parse(key, &text)).transpose()
     }
 
     fn scale(&mut self) -> Result<f32, ParseError> {
@@ -297,7 +313,7 @@ mod tests {
         let case: Case = LINE.parse().unwrap();
         assert_eq!(format!("{case:?}"), LINE);
         assert_eq!(case.scale, crate::case::default_scale(128));
-        let full = "kv=1 g=1 d=8 dv=4 past=3,0 q=2,5 dtype=bf16 cache=hnd:9 scale=1 values=mixed:0 poison=huge sched=9";
+        let full = "kv=1 g=1 d=8 dv=4 past=3,0 q=2,5 dtype=bf16 cache=hnd:9 scale=1 values=mixed:0 poison=huge sched=9 view=request:1 relation=scale-probe";
         assert_eq!(full.parse::<Case>().unwrap().to_string(), full);
     }
 

@@ -77,11 +77,11 @@ impl StepInputs {
                 for kv_head in 0..shape.num_kv_heads {
                     for member in 0..shape.q_per_kv {
                         let at = RowAt { request, kv_head, member, token: step * r.q_len + query };
-                        case.values.row(Role::Q, at, shape.head_dim, case.dtype, &mut q);
+                        case.row(Role::Q, at, &mut q);
                     }
                     let at = RowAt { request, kv_head, member: 0, token: position };
-                    case.values.row(Role::K, at, shape.head_dim, case.dtype, &mut k_new);
-                    case.values.row(Role::V, at, shape.v_head_dim, case.dtype, &mut v_new);
+                    case.row(Role::K, at, &mut k_new);
+                    case.row(Role::V, at, &mut v_new);
                 }
             }
         }
@@ -101,7 +101,7 @@ fn cache(case: &Case, role: Role, poison: Poison, tokens: impl Fn(usize) -> std:
         for kv_head in 0..case.shape.num_kv_heads {
             for token in tokens(request as usize) {
                 row.clear();
-                case.values.row(role, RowAt { request, kv_head, member: 0, token }, dim, case.dtype, &mut row);
+                case.row(role, RowAt { request, kv_head, member: 0, token }, &mut row);
                 let offset = layout.offset(&[request, kv_head, token, 0].map(u64::from));
                 buffer.set_values(offset, &row);
             }

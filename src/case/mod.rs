@@ -10,13 +10,17 @@ pub mod codec;
 mod domain;
 mod inputs;
 mod recipe;
+mod relation;
 pub mod values;
+mod view;
 
 pub use codec::{CaseId, ParseError};
 pub use domain::{Domain, Range, default_scale};
 pub use inputs::{Inputs, StepInputs, TensorName};
 pub use recipe::Recipe;
+pub use relation::Relation;
 pub use values::Values;
+pub use view::View;
 
 use crate::float::Dtype;
 use crate::tensor::Layout;
@@ -106,6 +110,12 @@ pub struct CaseParts {
     pub cache: Cache,
     /// Element values.
     pub values: Values,
+    /// What becomes of those values; nothing unless the case is derived from another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub view: Option<View>,
+    /// A property that is judged too, by running a case derived from this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relation: Option<Relation>,
 }
 
 /// A checked case. Reads like [`CaseParts`]; its `Debug` is the one-line codec, which parses back.

@@ -75,6 +75,16 @@ impl Recipe {
         Self::Mixed,
     ];
 
+    /// Whether V, and most weights, are far from the subnormal numbers.
+    pub fn is_normal(self) -> bool {
+        !matches!(self, Self::Tiny | Self::Underflow)
+    }
+
+    /// Whether V + 1 is a number of every dtype.
+    pub fn v_has_few_bits(self) -> bool {
+        !matches!(self, Self::Tiny | Self::Cancel)
+    }
+
     /// Whether V has independent random signs, independent of Q, K and |V|.
     pub fn v_is_sign_random(self) -> bool {
         !matches!(self, Self::Codes | Self::Ones | Self::Cancel)

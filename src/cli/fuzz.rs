@@ -3,6 +3,7 @@
 use super::{BackendArgs, BackendChoice, Exit, Failure, Format, FuzzArgs, backends};
 use crate::backend::{Kernel, shipped_names};
 use crate::campaign::{self, Config, Event};
+use crate::case::Relation;
 use crate::regression::Store;
 use crate::report::{human, jsonl};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -24,6 +25,7 @@ pub(super) fn short_campaign() -> FuzzArgs {
         seed: 0,
         jobs: None,
         regressions: PathBuf::from("proptest-regressions"),
+        relations: Vec::new(),
         max_findings: 1,
         max_shrink: 2000,
         format: Format::Human,
@@ -49,6 +51,14 @@ pub(super) fn run(args: &FuzzArgs) -> Result<Exit, Failure> {
         cases: args.cases,
         time: args.time.or_else(|| args.cases.is_none().then_some(DEFAULT_TIME)),
         seed: args.seed,
+        relations: if args.relations.iter().any(|r| r == "all") {
+            Relation::ALL.to_vec()
+        } else {
+            args.relations
+                .iter()
+                .map(|name| name.parse().map_err(|e| Failure::usage(format!("--relations: {e}, or all"))))
+                .collect::<Result<_, _>>()?
+        },
         jobs: args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from),
         max_findings: usize::from(args.max_findings),
         max_shrink: args.max_shrink,
@@ -64,6 +74,9 @@ pub(super) fn run(args: &FuzzArgs) -> Result<Exit, Failure> {
             let mut screen = Screen::new(&config);
             let summary = campaign::run(&config, &mut |event| screen.show(&event));
             screen.bar.finish_and_clear();
+            if !config.relations.is_empty() {
+                print!("{}", human::relations(&summary));
+            }
             print!("{}", human::summary(&summary));
             summary
         }

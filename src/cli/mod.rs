@@ -137,6 +137,9 @@ struct FuzzArgs {
     /// Which cases
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
+    /// Judge every case by these relations too, in turn, comma-separated, or `all`; without, one case in eight by one.
+    #[arg(long, value_name = "RELATION", value_delimiter = ',')]
+    relations: Vec<String>,
     /// Threads [default: as many as there are processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,

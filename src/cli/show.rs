@@ -65,7 +65,7 @@ fn describe(case: &Case) {
         let kv_len = case.past_len_at(index, case.steps);
         println!("          request {index}: {} past tokens, {} new a step, {kv_len} in the end", r.past_len, r.q_len);
     }
-    let CaseParts { dtype, scale, steps, poison, schedule_seed, cache, values, .. } = &**case;
+    let CaseParts { dtype, scale, steps, poison, schedule_seed, cache, values, view, relation, .. } = &**case;
     println!("dtype     {dtype}");
     println!("scale     {scale}");
     println!("steps     {steps}");
@@ -78,6 +78,12 @@ fn describe(case: &Case) {
     );
     println!("values    {} with seed {}", values.recipe, values.seed);
     println!("poison    {poison}, schedule seed {schedule_seed}");
+    if let Some(view) = view {
+        println!("view      {view}: the values are another case's, looked up or changed so");
+    }
+    if let Some(relation) = relation {
+        println!("relation  {relation} is judged too");
+    }
 }
 
 /// One file with every tensor, named `q.0`, `out.reference.0`, `out.emulator.0` and so on, by step.

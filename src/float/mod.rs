@@ -62,6 +62,21 @@ impl Dtype {
         }
     }
 
+    /// Smallest positive normal number.
+    pub fn min_positive_normal(self) -> f64 {
+        libm::ldexp(1.0, self.min_exponent())
+    }
+
+    /// Distance from a number to the next larger in magnitude; that of the subnormal numbers around 0. Infinity for
+    /// infinity, NaN for NaN.
+    pub fn spacing(self, x: f64) -> f64 {
+        if !x.is_finite() {
+            return x.abs();
+        }
+        let exponent = if x == 0.0 { self.min_exponent() } else { libm::ilogb(x).max(self.min_exponent()) };
+        libm::ldexp(1.0, exponent + 1 - self.precision_bits() as i32)
+    }
+
     /// Half the distance from 1 to the next number: the relative error of one rounding to nearest.
     pub fn unit_roundoff(self) -> f64 {
         (-f64::from(self.precision_bits())).exp2()

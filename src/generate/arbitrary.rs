@@ -6,11 +6,14 @@
 
 use super::budget::{Axis, Purse};
 use super::legalize::{Space, needed_capacity};
-use crate::case::{Case, Domain, Poison, Recipe, Request, Values, default_scale};
+use crate::case::{Case, Domain, Poison, Recipe, Relation, Request, Values, default_scale};
 use arbitrary::{Result, Unstructured};
 
 /// A byte below this is a distance from the least value, from here on a boundary of the field's table.
 const TABLE_FROM: u8 = 160;
+
+/// From this byte on a relation is asked for, where there are so many.
+const RELATION_FROM: u8 = 192;
 
 /// Most requests that bytes alone can ask for.
 const MAX_BATCH: u32 = 16;
@@ -62,6 +65,8 @@ impl Space {
         parts.values = Values { recipe: choice(&Recipe::ALL, u)?, seed: u32::from(u.arbitrary::<u16>()?) };
         parts.poison = choice(&Poison::ALL, u)?;
         parts.schedule_seed = u32::from(u.arbitrary::<u8>()?);
+        let relation = u.arbitrary::<u8>()?.checked_sub(RELATION_FROM);
+        parts.relation = relation.and_then(|place| Relation::ALL.get(usize::from(place)).copied());
 
         parts.shape.requests.clear();
         for _ in 0..batch {
@@ -110,6 +115,7 @@ impl Space {
             seed_high,
             place(&Poison::ALL, &case.poison),
             byte(case.schedule_seed).unwrap_or(u8::MAX),
+            case.relation.map_or(0, |relation| RELATION_FROM + place(&Relation::ALL, &relation)),
         ];
         for r in &shape.requests {
             bytes.push(number(Axis::PastLen, r.past_len));

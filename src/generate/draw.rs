@@ -11,7 +11,7 @@ use super::budget::{Axis, Purse};
 use super::legalize::{Space, needed_capacity};
 use super::presets::PRESETS;
 use super::tables;
-use crate::case::{Case, CaseParts, Poison, Recipe, Request, Values, default_scale};
+use crate::case::{Case, CaseParts, Poison, Recipe, Relation, Request, Values, default_scale};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -81,6 +81,9 @@ const PARTS_OF_BUDGET: [u32; 4] = [0, 1, 2, 3];
 
 /// One in this many cases is as long as the budget allows. Few, because each takes about a second to emulate.
 const LONG_CASES: u32 = 1200;
+
+/// One in this many cases asks for a relation too, which takes one or two runs more.
+const RELATED: u32 = 8;
 
 /// A case being drawn.
 struct Draft<'a, R> {
@@ -282,6 +285,9 @@ impl<R: RngCore> Draft<'_, R> {
         };
         parts.poison = dice.pick(&Poison::ALL);
         parts.schedule_seed = dice.below(1 << 16);
+        if dice.one_in(RELATED) {
+            parts.relation = Some(dice.pick(&Relation::ALL));
+        }
     }
 }
 

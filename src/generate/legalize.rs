@@ -256,6 +256,8 @@ fn smallest(domain: &Domain) -> CaseParts {
         },
         cache: Cache { order: domain.cache[0], capacity: 1, row_pad: domain.row_pad.low() },
         values: Values { recipe: Recipe::Flat, seed: 0 },
+        view: None,
+        relation: None,
     };
     parts.cache.capacity = needed_capacity(&parts);
     parts

@@ -1,5 +1,6 @@
 //! One case through one backend, from bytes to verdict.
 
+use super::relation::{self, Checked};
 use super::{Divergence, Examined, Verdict, judge};
 use crate::backend::{Backend, BackendError, BackendKind, Kernel, Run};
 use crate::case::{Case, Poison, Recipe};
@@ -16,11 +17,11 @@ pub fn is_perturbed(backend: BackendKind, case: &Case) -> bool {
 
 /// Runs `case` twice on `backend` (a third time to explain a difference) and judges it. On the emulator, for one case in
 /// `PERTURBED` that agrees, the numbers must also hold when approximate functions err as their documentation allows.
-/// A case that agrees but is suspect gets a closer look.
+/// A case that agrees but is suspect gets a closer look; one that asks for a relation is judged by it too.
 ///
 /// An error is this program's or the machine's limit, never the kernel's; the caller counts it as a skip or stops.
 pub fn examine(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Result<Examined, BackendError> {
-    let without_output = |verdict| Ok(Examined { verdict, output: None, closer: None });
+    let without_output = |verdict| Ok(Examined { verdict, output: None, closer: None, relation: None });
     if let Some(why) = kernel.manifest.domain.excludes(case) {
         return without_output(Verdict::Skip(format!("outside the kernel's domain: {why}")));
     }
@@ -39,7 +40,7 @@ pub fn examine(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Result<Ex
             Some(fault) => fault,
             None => explain(backend, kernel, case, &first, step, element)?,
         };
-        return Ok(Examined { verdict: Verdict::Fault(fault), output: Some(first), closer: None });
+        return Ok(Examined { verdict: Verdict::Fault(fault), output: Some(first), closer: None, relation: None });
     }
     let mut verdict = judge(case, &kernel.manifest.numerics, first_run.poison, &first);
     if is_perturbed(backend.kind(), case) && matches!(verdict, Verdict::Agree(_)) {
@@ -49,7 +50,7 @@ pub fn examine(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Result<Ex
             Outcome::Output(output) => {
                 if let Verdict::Diverge(divergence) = judge(case, &kernel.manifest.numerics, run.poison, &output) {
                     verdict = Verdict::Diverge(Divergence { approximate: true, ..divergence });
-                    return Ok(Examined { verdict, output: Some(output), closer: None });
+                    return Ok(Examined { verdict, output: Some(output), closer: None, relation: None });
                 }
             }
         }
@@ -58,7 +59,17 @@ pub fn examine(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Result<Ex
         Verdict::Agree(agreement) if agreement.is_suspect() => look_closer(backend, kernel, case)?,
         _ => None,
     };
-    Ok(Examined { verdict, output: Some(first), closer })
+    let mut relation = None;
+    if let (Verdict::Agree(_), Some(asked)) = (&verdict, case.relation) {
+        let checked = relation::check(backend, kernel, case, asked, Some(&first))?;
+        match &checked {
+            Checked::Broken(divergence) => verdict = Verdict::Diverge(divergence.clone()),
+            Checked::Fault(fault) => verdict = Verdict::Fault(fault.clone()),
+            Checked::Holds(_) | Checked::DoesNotApply(_) => {}
+        }
+        relation = Some((asked, checked));
+    }
+    Ok(Examined { verdict, output: Some(first), closer, relation })
 }
 
 /// Runs the shape of a suspect case with values that leave little or no room for rounding, and gives what fails.
@@ -66,6 +77,7 @@ fn look_closer(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Result<Op
     for recipe in [Recipe::Flat, Recipe::Select, Recipe::Sparse] {
         let mut parts = case.clone().into_parts();
         parts.values.recipe = recipe;
+        parts.relation = None;
         let Ok(closer) = Case::try_from(parts) else { continue };
         let run = Run::first(&closer);
         let verdict = match backend.run(kernel, &closer, run)? {

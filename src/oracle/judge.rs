@@ -1,7 +1,7 @@
 //! The pure half of the oracle: what a kernel left in memory, against the reference and its bounds.
 
 use super::{Agreement, Divergence, SGN_LAMBDA, Tier, Verdict};
-use crate::bound::{self, Contract};
+use crate::bound::{self, Bounds, Contract};
 use crate::case::values::{Role, RowAt};
 use crate::case::{Case, Inputs, Poison, TensorName};
 use crate::outcome::Output;
@@ -62,6 +62,7 @@ fn compare_cache(
     let value = expected.value(first);
     Some(Divergence {
         approximate: false,
+        relation: None,
         tensor: name.to_string(),
         step: case.steps - 1,
         // A gap between rows has no coordinate of its own: it is told by its offset in elements.
@@ -103,8 +104,8 @@ fn for_each_row_of_head(case: &Case, request: usize, kv_head: u32, visit: &mut i
     let (mut k, mut v, mut q) = (Vec::new(), Vec::new(), Vec::new());
     let at = RowAt { request: request as u32, kv_head, member: 0, token: 0 };
     for token in 0..case.past_len_at(request, case.steps) {
-        case.values.row(Role::K, RowAt { token, ..at }, shape.head_dim, case.dtype, &mut k);
-        case.values.row(Role::V, RowAt { token, ..at }, shape.v_head_dim, case.dtype, &mut v);
+        case.row(Role::K, RowAt { token, ..at }, &mut k);
+        case.row(Role::V, RowAt { token, ..at }, &mut v);
     }
     let q_len = shape.requests[request].q_len;
     let first_token: u32 = shape.requests[..request].iter().map(|r| r.q_len).sum();
@@ -115,7 +116,7 @@ fn for_each_row_of_head(case: &Case, request: usize, kv_head: u32, visit: &mut i
             for member in 0..shape.q_per_kv {
                 q.clear();
                 let row = RowAt { member, token: step * q_len + query, ..at };
-                case.values.row(Role::Q, row, shape.head_dim, case.dtype, &mut q);
+                case.row(Role::Q, row, &mut q);
                 let (k, v) = (&k[..n * head_dim], &v[..n * v_head_dim]);
                 let row = Row { q: &q, k, v, head_dim, v_head_dim, scale: case.scale, softcap: None, sink: None };
                 let at = [first_token + query, kv_head * shape.q_per_kv + member].map(u64::from);
@@ -125,24 +126,39 @@ fn for_each_row_of_head(case: &Case, request: usize, kv_head: u32, visit: &mut i
     }
 }
 
+/// The bounds of a row; nothing where a right kernel may overflow.
+fn bounds_of_row(case: &Case, contract: &Contract, row: &ExpectedRow<'_>) -> Option<Bounds> {
+    let numbers = contract.at_dtype(row.n, case.shape.head_dim as usize, case.dtype);
+    bound::domain_ok(&row.reference, &numbers).then(|| bound::bounds(&row.reference, &numbers, SGN_LAMBDA))
+}
+
+/// The smaller of the two bounds whose violation is a finding.
+fn strictest(bounds: &Bounds, dim: usize, signs_are_random: bool) -> (f64, Tier) {
+    match (bounds.det[dim], bounds.sgn[dim]) {
+        (det, sgn) if signs_are_random && sgn < det => (sgn, Tier::Sgn),
+        (det, _) => (det, Tier::Det),
+    }
+}
+
+/// The error allowed in each column of a row before it is rounded; nothing where a right kernel may overflow.
+pub(super) fn row_bounds(case: &Case, contract: &Contract, row: &ExpectedRow<'_>) -> Option<Vec<f64>> {
+    let bounds = bounds_of_row(case, contract, row)?;
+    Some((0..bounds.det.len()).map(|dim| strictest(&bounds, dim, case.v_is_sign_random()).0).collect())
+}
+
 /// Judges one row of `output`.
 fn judge_row(case: &Case, contract: &Contract, output: &Output, row: &ExpectedRow<'_>, tally: &mut Tally) {
-    let numbers = contract.at_dtype(row.n, case.shape.head_dim as usize, case.dtype);
     let dims = case.shape.v_head_dim as usize;
-    if !bound::domain_ok(&row.reference, &numbers) {
+    let Some(bounds) = bounds_of_row(case, contract, row) else {
         tally.agreement.out_of_domain += dims as u64;
         return;
-    }
-    let bounds = bound::bounds(&row.reference, &numbers, SGN_LAMBDA);
+    };
     let start = case.output_layout().offset(&[row.at[0], row.at[1], 0]);
-    let signs_are_random = case.values.recipe.v_is_sign_random();
+    let signs_are_random = case.v_is_sign_random();
     for dim in 0..dims {
         let found = output.out[row.step as usize].value(start + dim);
         let o = row.reference.o[dim];
-        let (b, tier) = match (bounds.det[dim], bounds.sgn[dim]) {
-            (det, sgn) if signs_are_random && sgn < det => (sgn, Tier::Sgn),
-            (det, _) => (det, Tier::Det),
-        };
+        let (b, tier) = strictest(&bounds, dim, signs_are_random);
         tally.agreement.elements += 1;
         let ratio = bound::ratio(found, o, b, case.dtype);
         if signs_are_random && bounds.hm[dim] < b && !bound::accepts(found, o, bounds.hm[dim], case.dtype) {
@@ -156,6 +172,7 @@ fn judge_row(case: &Case, contract: &Contract, output: &Output, row: &ExpectedRo
         let (low, high) = bound::interval(o, b, case.dtype);
         tally.wrong(Divergence {
             approximate: false,
+            relation: None,
             tensor: TensorName::Out.to_string(),
             step: row.step,
             at: vec![row.at[0], row.at[1], dim as u64],

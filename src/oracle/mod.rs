@@ -13,11 +13,12 @@
 
 mod examine;
 mod judge;
+pub mod relation;
 
 pub use examine::{examine, is_perturbed};
 pub use judge::{ExpectedRow, for_each_row, judge};
 
-use crate::case::{Case, TensorName};
+use crate::case::{Case, Relation, TensorName};
 use crate::outcome::{Fault, Output, Site};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -45,6 +46,8 @@ pub struct Examined {
     /// The case agrees but is suspect ([`Agreement::is_suspect`]), and this other one, of the same shape with values
     /// that leave less room for rounding, fails.
     pub closer: Option<(Case, Verdict)>,
+    /// Of a case that agrees and asks for a relation, that relation and what came of it.
+    pub relation: Option<(Relation, relation::Checked)>,
 }
 
 /// How close an agreeing run came to its bounds.
@@ -93,6 +96,9 @@ pub struct Divergence {
     pub wrong: u64,
     /// Elements of this tensor that were judged.
     pub elements: u64,
+    /// The relation that is broken; then `expected` follows from another run, not from the reference.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relation: Option<Relation>,
     /// Only so when approximate functions err by what their documentation allows.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub approximate: bool,
@@ -133,6 +139,9 @@ impl Verdict {
     pub fn signature(&self) -> Option<Signature> {
         match self {
             Self::Agree(_) | Self::Skip(_) => None,
+            Self::Diverge(Divergence { relation: Some(relation), .. }) => {
+                Some(Signature { class: format!("relation {relation}"), place: None })
+            }
             Self::Diverge(d) => {
                 let kind = if d.found.is_nan() {
                     "nan"
@@ -168,7 +177,11 @@ impl fmt::Display for Signature {
 impl fmt::Display for Divergence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = self.at.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-        write!(f, "{}[{at}] of step {} is {:e}, expected {:e}", self.tensor, self.step, self.found, self.expected)?;
+        write!(f, "{}[{at}] of step {} ", self.tensor, self.step)?;
+        if let Some(relation) = self.relation {
+            write!(f, "of the case derived by {relation} ")?;
+        }
+        write!(f, "is {:e}, expected {:e}", self.found, self.expected)?;
         if self.tier == Tier::Exact {
             write!(f, " to the bit")?;
         } else {

@@ -33,11 +33,21 @@ pub fn finding(kernel: &str, finding: &Finding) -> String {
     if let Some(d) = &finding.divergence {
         let place = d.at.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
         let names = axes(&d.tensor).join(", ");
-        let _ = writeln!(text, "error: wrong value in `{}` of `{kernel}` on {}", d.tensor, finding.backend);
+        match d.relation {
+            Some(relation) => {
+                let _ = writeln!(text, "error: {relation} doesn't hold in `{kernel}` on {}", finding.backend);
+            }
+            None => {
+                let _ = writeln!(text, "error: wrong value in `{}` of `{kernel}` on {}", d.tensor, finding.backend);
+            }
+        }
         let _ =
             writeln!(text, "  --> {}[{place}] ({names}) after step {} of {}", d.tensor, d.step + 1, finding.case.steps);
         let _ = writeln!(text, "   = found {:e}, expected {:e}", d.found, d.expected);
         let rule = match d.tier {
+            _ if d.relation.is_some() => {
+                format!("what follows from another run of a right kernel is {:e} to {:e}", d.low, d.high)
+            }
             Tier::Exact => "these bits are only moved and must not change".to_owned(),
             Tier::Det => format!("a right kernel stores {:e} to {:e}, by its numerics contract alone", d.low, d.high),
             Tier::Sgn => {
@@ -123,6 +133,7 @@ pub fn summary(summary: &Summary) -> String {
                 significant(row.worst_model_ratio)
             );
         }
+        text += &relations_in_short(row);
         if let Some(case) = &row.worst_case {
             let _ = writeln!(text, "closest to its bound: {} on {} with {case}", row.kernel, row.device);
         }
@@ -135,6 +146,63 @@ pub fn summary(summary: &Summary) -> String {
         );
     }
     text + &verdict(summary) + "\n"
+}
+
+/// A table of the relations that cases were judged by.
+pub fn relations(summary: &Summary) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header([
+        "kernel",
+        "backend",
+        "relation",
+        "holds",
+        "broken",
+        "does not apply",
+        "equal elements",
+        "worst difference/tolerance",
+    ]);
+    for column in 3..8 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for row in &summary.rows {
+        for (relation, count) in &row.relations {
+            let (equal, elements) = (count.held.equal, count.held.elements);
+            let share = 100.0 * equal as f64 / elements.max(1) as f64;
+            table.add_row([
+                row.kernel.clone(),
+                row.device.clone(),
+                relation.to_string(),
+                count.holds.to_string(),
+                count.broken.to_string(),
+                count.does_not_apply.to_string(),
+                if elements == 0 { "-".into() } else { format!("{share:.1} %") },
+                if elements == 0 { "-".into() } else { format!("{:.3}", count.held.worst_ratio) },
+            ]);
+        }
+    }
+    format!("{table}\n")
+}
+
+/// What came of the relations that cases asked for, in a line.
+fn relations_in_short(row: &Row) -> String {
+    let counts = || row.relations.values();
+    let (holds, broken) = counts().fold((0, 0), |(holds, broken), count| (holds + count.holds, broken + count.broken));
+    if holds + broken == 0 {
+        return String::new();
+    }
+    let equal: u64 = counts().map(|count| count.held.equal).sum();
+    let elements: u64 = counts().map(|count| count.held.elements).sum();
+    let worst = counts().map(|count| count.held.worst_ratio).fold(0.0, f64::max);
+    let broken = if broken > 0 { format!(", broken in {broken}") } else { String::new() };
+    format!(
+        "relations: {} kinds hold in {holds} cases of {} on {}{broken}; {equal} of {elements} elements equal, worst difference/tolerance {worst:.3}\n",
+        row.relations.len(),
+        row.kernel,
+        row.device
+    )
 }
 
 /// The campaign's last line.

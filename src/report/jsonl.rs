@@ -4,7 +4,7 @@
 //! `row` for each kernel and backend, `comparison` where hardware and emulator both ran, and `finished` last.
 //! Numbers that JSON lacks (NaN, infinities) are strings.
 
-use crate::campaign::{Event, Found, Summary};
+use crate::campaign::{Event, Found, RelationCount, Row, Summary};
 use crate::regression::{Finding, Saved};
 use serde_json::{Value, json};
 
@@ -36,7 +36,7 @@ pub fn summary(summary: &Summary) -> Vec<String> {
             "cases": row.cases, "cases_per_s": row.cases as f64 / seconds.max(1e-9), "busy_s": row.busy.as_secs_f64(),
             "elements": row.elements, "out_of_domain": row.out_of_domain, "skipped": row.skipped,
             "worst_ratio": row.worst_ratio, "worst_case": row.worst_case,
-            "suspect": row.suspect, "worst_model_ratio": row.worst_model_ratio, "suspect_case": row.suspect_case, "failing": row.failing, "findings": row.findings,
+            "suspect": row.suspect, "worst_model_ratio": row.worst_model_ratio, "suspect_case": row.suspect_case, "relations": relations(row), "failing": row.failing, "findings": row.findings,
         })
     });
     let comparisons = summary.comparisons.iter().map(|(kernel, c)| {
@@ -72,7 +72,7 @@ fn found_object(found: &Found) -> Value {
         json!({
             "tensor": d.tensor, "step": d.step, "at": d.at, "found": number(d.found), "expected": number(d.expected),
             "low": number(d.low), "high": number(d.high), "ratio": number(d.ratio), "tier": d.tier,
-            "wrong": d.wrong, "elements": d.elements,
+            "wrong": d.wrong, "elements": d.elements, "relation": d.relation,
         })
     });
     json!({
@@ -80,6 +80,16 @@ fn found_object(found: &Found) -> Value {
         "case": finding.line, "irrelevant": finding.irrelevant, "found_as": finding.found_as, "found_by": finding.found_by, "executions": found.executions,
         "divergence": divergence, "fault": finding.fault, "file": file, "not_saved": error,
     })
+}
+
+fn relations(row: &Row) -> Value {
+    let one = |count: &RelationCount| {
+        json!({
+            "holds": count.holds, "broken": count.broken, "does_not_apply": count.does_not_apply,
+            "elements": count.held.elements, "equal": count.held.equal, "worst_ratio": count.held.worst_ratio,
+        })
+    };
+    row.relations.iter().map(|(relation, count)| (relation.to_string(), one(count))).collect()
 }
 
 fn number(x: f64) -> Value {

@@ -37,6 +37,8 @@ pub(super) enum Move {
     Poison,
     ValueSeed,
     ScheduleSeed,
+    /// Without the view, or without the relation.
+    Relation,
 }
 
 impl Move {
@@ -55,8 +57,16 @@ impl Move {
     ];
 
     /// Those that change one decoration, in order.
-    pub(super) const OF_DECORATION: [Self; 7] =
-        [Self::Order, Self::Dtype, Self::Scale, Self::Recipe, Self::Poison, Self::ValueSeed, Self::ScheduleSeed];
+    pub(super) const OF_DECORATION: [Self; 8] = [
+        Self::Relation,
+        Self::Order,
+        Self::Dtype,
+        Self::Scale,
+        Self::Recipe,
+        Self::Poison,
+        Self::ValueSeed,
+        Self::ScheduleSeed,
+    ];
 
     /// What to try on `case`, best first.
     pub(super) fn candidates(self, case: &Case, domain: &Domain) -> Vec<Case> {
@@ -88,6 +98,10 @@ impl Move {
             Self::Poison => each(case, Poison::ALL, |parts, poison| parts.poison = poison),
             Self::ValueSeed => each(case, 0..4, |parts, seed| parts.values.seed = seed),
             Self::ScheduleSeed => each(case, 0..4, |parts, seed| parts.schedule_seed = seed),
+            Self::Relation => {
+                let without: [fn(&mut CaseParts); 2] = [|parts| parts.relation = None, |parts| parts.view = None];
+                without.into_iter().filter_map(|change| case.with(change).ok()).collect()
+            }
         }
     }
 }
@@ -110,6 +124,7 @@ fn plain(case: &Case, domain: &Domain) -> Vec<Case> {
         parts.values.seed = 0;
         parts.schedule_seed = 0;
         parts.poison = Poison::Nan;
+        parts.relation = None;
         if domain.any_scale {
             parts.scale = 1.0;
         }

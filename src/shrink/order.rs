@@ -2,7 +2,7 @@
 //!
 //! Cases are compared field by field, the first difference decides: requests, steps, query tokens, KV heads, query heads
 //! of a KV head, whether v_head_dim differs from head_dim, head_dim, v_head_dim, tokens of past, each past, each query
-//! length, row padding, capacity, cache order, dtype, scale, recipe, poison, value seed, schedule seed. What shapes the
+//! length, row padding, capacity, cache order, dtype, scale, recipe, poison, value seed, schedule seed, view and relation. What shapes the
 //! work comes first, what merely decorates it last.
 //!
 //! Every field is a whole number bounded below, so a sequence of ever smaller cases ends.
@@ -16,7 +16,7 @@ pub struct Complexity {
     extents: [u64; 9],
     past_lens: Vec<u32>,
     q_lens: Vec<u32>,
-    decoration: [u32; 9],
+    decoration: [u32; 11],
 }
 
 /// The complexity of a case.
@@ -50,6 +50,8 @@ pub fn complexity(case: &CaseParts) -> Complexity {
             place(&Poison::ALL, &case.poison),
             case.values.seed,
             case.schedule_seed,
+            u32::from(case.view.is_some()),
+            u32::from(case.relation.is_some()),
         ],
     }
 }

@@ -1,0 +1,124 @@
+//! Properties of attention that need no reference: how the output must change when the inputs do.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// A property to be judged besides the comparison with the reference, by further runs of a case derived from it.
+///
+/// Unless a relation is said to hold to the bit, outputs may differ by what both runs' bounds allow, and by the
+/// rounding of what is stored. A kernel's manifest may name more that hold to the bit (`relations.exact`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Relation {
+    /// The order of the keys doesn't matter: all visible keys where nothing but them is seen (one query token, one
+    /// step), else those that are in the cache from the start. Catches dropped, doubled and stale keys, lost rescales.
+    KeysPermuted,
+    /// Every key and value twice gives the same output (and a log-sum-exp higher by ln 2). Catches tails and lengths.
+    KeysRepeated,
+    /// A constant added to every logit, through a dimension in which every key is alike, changes nothing (but the
+    /// log-sum-exp, by as much). Catches a missing maximum and narrow accumulators.
+    LogitsShifted,
+    /// V times a power of two gives the output times it, to the bit. Catches clamps, and state that is not V's.
+    ValuesScaled,
+    /// -V gives the output negated, to the bit.
+    ValuesNegated,
+    /// V + 1 gives the output + 1. Catches weights that don't sum to one.
+    ValuesRaised,
+    /// V of ones gives ones, whatever the weights are. Catches the same, and columns that are lost.
+    WeightsSumToOne,
+    /// No output is outside the visible values of its column.
+    WithinValues,
+    /// With every KV head copied for each of its query heads, one query head each, the output is the same. Catches any
+    /// wrong mapping of heads.
+    HeadsRepeated,
+    /// The requests in another order give their outputs in that order. Catches what one request takes from another.
+    RequestsReversed,
+    /// A request alone gives what it gives in the batch.
+    RequestAlone,
+    /// Another order of the cache's axes, another capacity and padding change nothing. Catches wrong strides.
+    CacheMoved,
+    /// Dimensions of Q and K in another order change nothing but roundings. Catches a lost tail of head_dim.
+    DimsReversed,
+    /// Columns of V in another order give the output's columns in that order. Catches lost and swapped columns.
+    ColumnsReversed,
+    /// Q times a power of two and K over it changes nothing, to the bit (f32 and bf16). Catches narrow intermediates.
+    FactorsMoved,
+    /// Tokens appended by an earlier step are the same as tokens that were in the cache. Catches wrong positions.
+    Appended,
+    /// Several query tokens at once give what they give one by one. Catches masks that are off by one.
+    StepsMerged,
+    /// With two keys the output is a logistic function of the difference of their logits: the one property that sees a
+    /// wrong scale.
+    ScaleProbe,
+}
+
+impl Relation {
+    /// Every relation.
+    pub const ALL: [Self; 18] = [
+        Self::KeysPermuted,
+        Self::KeysRepeated,
+        Self::LogitsShifted,
+        Self::ValuesScaled,
+        Self::ValuesNegated,
+        Self::ValuesRaised,
+        Self::WeightsSumToOne,
+        Self::WithinValues,
+        Self::HeadsRepeated,
+        Self::RequestsReversed,
+        Self::RequestAlone,
+        Self::CacheMoved,
+        Self::DimsReversed,
+        Self::ColumnsReversed,
+        Self::FactorsMoved,
+        Self::Appended,
+        Self::StepsMerged,
+        Self::ScaleProbe,
+    ];
+
+    /// The relation's name as it stands in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::KeysPermuted => "keys-permuted",
+            Self::KeysRepeated => "keys-repeated",
+            Self::LogitsShifted => "logits-shifted",
+            Self::ValuesScaled => "values-scaled",
+            Self::ValuesNegated => "values-negated",
+            Self::ValuesRaised => "values-raised",
+            Self::WeightsSumToOne => "weights-sum-to-one",
+            Self::WithinValues => "within-values",
+            Self::HeadsRepeated => "heads-repeated",
+            Self::RequestsReversed => "requests-reversed",
+            Self::RequestAlone => "request-alone",
+            Self::CacheMoved => "cache-moved",
+            Self::DimsReversed => "dims-reversed",
+            Self::ColumnsReversed => "columns-reversed",
+            Self::FactorsMoved => "factors-moved",
+            Self::Appended => "appended",
+            Self::StepsMerged => "steps-merged",
+            Self::ScaleProbe => "scale-probe",
+        }
+    }
+
+    /// Whether rounding can't tell the two runs apart, whatever the kernel's order of operations.
+    pub fn is_exact(self) -> bool {
+        matches!(self, Self::ValuesScaled | Self::ValuesNegated | Self::FactorsMoved)
+    }
+}
+
+impl fmt::Display for Relation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Relation {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|r| r.name() == s)
+            .ok_or_else(|| format!("expected one of {}, found {s:?}", Self::ALL.map(Self::name).join(", ")))
+    }
+}

@@ -1,0 +1,227 @@
+//! From a case to the cases that a relation compares, and which of their output rows belong together.
+
+use crate::case::{CacheOrder, Case, CaseParts, Domain, Relation, Request, View};
+
+/// Factor of V in [`Relation::ValuesScaled`] as a power of two: large enough for clamps at 448 and 240 (8-bit formats),
+/// small enough for binary16.
+const VALUE_POWER: i32 = 6;
+/// Power of two that [`Relation::FactorsMoved`] moves from K to Q.
+const FACTOR_POWER: i32 = 4;
+/// What [`Relation::LogitsShifted`] puts into every key: times the scale of a head_dim of 512 or less it is past 88,
+/// where binary32's exponential overflows.
+const SHIFT: i32 = 2048;
+
+/// The two cases whose outputs a relation compares.
+pub(super) struct Pair {
+    /// The case itself, or one prepared for the relation; the same as the other where a formula says what to expect.
+    pub(super) base: Case,
+    /// The case whose output follows from the base's.
+    pub(super) other: Case,
+}
+
+/// Whether the output follows from a formula, so that one run is enough.
+pub(super) fn has_formula(relation: Relation) -> bool {
+    matches!(relation, Relation::WeightsSumToOne | Relation::WithinValues | Relation::ScaleProbe)
+}
+
+/// The cases to run for a relation, or why it says nothing about `case`.
+pub(super) fn pair(relation: Relation, case: &Case, domain: &Domain) -> Result<Pair, &'static str> {
+    if case.view.is_some() {
+        return Err("the case is itself derived from another");
+    }
+    let viewed = |view: View| case.with(|parts| parts.view = Some(view)).ok();
+    let mut base = case.clone();
+    let one_query = case.steps == 1 && case.shape.requests.iter().all(|r| r.q_len == 1);
+    let q_len = case.shape.requests[0].q_len;
+    let one_q_len = case.shape.requests.iter().all(|r| r.q_len == q_len);
+    let other = match relation {
+        Relation::KeysPermuted => {
+            let visible = |r: &Request| r.past_len + u32::from(one_query);
+            require(case.shape.requests.iter().any(|r| visible(r) > 1), "no request has two keys to exchange")?;
+            viewed(View::KeysPermuted)
+        }
+        Relation::KeysRepeated => {
+            require(one_query, "several query tokens see different keys")?;
+            case.with(|parts| {
+                parts.view = Some(View::KeysRepeated(2));
+                for r in &mut parts.shape.requests {
+                    r.past_len = r.past_len.saturating_mul(2).saturating_add(1);
+                }
+                parts.cache.capacity = parts.cache.capacity.saturating_mul(2);
+            })
+            .ok()
+        }
+        Relation::LogitsShifted => {
+            require(case.shape.head_dim > 1, "there is no dimension to spare")?;
+            base = viewed(View::Reserved(0)).ok_or("no such case")?;
+            viewed(View::Reserved(SHIFT))
+        }
+        Relation::ValuesScaled => {
+            require(case.values.recipe.is_normal(), "scaling subnormal numbers is not exact")?;
+            viewed(View::ValuesScaled(VALUE_POWER))
+        }
+        Relation::ValuesNegated => viewed(View::ValuesNegated),
+        Relation::ValuesRaised => {
+            require(case.values.recipe.v_has_few_bits(), "V + 1 is not exact")?;
+            viewed(View::ValuesRaised)
+        }
+        Relation::WeightsSumToOne => viewed(View::ValuesOne),
+        Relation::WithinValues => Some(case.clone()),
+        Relation::HeadsRepeated => {
+            let q_per_kv = case.shape.q_per_kv;
+            require(q_per_kv > 1, "every query head has its own KV head")?;
+            case.with(|parts| {
+                parts.view = Some(View::HeadsRepeated(q_per_kv));
+                parts.shape.num_kv_heads = parts.shape.num_q_heads();
+                parts.shape.q_per_kv = 1;
+            })
+            .ok()
+        }
+        Relation::RequestsReversed => {
+            require(case.shape.batch() > 1, "there is one request")?;
+            case.with(|parts| {
+                parts.view = Some(View::RequestsReversed);
+                parts.shape.requests.reverse();
+            })
+            .ok()
+        }
+        Relation::RequestAlone => {
+            require(case.shape.batch() > 1, "there is one request")?;
+            let request = alone(case);
+            case.with(|parts| {
+                parts.view = Some(View::Request(request));
+                parts.shape.requests = vec![parts.shape.requests[request as usize]];
+            })
+            .ok()
+        }
+        Relation::CacheMoved => case
+            .with(|parts| {
+                let order = match parts.cache.order {
+                    CacheOrder::Hnd => CacheOrder::Nhd,
+                    CacheOrder::Nhd => CacheOrder::Hnd,
+                };
+                if domain.cache.contains(&order) {
+                    parts.cache.order = order;
+                }
+                parts.cache.capacity = parts.cache.capacity.saturating_add(3);
+                let pad = parts.cache.row_pad;
+                parts.cache.row_pad =
+                    [pad + 1, pad + 8, 0].into_iter().find(|&pad| domain.row_pad.contains(pad)).unwrap_or(pad);
+            })
+            .ok(),
+        Relation::DimsReversed => {
+            require(case.shape.head_dim > 1, "there is one dimension")?;
+            viewed(View::DimsReversed)
+        }
+        Relation::ColumnsReversed => {
+            require(case.shape.v_head_dim > 1, "there is one column")?;
+            viewed(View::ColumnsReversed)
+        }
+        Relation::FactorsMoved => {
+            // Binary16 has too few exponents to move a factor exactly.
+            require(case.dtype.min_exponent() <= -126, "the dtype has too few exponents")?;
+            viewed(View::FactorsMoved(FACTOR_POWER))
+        }
+        Relation::Appended => {
+            require(one_q_len, "requests have different numbers of query tokens")?;
+            let earlier = (case.steps - 1) * q_len;
+            let enough = case.shape.requests.iter().all(|r| r.past_len >= q_len);
+            require(earlier > 0 || enough, "a request has no past to be appended")?;
+            case.with(|parts| {
+                if earlier > 0 {
+                    parts.steps = 1;
+                    parts.view = Some(View::QueriesFrom(earlier));
+                    parts.shape.requests.iter_mut().for_each(|r| r.past_len += earlier);
+                } else {
+                    parts.steps = 2;
+                    parts.view = Some(View::QueriesFrom(q_len.wrapping_neg()));
+                    parts.shape.requests.iter_mut().for_each(|r| r.past_len -= q_len);
+                }
+            })
+            .ok()
+        }
+        Relation::StepsMerged => {
+            require(one_q_len, "requests have different numbers of query tokens")?;
+            require(
+                (q_len == 1) != (case.steps == 1),
+                "there is one query token, or there are several in several steps",
+            )?;
+            case.with(|parts| {
+                let (steps, q_len) = (q_len, parts.steps);
+                parts.steps = steps;
+                parts.shape.requests.iter_mut().for_each(|r| r.q_len = q_len);
+            })
+            .ok()
+        }
+        Relation::ScaleProbe => case
+            .with(|parts| {
+                parts.steps = 1;
+                parts.shape.requests.fill(Request { past_len: 1, q_len: 1 });
+                parts.cache.capacity = parts.cache.capacity.clamp(2, 8);
+            })
+            .ok(),
+    };
+    let mut other = other.ok_or("the derived case has no legal shape")?.into_parts();
+    other.relation = None;
+    let other = Case::new(other).map_err(|_| "the derived case has no legal shape")?;
+    require(domain.excludes(&other).is_none(), "the derived case is outside the kernel's domain")?;
+    let base = if has_formula(relation) { other.clone() } else { base };
+    Ok(Pair { base, other })
+}
+
+fn require(holds: bool, otherwise: &'static str) -> Result<(), &'static str> {
+    if holds { Ok(()) } else { Err(otherwise) }
+}
+
+/// The request that [`Relation::RequestAlone`] runs alone.
+fn alone(case: &CaseParts) -> u32 {
+    case.values.seed % case.shape.batch()
+}
+
+/// The base's step and token whose output row is that of `other`'s; nothing if it has none.
+pub(super) fn base_row(relation: Relation, base: &Case, other: &Case, step: u32, token: u64) -> Option<(u32, u64)> {
+    let q_len = base.shape.requests[0].q_len;
+    match relation {
+        Relation::RequestsReversed => {
+            let (request, query) = place(other, token)?;
+            Some((step, first_token(base, base.shape.requests.len() - 1 - request) + query))
+        }
+        Relation::RequestAlone => Some((step, first_token(base, alone(base) as usize) + token)),
+        Relation::Appended if base.steps > 1 => Some((base.steps - 1, token)),
+        Relation::Appended => (step == 1).then_some((0, token)),
+        Relation::StepsMerged if q_len > 1 => Some((0, token * u64::from(q_len) + u64::from(step))),
+        Relation::StepsMerged => {
+            let steps = u64::from(base.steps);
+            Some(((token % steps) as u32, token / steps))
+        }
+        _ => Some((step, token)),
+    }
+}
+
+/// Request and query of a step's token.
+fn place(case: &CaseParts, token: u64) -> Option<(usize, u64)> {
+    let request = (0..case.shape.requests.len()).rfind(|&r| first_token(case, r) <= token)?;
+    Some((request, token - first_token(case, request)))
+}
+
+/// A step's first token of a request.
+pub(super) fn first_token(case: &CaseParts, request: usize) -> u64 {
+    case.shape.requests[..request].iter().map(|r| u64::from(r.q_len)).sum()
+}
+
+/// Output of `other` that follows from the base's output `x`.
+pub(super) fn expected(relation: Relation, x: f64) -> f64 {
+    match relation {
+        Relation::ValuesRaised => x + 1.0,
+        _ => x * factor(relation),
+    }
+}
+
+/// How much a difference in the base's output is worth in the other's.
+pub(super) fn factor(relation: Relation) -> f64 {
+    match relation {
+        Relation::ValuesScaled => libm::ldexp(1.0, VALUE_POWER),
+        Relation::ValuesNegated => -1.0,
+        _ => 1.0,
+    }
+}
