@@ -9,12 +9,14 @@
 pub mod codec;
 mod domain;
 mod inputs;
+mod knobs;
 mod recipe;
 pub mod values;
 
 pub use codec::{CaseId, ParseError};
 pub use domain::{Domain, Range, default_scale};
 pub use inputs::{Inputs, StepInputs, TensorName};
+pub use knobs::{KnobName, Knobs, MAX_KNOBS};
 pub use recipe::Recipe;
 pub use values::Values;
 
@@ -106,6 +108,9 @@ pub struct CaseParts {
     pub cache: Cache,
     /// Element values.
     pub values: Values,
+    /// Value of each of the kernel's knobs; none for a kernel without.
+    #[serde(default, skip_serializing_if = "Knobs::is_empty")]
+    pub knobs: Knobs,
 }
 
 /// A checked case. Reads like [`CaseParts`]; its `Debug` is the one-line codec, which parses back.
@@ -142,6 +147,7 @@ impl Case {
         within("steps", parts.steps, 1, 1024)?;
         within("row_pad", parts.cache.row_pad, 0, 4096)?;
         within("capacity", parts.cache.capacity, 1, MAX_TOKENS)?;
+        within("number of knobs", u32::try_from(parts.knobs.len()).unwrap_or(u32::MAX), 0, MAX_KNOBS as u32)?;
         for request in &shape.requests {
             within("q_len", request.q_len, 1, MAX_TOKENS)?;
             within("past_len", request.past_len, 0, MAX_TOKENS)?;

@@ -19,6 +19,9 @@ pub(super) fn run() -> Result<Exit, Failure> {
         println!("  steps         {}", domain.steps);
         println!("  cache         {}", list(domain.cache.iter().map(ToString::to_string).collect()));
         println!("  row_pad       {}", domain.row_pad);
+        for (name, range) in &domain.knobs {
+            println!("  {name:<13} {range}");
+        }
         for &dtype in &domain.dtype {
             if let Some(why) = kernel.emulator_limit(dtype) {
                 println!("  not in the emulator with {dtype}: {why}");

@@ -65,7 +65,7 @@ fn describe(case: &Case) {
         let kv_len = case.past_len_at(index, case.steps);
         println!("          request {index}: {} past tokens, {} new a step, {kv_len} in the end", r.past_len, r.q_len);
     }
-    let CaseParts { dtype, scale, steps, poison, schedule_seed, cache, values, .. } = &**case;
+    let CaseParts { dtype, scale, steps, poison, schedule_seed, cache, values, knobs, .. } = &**case;
     println!("dtype     {dtype}");
     println!("scale     {scale}");
     println!("steps     {steps}");
@@ -76,6 +76,9 @@ fn describe(case: &Case) {
         cache.capacity,
         strides.strides()
     );
+    for (name, n) in knobs {
+        println!("knob      {name} is {n}");
+    }
     println!("values    {} with seed {}", values.recipe, values.seed);
     println!("poison    {poison}, schedule seed {schedule_seed}");
 }

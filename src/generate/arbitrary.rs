@@ -6,6 +6,7 @@
 
 use super::budget::{Axis, Purse};
 use super::legalize::{Space, needed_capacity};
+use super::tables;
 use crate::case::{Case, Domain, Poison, Recipe, Request, Values, default_scale};
 use arbitrary::{Result, Unstructured};
 
@@ -62,6 +63,17 @@ impl Space {
         parts.values = Values { recipe: choice(&Recipe::ALL, u)?, seed: u32::from(u.arbitrary::<u16>()?) };
         parts.poison = choice(&Poison::ALL, u)?;
         parts.schedule_seed = u32::from(u.arbitrary::<u8>()?);
+        for (name, range) in &domain.knobs {
+            let byte = u.arbitrary::<u8>()?;
+            let n = match byte.checked_sub(TABLE_FROM) {
+                None => range.low().saturating_add(u32::from(byte)),
+                Some(rest) => {
+                    let edges = tables::knob_edges(range);
+                    edges[usize::from(rest) % edges.len()]
+                }
+            };
+            parts.knobs.insert(name.clone(), n);
+        }
 
         parts.shape.requests.clear();
         for _ in 0..batch {
@@ -111,6 +123,12 @@ impl Space {
             place(&Poison::ALL, &case.poison),
             byte(case.schedule_seed).unwrap_or(u8::MAX),
         ];
+        for (name, range) in &domain.knobs {
+            let distance = case.knobs.get(name).map_or(0, |n| n.saturating_sub(range.low()));
+            // Edges are in ascending order: the last is the highest.
+            let highest = tables::knob_edges(range).len().saturating_sub(1) as u8;
+            bytes.push(byte(distance).filter(|&n| n < TABLE_FROM).unwrap_or(TABLE_FROM + highest));
+        }
         for r in &shape.requests {
             bytes.push(number(Axis::PastLen, r.past_len));
             bytes.push(byte(q_len - r.q_len).unwrap_or(u8::MAX));

@@ -282,6 +282,15 @@ impl<R: RngCore> Draft<'_, R> {
         };
         parts.poison = dice.pick(&Poison::ALL);
         parts.schedule_seed = dice.below(1 << 16);
+        // Last, so that a kernel without knobs gets the cases it always got.
+        for (name, range) in &domain.knobs {
+            let choices = match dice.below(4) {
+                0 => tables::knob_edges(range),
+                1 => vec![range.nth(dice.below(range.rank(range.high()).saturating_add(1))).unwrap_or(range.low())],
+                _ => tables::KNOB.choices(true, range, u32::MAX),
+            };
+            parts.knobs.insert(name.clone(), dice.pick(&choices));
+        }
     }
 }
 
