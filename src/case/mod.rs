@@ -249,6 +249,11 @@ impl CaseParts {
         Layout::contiguous(&[shape.total_q_len(), shape.num_q_heads(), shape.v_head_dim])
     }
 
+    /// Layout of the log-sum-exps of a step: `[token, q_head]`.
+    pub fn lse_layout(&self) -> Layout {
+        Layout::contiguous(&[self.shape.total_q_len(), self.shape.num_q_heads()])
+    }
+
     /// Layout of a step's new keys (or values, with `v_head_dim`): `[token, kv_head, dim]`.
     pub fn new_token_layout(&self, dim: u32) -> Layout {
         Layout::contiguous(&[self.shape.total_q_len(), self.shape.num_kv_heads, dim])
