@@ -21,6 +21,8 @@ pub enum Outcome {
 pub struct Output {
     /// Output of each step, `[token, q_head, v_head_dim]`.
     pub out: Vec<Buffer>,
+    /// Log-sum-exps of each step, `[token, q_head]` in binary32; empty if the kernel returns none.
+    pub lse: Vec<Buffer>,
     /// Key cache after the last step.
     pub k_cache: Buffer,
     /// Value cache after the last step.

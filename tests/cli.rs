@@ -194,6 +194,44 @@ fn show_explains_a_case_and_dumps_tensors() {
 }
 
 #[test]
+fn show_dumps_log_sum_exps_of_kernels_that_return_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let case = "kv=2 g=3 d=8 past=2,0 dtype=bf16 cache=nhd:4 scale=0.158 steps=2 knobs=num_splits:2 values=normal:3";
+    let dump = folder.path().to_string_lossy();
+    let kernel = ["--kernel", "gqa_decode_split_kv", "--backend", "emulator", "--dump", &dump];
+    let text = stdout(&attnfuzz(&[&["show", case][..], &kernel].concat()));
+    assert!(text.contains("num_splits is 2") && text.contains("gqa_decode_split_kv on emulator: agrees"), "{text}");
+    let bytes = std::fs::read(&walk(folder.path())[0]).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let numbers = |name: &str| -> Vec<f32> {
+        let tensor = tensors.tensor(name).unwrap();
+        assert_eq!(tensor.shape(), [2, 6]);
+        tensor.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    };
+    for (subject, reference) in numbers("lse.emulator.1").into_iter().zip(numbers("lse.reference.1")) {
+        assert!((subject - reference).abs() < 1e-5, "{subject} {reference}");
+    }
+}
+
+#[test]
+fn show_explains_a_kernel_and_the_constants_its_contract_names() {
+    let text = stdout(&attnfuzz(&["show", "gqa_decode_split_kv"]));
+    for part in [
+        "num_splits    1..=32 (knob)",
+        "workspace     partial_sum_v of batch * num_q_heads * num_splits * head_dim elements",
+        "lse           returned, base e",
+        "[numerics]",
+        "e0 = \"EXPF\"",
+        "EXPF = 5*2^-24 = 2.9802e-7: CUDA programming guide",
+        "DIV_RN = 2^-24",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("DIV_APPROX ="), "{text}");
+    assert!(stdout(&attnfuzz(&["show", "kernels/gqa_decode/kernel.toml"])).contains("gqa_decode: incremental"));
+}
+
+#[test]
 fn help_has_examples_and_doctor_names_what_is_missing() {
     assert!(stdout(&attnfuzz(&["--help"])).contains("Examples:"));
     let doctor = attnfuzz(&["doctor"]);

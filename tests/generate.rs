@@ -1,10 +1,13 @@
 //! What the generators promise.
 
 use arbitrary::Unstructured;
-use attnfuzz::case::{Cache, CacheOrder, Case, CaseParts, Domain, Poison, Range, Recipe, Request, Shape, Values};
+use attnfuzz::case::{
+    Cache, CacheOrder, Case, CaseParts, Domain, KnobName, Poison, Range, Recipe, Request, Shape, Values,
+};
 use attnfuzz::float::Dtype;
 use attnfuzz::generate::{DEFAULT_BUDGET, EmptyDomain, Feature, Space, Statistics, cost};
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 
 /// A kernel that claims nearly everything.
 pub(crate) fn wide_domain() -> Domain {
@@ -21,6 +24,7 @@ pub(crate) fn wide_domain() -> Domain {
         cache: vec![CacheOrder::Hnd, CacheOrder::Nhd],
         row_pad: Range::Span(0, 64),
         any_scale: true,
+        knobs: BTreeMap::new(),
     }
 }
 
@@ -39,7 +43,15 @@ pub(crate) fn narrow_domain() -> Domain {
         cache: vec![CacheOrder::Nhd],
         row_pad: Range::Span(0, 0),
         any_scale: false,
+        knobs: BTreeMap::new(),
     }
+}
+
+/// The wide domain of a kernel with two knobs.
+pub(crate) fn knobbed_domain() -> Domain {
+    let knobs = [("num_splits", Range::Span(1, 32)), ("tile", Range::List(vec![16, 64]))];
+    let knobs = knobs.into_iter().map(|(name, range)| (name.parse().unwrap(), range)).collect();
+    Domain { knobs, ..wide_domain() }
 }
 
 fn drawn(domain: &Domain, count: u64) -> Vec<Case> {
@@ -125,6 +137,52 @@ fn the_cases_of_a_campaign_never_change() {
 }
 
 #[test]
+fn knobs_change_nothing_else_and_reach_their_ends() {
+    let (plain, knobbed) = (drawn(&wide_domain(), 2000), drawn(&knobbed_domain(), 2000));
+    let mut counts = [0; 33];
+    for (plain, knobbed) in plain.into_iter().zip(knobbed) {
+        counts[knobbed.knobs["num_splits"] as usize] += 1;
+        assert!([16, 64].contains(&knobbed.knobs["tile"]));
+        assert_eq!(knobbed.with(|parts| parts.knobs.clear()).unwrap(), plain);
+    }
+    for end in [1, 2, 31, 32] {
+        assert!(counts[end] > 100, "{end}: {counts:?}");
+    }
+    assert!(counts[1..].iter().all(|&count| count > 0), "{counts:?}");
+}
+
+#[test]
+fn a_domain_says_which_knobs_a_case_must_have() {
+    let case = |knobs: &str| -> Case {
+        format!("kv=1 g=1 d=8 past=0 dtype=f32 cache=hnd:1 scale=1{knobs} values=flat:0").parse().unwrap()
+    };
+    let excludes = |domain: Domain, knobs: &str| domain.excludes(&case(knobs));
+    assert_eq!(excludes(knobbed_domain(), " knobs=num_splits:32,tile:16"), None);
+    assert_eq!(excludes(wide_domain(), ""), None);
+    let why = |domain, knobs| excludes(domain, knobs).unwrap();
+    assert_eq!(why(knobbed_domain(), ""), "the knob num_splits is missing, the kernel claims 1..=32");
+    assert_eq!(
+        why(knobbed_domain(), " knobs=num_splits:33,tile:16"),
+        "the knob num_splits is 33, the kernel claims 1..=32"
+    );
+    assert_eq!(why(wide_domain(), " knobs=tile:16"), "the kernel has no knob tile");
+}
+
+#[test]
+fn bytes_stand_for_knobs() {
+    let space = Space::new(&knobbed_domain()).unwrap().with_budget(u64::MAX);
+    for num_splits in 1..=32 {
+        for tile in [16, 64] {
+            let knobs = format!("knobs=num_splits:{num_splits},tile:{tile}");
+            let line = format!("kv=2 g=3 d=8 past=4,0 dtype=f16 cache=nhd:9 scale=0.5 {knobs} values=mixed:7");
+            let case: Case = line.parse().unwrap();
+            let back = space.arbitrary(&mut Unstructured::new(&space.bytes(&case))).unwrap();
+            assert_eq!(back, case);
+        }
+    }
+}
+
+#[test]
 fn a_larger_budget_reaches_longer_pasts() {
     let space = Space::new(&wide_domain()).unwrap().with_budget(1 << 30);
     let longest = (0..2000).flat_map(|i| space.case_at(1, i).into_parts().shape.requests).map(|r| r.past_len).max();
@@ -179,6 +237,10 @@ fn a_domain_without_cases_says_why() {
     ));
 }
 
+fn knob_name() -> impl Strategy<Value = KnobName> {
+    proptest::sample::select(vec!["num_splits", "stages", "tile"]).prop_map(|name| name.parse().unwrap())
+}
+
 /// Domains, most of them odd; some hold no case.
 fn any_domain() -> impl Strategy<Value = Domain> {
     let range = |high: u32| {
@@ -195,6 +257,7 @@ fn any_domain() -> impl Strategy<Value = Domain> {
         (range(70), range(70), range(70), range(1 << 21)),
         (range(9), range(9), any::<bool>()),
         proptest::sample::subsequence(vec![CacheOrder::Hnd, CacheOrder::Nhd], 1..=2),
+        proptest::collection::btree_map(knob_name(), range(40), 0..3),
     )
         .prop_map(
             |(
@@ -203,6 +266,7 @@ fn any_domain() -> impl Strategy<Value = Domain> {
                 (q_per_kv, batch, q_len, past_len),
                 (steps, row_pad, any_scale),
                 cache,
+                knobs,
             )| Domain {
                 dtype,
                 head_dim,
@@ -216,6 +280,7 @@ fn any_domain() -> impl Strategy<Value = Domain> {
                 cache,
                 row_pad,
                 any_scale,
+                knobs,
             },
         )
 }
@@ -230,22 +295,32 @@ fn any_parts() -> impl Strategy<Value = CaseParts> {
         proptest::collection::vec(request, 0..9),
         (any::<bool>(), number(), number()),
         (0..8_usize, any::<u32>()),
+        proptest::collection::btree_map(knob_name(), any::<u32>(), 0..3),
     )
-        .prop_map(|((dtype, scale, steps, poison, schedule_seed), heads, requests, cache, values)| CaseParts {
-            dtype: Dtype::ALL[dtype],
-            scale,
-            steps,
-            poison: Poison::ALL[poison],
-            schedule_seed,
-            shape: Shape { num_kv_heads: heads.0, q_per_kv: heads.1, head_dim: heads.2, v_head_dim: heads.3, requests },
-            cache: Cache {
-                order: if cache.0 { CacheOrder::Hnd } else { CacheOrder::Nhd },
-                capacity: cache.1,
-                row_pad: cache.2,
-            },
-            values: Values { recipe: Recipe::ALL[values.0], seed: values.1 },
-            view: None,
-            relation: None,
+        .prop_map(|((dtype, scale, steps, poison, schedule_seed), heads, requests, cache, values, knobs)| {
+            CaseParts {
+                dtype: Dtype::ALL[dtype],
+                scale,
+                steps,
+                poison: Poison::ALL[poison],
+                schedule_seed,
+                shape: Shape {
+                    num_kv_heads: heads.0,
+                    q_per_kv: heads.1,
+                    head_dim: heads.2,
+                    v_head_dim: heads.3,
+                    requests,
+                },
+                cache: Cache {
+                    order: if cache.0 { CacheOrder::Hnd } else { CacheOrder::Nhd },
+                    capacity: cache.1,
+                    row_pad: cache.2,
+                },
+                values: Values { recipe: Recipe::ALL[values.0], seed: values.1 },
+                knobs,
+                view: None,
+                relation: None,
+            }
         })
 }
 

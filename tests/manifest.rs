@@ -57,6 +57,57 @@ fn errors_name_file_line_key_expected_and_found() {
     assert!(message.contains("unknown field `colour`"), "{message}");
 }
 
+/// The error of the split-KV kernel's manifest with `from` replaced by `to`.
+fn split_kv_error(from: &str, to: &str) -> (String, usize) {
+    let text = fs::read_to_string(shipped().with_file_name("gqa_decode_split_kv").join("kernel.toml")).unwrap();
+    let at = text.find(from).unwrap_or_else(|| panic!("{from} is not in the manifest"));
+    let line = text[..at].matches('\n').count() + 1;
+    let error = Manifest::parse(Path::new("k.toml"), &text.replacen(from, to, 1)).expect_err(to);
+    (error.to_string(), line)
+}
+
+#[test]
+fn knobs_workspaces_and_constants_are_told_by_line_and_key() {
+    for (from, to, key, expected) in [
+        (
+            "r = \"ceil(ceil(n / 32) / num_splits)",
+            "r = \"ceil(ceil(n / 32) / splits)",
+            "numerics.r: ",
+            "variable `splits`",
+        ),
+        ("r = \"ceil(ceil(n / 32) / num_splits) - 1", "r = \"1 - num_splits", "numerics.r: ", "num_splits = 32"),
+        ("e0 = \"EXPF\"", "e0 = \"expf\"", "numerics.e0: ", "constants (DIV_APPROX, "),
+        ("\"num_splits\"]", "\"splits\"]", "launch.grid: ", "k_stride_token, v_stride_request"),
+        ("num_splits = \"1", "scale = \"1", "domain.knobs.scale: ", "found \"scale\""),
+        ("num_splits = \"1", "max = \"1", "domain.knobs.max: ", "found \"max\""),
+        ("name = \"partial_max\"", "name = \"partial_sum_v\"", "workspace.name: ", "\"partial_sum_v\" twice"),
+        ("name = \"partial_max\"", "name = \"a b\"", "workspace.name: ", "found \"a b\""),
+        ("num_splits * head_dim\"", "nsplits * head_dim\"", "workspace.elements: ", "unknown variable \"nsplits\""),
+        (
+            "workspace = \"partial_max\"",
+            "workspace = \"max\"",
+            "launch.args[6].workspace: ",
+            "partial_sum), found \"max\"",
+        ),
+    ] {
+        let (message, line) = split_kv_error(from, to);
+        assert!(message.starts_with(&format!("k.toml:{line}: {key}")), "{message}: the change is on line {line}");
+        assert!(message.contains(expected), "{message}");
+    }
+    for (from, to, expected) in [
+        ("e0 = \"EXPF\"", "e0 = \"EXPFF\"", "found variable `EXPFF`"),
+        ("num_splits = \"1..=32\"", "NumSplits = \"1..=32\"", "lower-case letters"),
+        ("dtype = \"f32\"\nelements", "dtype = \"f8\"\nelements", "f8"),
+        ("dtype = \"f32\"\nelements", "dtype = \"f32\"\ninit = \"one\"\nelements", "one"),
+        ("base = \"e\"", "base = \"10\"", "10"),
+        ("lse = { base = \"e\" }\n", "", "lse: expected it, since a launch has the argument { tensor = \"lse\" }"),
+        ("{ tensor = \"lse\" }", "{ tensor = \"out\" }", "lse: expected an argument { tensor = \"lse\" }, found none"),
+    ] {
+        let (message, _) = split_kv_error(from, to);
+        assert!(message.starts_with("k.toml:") && message.contains(expected), "{message}");
+    }
+}
+
 /// A copy of the shipped kernel in a folder of its own, with its manifest changed.
 fn copy(change: impl Fn(String) -> String) -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();

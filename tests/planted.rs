@@ -1,14 +1,18 @@
 //! The loop, proven on planted bugs: each is found, shrunk, saved, and still fails when the saved file is replayed,
 //! while the kernel without the bug agrees on the same case.
 
-use attnfuzz::backend::{Backend, Emulator, Kernel};
+use attnfuzz::backend::{Backend, Emulator, Kernel, shipped_names};
 use attnfuzz::campaign::{Config, Event, Found, run};
 use attnfuzz::oracle::{Verdict, examine};
 use attnfuzz::regression::{Finding, Replayed, Saved, Store, replay};
 use std::sync::Arc;
 
 fn hunt(mutant: &str) -> Found {
-    let path = format!("{}/kernels/mutants/gqa_decode/{mutant}.toml", env!("CARGO_MANIFEST_DIR"));
+    hunt_of("gqa_decode", mutant)
+}
+
+fn hunt_of(parent: &str, mutant: &str) -> Found {
+    let path = format!("{}/kernels/mutants/{parent}/{mutant}.toml", env!("CARGO_MANIFEST_DIR"));
     let folder = tempfile::tempdir().unwrap();
     let kernel = Arc::new(Kernel::open(&path).unwrap());
     let config = Config {
@@ -39,7 +43,7 @@ fn hunt(mutant: &str) -> Found {
     assert_eq!(format!("{finding:?}"), format!("{:?}", found.finding));
     let again = replay(&finding, &finding.open_kernel(file).unwrap(), &Emulator);
     assert!(matches!(again, Replayed::StillFails(_)), "{mutant}: {again:?}");
-    let right = Kernel::open("gqa_decode").unwrap();
+    let right = Kernel::open(parent).unwrap();
     assert_eq!(replay(&finding, &right, &Emulator), Replayed::Fixed, "{mutant}");
 
     // Shown by `cargo test -- --nocapture`.
@@ -93,6 +97,45 @@ fn m51_ignored_scale_is_found() {
     hunt("m51_scale_ignored");
 }
 
+/// Each planted bug of the split-KV kernel: how it is told, and how many splits its smallest case has.
+const SPLIT_KV: [(&str, &str, u32); 18] = [
+    ("l01_lse_in_base_2", "diverge lse value", 1),
+    ("l02_lse_without_maximum", "diverge lse value", 1),
+    ("l03_lse_of_first_split", "diverge lse value", 2),
+    ("l04_lse_transposed", "diverge lse value", 1),
+    ("l05_lse_rounded_to_half", "diverge lse value", 1),
+    ("m01_head_mod", "diverge out value", 1),
+    ("m14_chunk_count_floored", "diverge out value", 2),
+    ("m23_no_rescale", "diverge out value", 1),
+    ("m28_empty_split_nan", "fault uninitialised-read", 2),
+    ("m29_empty_split_stale", "fault uninitialised-read", 2),
+    ("m30_partial_in_base_2", "diverge out value", 2),
+    ("m32_request_stride_zero", "diverge out value", 1),
+    ("m33_row_bound_missing", "fault out-of-bounds", 1),
+    ("m46_barrier_dropped_between_tiles", "fault race", 1),
+    ("s01_split_appends_each", "fault race", 2),
+    ("s02_first_split_only", "diverge out value", 2),
+    ("s03_splits_not_weighted", "diverge out value", 2),
+    ("s04_partial_stride_of_padded_dim", "fault out-of-bounds", 1),
+];
+
+#[test]
+fn every_planted_bug_of_the_split_kv_kernel_is_found_with_the_fewest_splits() {
+    for (mutant, class, num_splits) in SPLIT_KV {
+        let finding = hunt_of("gqa_decode_split_kv", mutant).finding;
+        let told = &finding.signature.class;
+        // Values that hide a wrong weight from the output, such as V of ones, don't hide it from the log-sum-exp.
+        assert!(
+            told == class || (class, told.as_str()) == ("diverge out value", "diverge lse value"),
+            "{mutant}: {told}"
+        );
+        assert_eq!(finding.case.knobs["num_splits"], num_splits, "{mutant}: {}", finding.line);
+    }
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/mutants/gqa_decode_split_kv");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    assert_eq!(files.filter(|file| file.extension().is_some_and(|e| e == "toml")).count(), SPLIT_KV.len());
+}
+
 #[test]
 fn m38_16_bit_position_goes_wrong_beyond_32768_only() {
     let path = format!("{}/kernels/mutants/gqa_decode/m38_position_16_bit.toml", env!("CARGO_MANIFEST_DIR"));
@@ -140,10 +183,12 @@ fn the_same_seed_gives_the_same_finding_whatever_the_number_of_threads() {
 
 #[test]
 fn a_right_kernel_is_not_accused() {
-    let kernel = Kernel::open("gqa_decode").unwrap();
-    for index in 0..300 {
-        let case = kernel.space().case_at(11, index);
-        let verdict = examine(&Emulator, &kernel, &case).unwrap().verdict;
-        assert!(matches!(verdict, Verdict::Agree(_)), "{case}: {verdict:?}");
+    for name in shipped_names() {
+        let kernel = Kernel::open(name).unwrap();
+        for index in 0..300 {
+            let case = kernel.space().case_at(11, index);
+            let verdict = examine(&Emulator, &kernel, &case).unwrap().verdict;
+            assert!(matches!(verdict, Verdict::Agree(_)), "{name} {case}: {verdict:?}");
+        }
     }
 }

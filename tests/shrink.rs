@@ -1,6 +1,6 @@
 //! Where the shrinker lands, and how fast.
 
-use crate::generate::{narrow_domain, wide_domain};
+use crate::generate::{knobbed_domain, narrow_domain, wide_domain};
 use attnfuzz::case::{CacheOrder, Case, Domain, Range, Recipe, codec::fnv1a, default_scale};
 use attnfuzz::float::Dtype;
 use attnfuzz::generate::Space;
@@ -189,6 +189,26 @@ fn lists_and_fixed_scales_are_kept_to() {
     land_in(&narrow_domain(), "kv=3 g=4 d=128 past=1 dtype=f16 cache=nhd:2 scale=0.088388346 values=flat:0", |c| {
         c.shape.num_kv_heads >= 3 && c.shape.q_per_kv != 1 && c.shape.head_dim > 64
     });
+}
+
+#[test]
+fn knobs_go_down_to_where_it_fails() {
+    let knobs = |c: &Case, name: &str| c.knobs[name];
+    land_in(
+        &knobbed_domain(),
+        "kv=1 g=1 d=1 past=0 dtype=f32 cache=hnd:1 scale=1 knobs=num_splits:1,tile:16 values=flat:0",
+        |_| true,
+    );
+    land_in(
+        &knobbed_domain(),
+        "kv=1 g=1 d=1 past=0 dtype=f32 cache=hnd:1 scale=1 knobs=num_splits:3,tile:64 values=flat:0",
+        |c| knobs(c, "num_splits") >= 3 && !knobs(c, "num_splits").is_power_of_two() && knobs(c, "tile") > 16,
+    );
+    let case = "kv=1 g=1 d=1 past=0 dtype=f32 cache=hnd:1 scale=1 knobs=num_splits:3,tile:16 values=flat:0";
+    let told = irrelevant(&case.parse().unwrap(), &knobbed_domain(), &mut |_| true);
+    assert!(told.contains(&"knobs"), "{told:?}");
+    let told = irrelevant(&case.parse().unwrap(), &knobbed_domain(), &mut |c| knobs(c, "num_splits") > 1);
+    assert!(!told.contains(&"knobs") && told.contains(&"steps"), "{told:?}");
 }
 
 /// 128 of 173 bugs that shipped in attention kernels needed two features at once, so every two of these are crossed.

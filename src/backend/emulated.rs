@@ -146,20 +146,13 @@ fn run_launches(
     }
     for (index, &id) in regions.iter().enumerate().filter(|(index, _)| plan.is_out(*index)) {
         if let Some(byte) = memory.written(id).first_clear(0, memory.bytes(id).len()) {
-            let element = byte / case.dtype.size_bytes();
-            let fault = not_written(case, &plan.regions[index].name, element);
+            let detail = format!("{} was never written", plan.element(case, index, byte));
+            let fault = Fault::new(FaultKind::NotWritten, detail);
             return Ok(Observed { outcome: Outcome::Fault(fault), stats, lines });
         }
     }
     let output = plan.output(case, |index| memory.bytes(regions[index]).to_vec());
     Ok(Observed { outcome: Outcome::Output(output), stats, lines })
-}
-
-/// The fault of an output element that no thread wrote.
-fn not_written(case: &Case, tensor: &str, element: usize) -> Fault {
-    let at = case.output_layout().coordinate(element).unwrap_or_default();
-    let at = at.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-    Fault::new(FaultKind::NotWritten, format!("{tensor}[{at}] was never written"))
 }
 
 /// Maps a region, which gives its bytes away.

@@ -1,16 +1,17 @@
 //! `kernel.toml`: everything needed to drive a kernel that no one here wrote.
 //!
-//! The file is read in two steps: TOML into `Raw` (types and unknown keys, by serde), then every expression, name and
-//! type into a [`Manifest`]. Both steps answer with the file, the line and the key.
+//! `read` makes a [`Manifest`] of the text.
 
-use crate::bound::Contract;
-use crate::case::{Case, Domain, Relation, TensorName};
+mod read;
+
+use crate::bound::{Contract, LseBase};
+use crate::case::{Case, Domain, Poison, Relation, TensorName};
 use crate::expr::{Expr, ExprError};
+use crate::float::Dtype;
 use serde::Deserialize;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use toml::Spanned;
 
 use super::compile::CompileSpec;
 
@@ -33,8 +34,69 @@ pub struct Manifest {
     pub numerics: Contract,
     /// Relations that hold to the bit because of how the kernel orders its operations.
     pub exact_relations: Vec<Relation>,
+    /// The log-sum-exp that the kernel returns; absent if it returns none.
+    pub lse: Option<Lse>,
+    /// Memory that launches share, in the order of the file.
+    pub workspaces: Vec<Workspace>,
     /// Launches of one step, in order.
     pub launches: Vec<Launch>,
+}
+
+/// What a kernel says of the log-sum-exp it returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lse {
+    /// Base of its logarithm.
+    pub base: LseBase,
+}
+
+/// Memory that belongs to no tensor: partial results that one launch leaves for the next.
+#[derive(Clone, Debug)]
+pub struct Workspace {
+    /// Its name in arguments and reports.
+    pub name: String,
+    /// Type of its elements.
+    pub dtype: WorkspaceType,
+    /// Elements; the most over the steps of a case, since it is kept from step to step.
+    pub elements: Expr,
+    /// Whether it is zero before the first step. If not, it is poison.
+    pub zeroed: bool,
+}
+
+/// Type of a workspace's elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkspaceType {
+    /// The case's dtype.
+    Storage,
+    /// binary32.
+    F32,
+    /// binary16.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// 32-bit signed.
+    I32,
+    /// 32-bit unsigned.
+    U32,
+    /// 64-bit signed.
+    I64,
+    /// 64-bit unsigned.
+    U64,
+}
+
+impl WorkspaceType {
+    /// Bytes of an element that holds `poison`; integers get the bits of a poisoned binary32.
+    pub fn poison(self, poison: Poison, storage: Dtype) -> Vec<u8> {
+        let float = |dtype: Dtype| poison.bits(dtype).to_le_bytes()[..dtype.size_bytes()].to_vec();
+        match self {
+            Self::Storage => float(storage),
+            Self::F16 => float(Dtype::F16),
+            Self::Bf16 => float(Dtype::Bf16),
+            Self::F32 | Self::I32 | Self::U32 => float(Dtype::F32),
+            Self::I64 | Self::U64 => float(Dtype::F32).repeat(2),
+        }
+    }
 }
 
 /// One launch of a step.
@@ -61,6 +123,8 @@ pub enum Arg {
     Tensor(TensorName),
     /// Address of an `i32` array with one length for each request.
     Lengths(Lengths),
+    /// Address of the workspace with this place in [`Manifest::workspaces`].
+    Workspace(usize),
     /// A number.
     Value(Box<Expr>, Scalar),
 }
@@ -128,7 +192,7 @@ impl fmt::Display for Colon {
     }
 }
 
-/// Variables of manifest expressions, in the order of [`variables`].
+/// Variables of manifest expressions, in the order of [`variables`]; the kernel's knobs come after them.
 pub const VARIABLES: [&str; 20] = [
     "batch",
     "num_kv_heads",
@@ -152,13 +216,13 @@ pub const VARIABLES: [&str; 20] = [
     "v_stride_token",
 ];
 
-/// Values of [`VARIABLES`] for one step. Lengths in tokens, strides in elements.
-pub fn variables(case: &Case, step: u32) -> [f64; VARIABLES.len()] {
+/// Values of [`VARIABLES`] and then of the knobs of `domain` for one step. Lengths in tokens, strides in elements.
+pub fn variables(domain: &Domain, case: &Case, step: u32) -> Vec<f64> {
     let shape = &case.shape;
     let max = |f: &dyn Fn(usize) -> u32| f64::from((0..shape.requests.len()).map(f).max().unwrap_or(0));
     let k = case.cache_layout(shape.head_dim);
     let v = case.cache_layout(shape.v_head_dim);
-    [
+    let fixed: [f64; VARIABLES.len()] = [
         f64::from(shape.batch()),
         f64::from(shape.num_kv_heads),
         f64::from(shape.q_per_kv),
@@ -179,7 +243,9 @@ pub fn variables(case: &Case, step: u32) -> [f64; VARIABLES.len()] {
         v.strides()[0] as f64,
         v.strides()[1] as f64,
         v.strides()[2] as f64,
-    ]
+    ];
+    let knobs = domain.knobs.keys().map(|name| case.knobs.get(name).map_or(f64::NAN, |&n| f64::from(n)));
+    fixed.into_iter().chain(knobs).collect()
 }
 
 impl Scalar {
@@ -208,7 +274,7 @@ impl Arg {
     /// Bytes the argument takes in the kernel's parameter space; also its alignment.
     pub fn size_bytes(&self) -> usize {
         match self {
-            Self::Tensor(_) | Self::Lengths(_) => 8,
+            Self::Tensor(_) | Self::Lengths(_) | Self::Workspace(_) => 8,
             Self::Value(_, scalar) => scalar.size_bytes(),
         }
     }
@@ -217,9 +283,7 @@ impl Arg {
 impl Manifest {
     /// Reads a manifest's text; `file` is for messages.
     pub fn parse(file: &Path, text: &str) -> Result<Self, ManifestError> {
-        let reader = Reader { file, text };
-        let raw: Raw = toml::from_str(text).map_err(|e| ManifestError::of_toml(file, text, &e))?;
-        raw.check(&reader)
+        read::manifest(file, text)
     }
 
     /// Checks each launch's arguments against an entry's real parameter list, given as sizes in bytes.
@@ -248,159 +312,7 @@ impl Manifest {
 
 impl Launch {
     /// Name of the entry point for a case.
-    pub fn entry_for(&self, dtype: crate::float::Dtype) -> String {
+    pub fn entry_for(&self, dtype: Dtype) -> String {
         self.entry.replace("{dtype}", &dtype.to_string())
-    }
-}
-
-/// The file as serde reads it.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Raw {
-    name: Spanned<String>,
-    #[serde(default)]
-    summary: String,
-    source: Option<String>,
-    ptx: String,
-    compile: Option<CompileSpec>,
-    domain: Domain,
-    #[serde(default)]
-    numerics: Contract,
-    #[serde(default)]
-    relations: RawRelations,
-    launch: Vec<RawLaunch>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawRelations {
-    exact: Vec<Relation>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawLaunch {
-    entry: String,
-    grid: [Spanned<String>; 3],
-    block: [Spanned<String>; 3],
-    shared_bytes: Option<Spanned<String>>,
-    args: Vec<Spanned<RawArg>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawArg {
-    tensor: Option<String>,
-    lengths: Option<Lengths>,
-    value: Option<String>,
-    #[serde(rename = "type")]
-    scalar: Option<Scalar>,
-}
-
-/// Makes errors with lines.
-struct Reader<'a> {
-    file: &'a Path,
-    text: &'a str,
-}
-
-impl Reader<'_> {
-    fn error(&self, span: &Range<usize>, key: &str, message: impl fmt::Display) -> ManifestError {
-        let line = Some(line_of(self.text, span));
-        ManifestError { file: self.file.into(), line, key: format!("{key}: "), message: message.to_string() }
-    }
-
-    fn expr(&self, key: &str, text: &Spanned<String>) -> Result<Expr, ManifestError> {
-        Expr::parse(text.get_ref(), &VARIABLES).map_err(|e| self.error(&text.span(), key, e))
-    }
-
-    fn exprs(&self, key: &str, texts: &[Spanned<String>; 3]) -> Result<[Expr; 3], ManifestError> {
-        let [x, y, z] = texts;
-        Ok([self.expr(key, x)?, self.expr(key, y)?, self.expr(key, z)?])
-    }
-}
-
-impl Raw {
-    fn check(self, reader: &Reader<'_>) -> Result<Manifest, ManifestError> {
-        let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        let name = self.name.get_ref();
-        if name.is_empty() || name.len() > 64 || !name.chars().all(legal) {
-            let message = format!("expected 1 to 64 letters, digits, _ or -, found {name:?}");
-            return Err(reader.error(&self.name.span(), "name", message));
-        }
-        let launches = self.launch.into_iter().map(|launch| launch.check(reader)).collect::<Result<Vec<_>, _>>()?;
-        if launches.is_empty() {
-            return Err(reader.error(&(0..0), "launch", "expected at least one launch, found none"));
-        }
-        for (key, path) in [("ptx", Some(&self.ptx)), ("source", self.source.as_ref())] {
-            if let Some(path) = path.filter(|p| !stays_inside(Path::new(p))) {
-                let message = format!("expected a path inside the manifest's folder, found {path:?}");
-                return Err(reader.error(&(0..0), key, message));
-            }
-        }
-        Ok(Manifest {
-            name: self.name.into_inner(),
-            summary: self.summary,
-            source: self.source,
-            ptx: self.ptx,
-            compile: self.compile,
-            domain: self.domain,
-            numerics: self.numerics,
-            exact_relations: self.relations.exact,
-            launches,
-        })
-    }
-}
-
-/// Whether a relative path can't lead out of its folder.
-fn stays_inside(path: &Path) -> bool {
-    path.components().all(|c| matches!(c, std::path::Component::Normal(_) | std::path::Component::CurDir))
-}
-
-impl RawLaunch {
-    fn check(self, reader: &Reader<'_>) -> Result<Launch, ManifestError> {
-        let zero = Spanned::new(0..0, "0".to_owned());
-        let arg_lines = self.args.iter().map(|arg| line_of(reader.text, &arg.span())).collect();
-        let args =
-            self.args.iter().enumerate().map(|(index, arg)| check_arg(reader, index, arg)).collect::<Result<_, _>>()?;
-        Ok(Launch {
-            entry: self.entry,
-            grid: reader.exprs("launch.grid", &self.grid)?,
-            block: reader.exprs("launch.block", &self.block)?,
-            shared_bytes: reader.expr("launch.shared_bytes", self.shared_bytes.as_ref().unwrap_or(&zero))?,
-            args,
-            arg_lines,
-        })
-    }
-}
-
-fn check_arg(reader: &Reader<'_>, index: usize, arg: &Spanned<RawArg>) -> Result<Arg, ManifestError> {
-    let key = format!("launch.args[{index}]");
-    let span = arg.span();
-    match arg.get_ref() {
-        RawArg { tensor: Some(name), lengths: None, value: None, scalar: None } => {
-            let tensors = [
-                TensorName::Q,
-                TensorName::KNew,
-                TensorName::VNew,
-                TensorName::KCache,
-                TensorName::VCache,
-                TensorName::Out,
-            ];
-            let tensor = tensors.into_iter().find(|t| t.to_string() == *name).ok_or_else(|| {
-                let names = tensors.map(|t| t.to_string()).join(", ");
-                reader.error(&span, &format!("{key}.tensor"), format!("expected one of {names}, found {name:?}"))
-            })?;
-            Ok(Arg::Tensor(tensor))
-        }
-        RawArg { tensor: None, lengths: Some(lengths), value: None, scalar: None } => Ok(Arg::Lengths(*lengths)),
-        RawArg { tensor: None, lengths: None, value: Some(text), scalar: Some(scalar) } => {
-            let expr = reader.expr(&format!("{key}.value"), &Spanned::new(span, text.clone()))?;
-            Ok(Arg::Value(Box::new(expr), *scalar))
-        }
-        _ => Err(reader.error(
-            &span,
-            &key,
-            "expected one of { tensor = NAME }, { lengths = NAME } and { value = EXPRESSION, type = TYPE }, found another set of keys",
-        )),
     }
 }

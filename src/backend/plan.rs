@@ -1,9 +1,10 @@
 //! What both backends do with a case: which regions of memory there are, what is in them, what is launched.
 
-use super::manifest::{self, Arg, Lengths};
+use super::manifest::{self, Arg, Lengths, Workspace};
 use super::{BackendError, Kernel, Run};
-use crate::case::{Case, Inputs, TensorName};
+use crate::case::{Case, Inputs, MAX_TENSOR_ELEMENTS, TensorName};
 use crate::expr::{Expr, ExprError};
+use crate::float::Dtype;
 use crate::outcome::Output;
 use crate::tensor::Buffer;
 use std::ops::Range;
@@ -38,6 +39,8 @@ enum Use {
     KCache,
     VCache,
     Out,
+    Lse,
+    Workspace,
 }
 
 /// One launch with everything evaluated but the addresses.
@@ -58,6 +61,10 @@ pub(super) enum PlannedArg {
 
 /// Index of each region of a step.
 struct StepRegions {
+    /// The first workspace; the others follow.
+    workspaces: usize,
+    /// Only of a kernel that returns it.
+    lse: Option<usize>,
     q: usize,
     k_new: usize,
     v_new: usize,
@@ -80,6 +87,13 @@ impl Plan {
             Region::new("k_cache", inputs.k_cache.into_bytes(), cached(case.shape.head_dim), Use::KCache),
             Region::new("v_cache", inputs.v_cache.into_bytes(), cached(case.shape.v_head_dim), Use::VCache),
         ];
+        let manifest = &kernel.manifest;
+        let variables: Vec<Vec<f64>> =
+            (0..case.steps).map(|step| manifest::variables(&manifest.domain, case, step)).collect();
+        let workspaces = regions.len();
+        for workspace in &manifest.workspaces {
+            regions.push(Region::workspace(workspace, case, run, &variables).map_err(BackendError::Launch)?);
+        }
         let mut steps = Vec::new();
         for (step, tensors) in inputs.steps.into_iter().enumerate() {
             let step = step as u32;
@@ -89,7 +103,13 @@ impl Plan {
                 regions.push(region);
                 regions.len() - 1
             };
+            let lse = manifest.lse.map(|_| {
+                let lse = Buffer::filled(Dtype::F32, case.lse_layout().span(), run.poison.bits(Dtype::F32));
+                add(Region::new("lse", lse.into_bytes(), Initialised::Nothing, Use::Lse))
+            });
             let at = StepRegions {
+                workspaces,
+                lse,
                 q: add(Region::new("q", tensors.q.into_bytes(), Initialised::All, Use::Input)),
                 k_new: add(Region::new("k_new", tensors.k_new.into_bytes(), Initialised::All, Use::Input)),
                 v_new: add(Region::new("v_new", tensors.v_new.into_bytes(), Initialised::All, Use::Input)),
@@ -97,8 +117,8 @@ impl Plan {
                 past_len: add(Region::new("past_len", lengths(&tensors.past_lens), Initialised::All, Use::Input)),
                 kv_len: add(Region::new("kv_len", lengths(&kv_lens), Initialised::All, Use::Input)),
             };
-            let values = manifest::variables(case, step);
-            let launches = kernel.manifest.launches.iter().map(|launch| plan_launch(launch, case, &values, &at));
+            let values = &variables[step as usize];
+            let launches = manifest.launches.iter().map(|launch| plan_launch(launch, case, values, &at));
             steps.push(launches.collect::<Result<_, _>>().map_err(BackendError::Launch)?);
         }
         Ok(Self { regions, steps })
@@ -108,23 +128,46 @@ impl Plan {
     pub(super) fn output(&self, case: &Case, mut bytes: impl FnMut(usize) -> Vec<u8>) -> Output {
         let mut read = |wanted: Use| -> Vec<Buffer> {
             let indices = self.regions.iter().enumerate().filter(|(_, r)| r.use_ == wanted).map(|(i, _)| i);
-            indices.map(|i| Buffer::from_bytes(case.dtype, bytes(i))).collect()
+            let dtype = if wanted == Use::Lse { Dtype::F32 } else { case.dtype };
+            indices.map(|i| Buffer::from_bytes(dtype, bytes(i))).collect()
         };
-        let out = read(Use::Out);
+        let [out, lse] = [Use::Out, Use::Lse].map(&mut read);
         let [k_cache, v_cache] = [Use::KCache, Use::VCache]
             .map(|cache| read(cache).pop().unwrap_or_else(|| unreachable!("every plan has both caches")));
-        Output { out, k_cache, v_cache }
+        Output { out, lse, k_cache, v_cache }
     }
 
     /// Whether region `index` is an output, all of whose elements must be written.
     pub(super) fn is_out(&self, index: usize) -> bool {
-        self.regions[index].use_ == Use::Out
+        matches!(self.regions[index].use_, Use::Out | Use::Lse)
+    }
+
+    /// The element of an output that a byte belongs to, such as `out[0, 3, 0]`.
+    pub(super) fn element(&self, case: &Case, index: usize, byte: usize) -> String {
+        let (layout, size) = match self.regions[index].use_ {
+            Use::Lse => (case.lse_layout(), Dtype::F32.size_bytes()),
+            _ => (case.output_layout(), case.dtype.size_bytes()),
+        };
+        let at = layout.coordinate(byte / size).unwrap_or_default();
+        format!("{}[{}]", self.regions[index].name, at.iter().map(u64::to_string).collect::<Vec<_>>().join(", "))
     }
 }
 
 impl Region {
     fn new(name: &str, bytes: Vec<u8>, initialised: Initialised, use_: Use) -> Self {
         Self { name: name.into(), bytes, initialised, writable: use_ != Use::Input, use_ }
+    }
+
+    /// A workspace as it is before the first step, as large as any step asks for.
+    fn workspace(workspace: &Workspace, case: &Case, run: Run, variables: &[Vec<f64>]) -> Result<Self, ExprError> {
+        let mut elements = 0;
+        for values in variables {
+            elements = elements.max(workspace.elements.whole(values, 0, MAX_TENSOR_ELEMENTS as i64)?);
+        }
+        let element = workspace.dtype.poison(run.poison, case.dtype);
+        let (element, initialised) =
+            if workspace.zeroed { (vec![0; element.len()], Initialised::All) } else { (element, Initialised::Nothing) };
+        Ok(Self::new(&workspace.name, element.repeat(elements as usize), initialised, Use::Workspace))
     }
 }
 
@@ -151,6 +194,10 @@ fn plan_launch(
             Arg::Tensor(TensorName::KCache) => PlannedArg::Region(K_CACHE),
             Arg::Tensor(TensorName::VCache) => PlannedArg::Region(V_CACHE),
             Arg::Tensor(TensorName::Out) => PlannedArg::Region(at.out),
+            Arg::Tensor(TensorName::Lse) => {
+                PlannedArg::Region(at.lse.unwrap_or_else(|| unreachable!("the manifest declares what it binds")))
+            }
+            Arg::Workspace(index) => PlannedArg::Region(at.workspaces + index),
             Arg::Lengths(Lengths::PastLen) => PlannedArg::Region(at.past_len),
             Arg::Lengths(Lengths::KvLen) => PlannedArg::Region(at.kv_len),
             Arg::Value(expr, scalar) => PlannedArg::Bytes(scalar.bytes(expr, values)?),

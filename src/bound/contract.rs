@@ -1,6 +1,7 @@
 //! What a kernel's author promises about its arithmetic.
 
-use super::formula::{Depth, Formula};
+use super::formula::{Depth, Formula, FormulaError};
+use crate::case::{Case, Knobs};
 use crate::float::Dtype;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -12,7 +13,8 @@ macro_rules! contract {
         /// A kernel's numerics contract: what its order, its approximations and its roundings can cost.
         ///
         /// Errors are counted in units of `u`, the accumulator's unit roundoff, unless a field says
-        /// otherwise. Every number may be an expression in `n` (elements of the row) and `d` (head dim).
+        /// otherwise. Every number may be an expression in `n` (elements of the row), `d` (head dim), the
+        /// kernel's knobs and the [`Constant`](super::Constant)s.
         ///
         /// In TOML a contract is a table: an optional `preset` (`any` without one), and the fields
         /// that differ from it.
@@ -59,6 +61,13 @@ macro_rules! contract {
             /// The contract of a patch that has every field (`tc` may be missing).
             fn complete(patch: Patch) -> Option<Self> {
                 Some(Self { tc: patch.tc, $($field: patch.$field?,)* })
+            }
+
+            /// Checks each number under `settings` of the knobs, see [`Formula::check`]; the error comes with the
+            /// name of its field.
+            pub fn check(&self, settings: &[Knobs]) -> Result<(), (&'static str, FormulaError)> {
+                $(self.$field.check_under(settings).map_err(|error| (stringify!($field), error))?;)*
+                Ok(())
             }
         }
     };
@@ -239,6 +248,33 @@ pub struct Resolved {
     pub empty_row: EmptyRow,
 }
 
+/// A field of a contract whose numbers can be checked before there is a row.
+trait CheckUnder {
+    fn check_under(&self, _: &[Knobs]) -> Result<(), FormulaError> {
+        Ok(())
+    }
+}
+
+impl CheckUnder for Formula {
+    fn check_under(&self, settings: &[Knobs]) -> Result<(), FormulaError> {
+        self.check(settings)
+    }
+}
+
+impl CheckUnder for Depth {
+    fn check_under(&self, settings: &[Knobs]) -> Result<(), FormulaError> {
+        match self {
+            Self::Any => Ok(()),
+            Self::Max(formula) => formula.check(settings),
+        }
+    }
+}
+
+impl CheckUnder for Rounding {}
+impl CheckUnder for PDen {}
+impl CheckUnder for EmptyRow {}
+impl CheckUnder for bool {}
+
 /// There is no preset of this name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected a preset ({expected}), found `{found}`")]
@@ -269,24 +305,29 @@ impl Contract {
     /// What depends on that type ([`Rounding::Storage`]) takes the worst of the types;
     /// [`Contract::at_dtype`] is tighter.
     pub fn at(&self, n: usize, d: usize) -> Resolved {
-        self.resolve(n, d, None)
+        self.resolve(n, d, &Knobs::new(), None)
     }
 
     /// The numbers for a row of `n` elements and a head dim of `d`, for tensors of type `storage`.
     pub fn at_dtype(&self, n: usize, d: usize, storage: Dtype) -> Resolved {
-        self.resolve(n, d, Some(storage))
+        self.resolve(n, d, &Knobs::new(), Some(storage))
     }
 
-    fn resolve(&self, n: usize, d: usize, storage: Option<Dtype>) -> Resolved {
+    /// The numbers for a row of `n` elements of `case`.
+    pub fn at_case(&self, n: usize, case: &Case) -> Resolved {
+        self.resolve(n, case.shape.head_dim as usize, &case.knobs, Some(case.dtype))
+    }
+
+    fn resolve(&self, n: usize, d: usize, knobs: &Knobs, storage: Option<Dtype>) -> Resolved {
         let n = n.max(1);
-        let eval = |formula: &Formula| formula.eval(n, d);
+        let eval = |formula: &Formula| formula.eval(n, d, knobs);
         let u = eval(&self.u);
         let (u_p, tau_p) = self.p_round.errors(storage);
         let (u_s, _) = self.s_round.errors(storage);
         let underflow = if self.ftz { -126f64 } else { -149f64 };
         Resolved {
             u,
-            h_qk: self.h_qk.at(n, d),
+            h_qk: self.h_qk.at(n, d, knobs),
             k_qk: eval(&self.k_qk),
             tc: self.tc,
             u_in: eval(&self.u_in),
@@ -296,10 +337,10 @@ impl Contract {
             e0: eval(&self.e0),
             e_abs: eval(&self.e_abs),
             e_tanh: eval(&self.e_tanh),
-            r: self.r.at(n, d),
+            r: self.r.at(n, d, knobs),
             r_comb: eval(&self.r_comb),
-            h_l: self.h_l.at(n, d),
-            h_pv: self.h_pv.at(n, d),
+            h_l: self.h_l.at(n, d, knobs),
+            h_pv: self.h_pv.at(n, d, knobs),
             k_pv: eval(&self.k_pv),
             u_p,
             tau_p,
@@ -381,8 +422,11 @@ mod tests {
             error("preset = \"fa9\"")
         );
         assert!(error("h_qkk = 3").contains("unknown field `h_qkk`, expected one of"));
-        let depth = error("h_qk = \"d + q\"");
-        assert!(depth.contains("h_qk") && depth.contains("found variable `q`"), "{depth}");
+        let depth = error("h_qk = \"d + Q\"");
+        assert!(depth.contains("h_qk") && depth.contains("found variable `Q`"), "{depth}");
+        let contract: Contract = toml::from_str("h_qk = \"d + q\"").unwrap();
+        let (field, depth) = contract.check(&[Knobs::new()]).unwrap_err();
+        assert!(field == "h_qk" && depth.to_string().contains("found variable `q`"), "{depth}");
         assert!(error("k_x = -1").contains("expected a value of at least 0, found -1"));
     }
 

@@ -1,12 +1,15 @@
-//! Numbers of a contract that depend on the row: expressions in `n` and `d`.
+//! Numbers of a contract that depend on the row: expressions in `n`, `d`, the kernel's knobs and named constants.
 
+use super::constants::Constant;
+use crate::case::{KnobName, Knobs};
 use exmex::{Express, FlatEx};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// An expression in `n` (elements of the row: visible keys) and `d` (head dim), e.g. `ceil(n/4) + 4`.
+/// An expression in `n` (elements of the row: visible keys), `d` (head dim), the kernel's knobs (lower case) and
+/// [`Constant`]s (upper case), e.g. `ceil(n/num_splits) + 4` or `EX2_APPROX`.
 ///
 /// Parsed once. Operators and functions are those of the `exmex` crate: `+ - * / ^`, `ceil`, `floor`,
 /// `max(a, b)`, `min(a, b)`, `ln`, `log2`, `sqrt` and so on.
@@ -15,17 +18,62 @@ pub struct Formula {
     text: String,
     /// Shared, because a parsed expression is several kilobytes and contracts are cloned.
     parsed: Arc<FlatEx<f64>>,
-    /// For each variable of `parsed`, in its order, whether it is `n` (else it is `d`).
-    is_n: Vec<bool>,
+    /// What each variable of `parsed` is, in its order.
+    variables: Vec<Variable>,
+}
+
+#[derive(Clone)]
+enum Variable {
+    N,
+    D,
+    Constant(f64),
+    Knob(KnobName),
 }
 
 impl Formula {
     /// The formula's value for a row of `n` elements and a head dim of `d`.
     ///
-    /// NaN where the expression has none, such as `ln(0 - n)`.
-    pub fn eval(&self, n: usize, d: usize) -> f64 {
-        let values: Vec<f64> = self.is_n.iter().map(|&is_n| if is_n { n as f64 } else { d as f64 }).collect();
+    /// NaN where the expression has none, such as `ln(0 - n)`, or needs a knob that is not in `knobs`.
+    pub fn eval(&self, n: usize, d: usize, knobs: &Knobs) -> f64 {
+        let value = |variable: &Variable| match variable {
+            Variable::N => n as f64,
+            Variable::D => d as f64,
+            Variable::Constant(value) => *value,
+            Variable::Knob(name) => knobs.get(name).map_or(f64::NAN, |&value| f64::from(value)),
+        };
+        let values: Vec<f64> = self.variables.iter().map(value).collect();
         self.parsed.eval(&values).unwrap_or(f64::NAN)
+    }
+
+    /// Whether it is a number of at least 0 for ordinary rows under each of `settings` of the knobs, which must all
+    /// have the same knobs.
+    pub fn check(&self, settings: &[Knobs]) -> Result<(), FormulaError> {
+        let known = |name: &KnobName| settings.iter().all(|knobs| knobs.contains_key(name));
+        for variable in &self.variables {
+            if let Variable::Knob(name) = variable
+                && !known(name)
+            {
+                let knobs = settings.iter().flat_map(|knobs| knobs.keys()).map(KnobName::as_str);
+                let mut expected: Vec<&str> = ["n", "d"].into_iter().chain(knobs).collect();
+                expected.dedup();
+                return Err(FormulaError::variable(name.as_str(), &self.text, &expected));
+            }
+        }
+        for knobs in settings {
+            for (n, d) in [(1, 1), (1, 128), (33, 64), (65_536, 256)] {
+                let value = self.eval(n, d, knobs);
+                if !value.is_finite() || value < 0.0 {
+                    let knobs = knobs.iter().map(|(name, value)| format!(", {name} = {value}")).collect();
+                    return Err(FormulaError::Value { text: self.text.clone(), value: value.to_string(), n, d, knobs });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a knob is one of its variables.
+    fn has_knobs(&self) -> bool {
+        self.variables.iter().any(|variable| matches!(variable, Variable::Knob(_)))
     }
 
     /// The formula as it was written.
@@ -38,10 +86,12 @@ impl Formula {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FormulaError {
     /// The expression has a variable that means nothing here.
-    #[error("expected an expression in n and d, found variable `{found}` in `{text}`")]
+    #[error("expected an expression in {expected}, found variable `{found}` in `{text}`")]
     Variable {
         /// The variable.
         found: String,
+        /// The variables there are.
+        expected: String,
         /// The whole expression.
         text: String,
     },
@@ -54,7 +104,7 @@ pub enum FormulaError {
         reason: String,
     },
     /// The expression is negative or not a number for some ordinary row.
-    #[error("expected a value of at least 0, found {value} for n = {n}, d = {d} in `{text}`")]
+    #[error("expected a value of at least 0, found {value} for n = {n}, d = {d}{knobs} in `{text}`")]
     Value {
         /// The expression.
         text: String,
@@ -64,7 +114,17 @@ pub enum FormulaError {
         n: usize,
         /// Head dim.
         d: usize,
+        /// The knobs, as `, name = value` each.
+        knobs: String,
     },
+}
+
+impl FormulaError {
+    fn variable(found: &str, text: &str, expected: &[&str]) -> Self {
+        let constants = Constant::all().map(|constant| constant.name.as_str()).collect::<Vec<_>>().join(", ");
+        let expected = format!("{} and constants ({constants})", expected.join(", "));
+        Self::Variable { found: found.into(), expected, text: text.into() }
+    }
 }
 
 impl FromStr for Formula {
@@ -78,23 +138,24 @@ impl FromStr for Formula {
                 return Err(FormulaError::Syntax { text, reason: error.to_string() });
             }
         };
-        let mut is_n = Vec::new();
+        let variable = |name: &String| match (name.as_str(), Constant::named(name)) {
+            ("n", _) => Ok(Variable::N),
+            ("d", _) => Ok(Variable::D),
+            (_, Some(constant)) => Ok(Variable::Constant(constant.value())),
+            // Which knobs there are is for the manifest to say.
+            (name, None) => name.parse().map(Variable::Knob),
+        };
+        let mut variables = Vec::new();
         for name in parsed.var_names() {
-            match name.as_str() {
-                "n" => is_n.push(true),
-                "d" => is_n.push(false),
-                found => {
-                    return Err(FormulaError::Variable { found: found.to_owned(), text });
-                }
+            match variable(name) {
+                Ok(variable) => variables.push(variable),
+                Err(_) => return Err(FormulaError::variable(name, &text, &["n", "d", "the kernel's knobs"])),
             }
         }
-        let formula = Self { text, parsed: Arc::new(parsed), is_n };
+        let formula = Self { text, parsed: Arc::new(parsed), variables };
         // A wrong expression should be found when the manifest is read, not in the middle of a campaign.
-        for (n, d) in [(1, 1), (1, 128), (33, 64), (65_536, 256)] {
-            let value = formula.eval(n, d);
-            if !value.is_finite() || value < 0.0 {
-                return Err(FormulaError::Value { text: formula.text, value: value.to_string(), n, d });
-            }
+        if !formula.has_knobs() {
+            formula.check(&[Knobs::new()])?;
         }
         Ok(formula)
     }
@@ -107,7 +168,7 @@ impl From<f64> for Formula {
         // `{:?}` may write an exponent, which the expression grammar reads as the constant e; `{}` never does.
         let text = format!("{value}");
         let parsed = exmex::parse::<f64>(&text).unwrap_or_else(|_| unreachable!("`{text}` is a decimal number"));
-        Self { text, parsed: Arc::new(parsed), is_n: Vec::new() }
+        Self { text, parsed: Arc::new(parsed), variables: Vec::new() }
     }
 }
 
@@ -142,10 +203,10 @@ impl Depth {
     /// The limit for a row of `n` elements and a head dim of `d`; `None` when nothing is known.
     ///
     /// A formula that goes wrong for this row says nothing, so it gives `None` as well: looser, still sound.
-    pub fn at(&self, n: usize, d: usize) -> Option<f64> {
+    pub fn at(&self, n: usize, d: usize, knobs: &Knobs) -> Option<f64> {
         match self {
             Self::Any => None,
-            Self::Max(formula) => Some(formula.eval(n, d)).filter(|x| x.is_finite()).map(|x| x.max(0.0).ceil()),
+            Self::Max(formula) => Some(formula.eval(n, d, knobs)).filter(|x| x.is_finite()).map(|x| x.max(0.0).ceil()),
         }
     }
 }
@@ -180,7 +241,7 @@ impl<T: FromStr<Err = FormulaError>> de::Visitor<'_> for NumberOrText<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a number of at least 0 or an expression in n and d")
+        f.write_str("a number of at least 0 or an expression in n, d, knobs and constants")
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
@@ -224,7 +285,7 @@ mod tests {
     use super::*;
 
     fn eval(text: &str, n: usize, d: usize) -> f64 {
-        text.parse::<Formula>().unwrap().eval(n, d)
+        text.parse::<Formula>().unwrap().eval(n, d, &Knobs::new())
     }
 
     #[test]
@@ -237,17 +298,35 @@ mod tests {
         assert_eq!(eval("2^(-21.4) + 8*2^(-24)*ln(n)", 1, 1), (-21.4f64).exp2());
         assert_eq!(eval("17", 1, 1), 17.0);
         assert_eq!(eval("0.0000000298", 1, 1), 0.0000000298);
-        assert_eq!(Formula::from(5.0 * 2f64.powi(-24)).eval(1, 1), 5.0 * 2f64.powi(-24));
+        assert_eq!(Formula::from(5.0 * 2f64.powi(-24)).eval(1, 1, &Knobs::new()), 5.0 * 2f64.powi(-24));
     }
 
     #[test]
     fn errors_say_what_was_expected() {
         let error = |text: &str| text.parse::<Depth>().unwrap_err().to_string();
-        assert_eq!(error("m + 1"), "expected an expression in n and d, found variable `m` in `m + 1`");
+        assert!(error("EXPFF").starts_with("expected an expression in n, d, the kernel's knobs and constants (DIV_"));
+        assert!(error("2*EXPFF").ends_with("found variable `EXPFF` in `2*EXPFF`"));
         assert_eq!(error("n - 2"), "expected a value of at least 0, found -1 for n = 1, d = 1 in `n - 2`");
         assert!(
             error("n +").starts_with("expected an expression in n and d, such as \"ceil(n/4) + 4\", found `n +`: ")
         );
-        assert!("any".parse::<Depth>().is_ok_and(|depth| depth.at(3, 3).is_none()));
+        assert!("any".parse::<Depth>().is_ok_and(|depth| depth.at(3, 3, &Knobs::new()).is_none()));
+    }
+
+    #[test]
+    fn knobs_are_known_when_the_kernel_is() {
+        let formula: Formula = "ceil(n / num_splits) - 1".parse().unwrap();
+        let splits = |n: u32| Knobs::from([("num_splits".parse().unwrap(), n)]);
+        assert_eq!(formula.eval(9, 64, &splits(4)), 2.0);
+        assert!(formula.eval(9, 64, &Knobs::new()).is_nan());
+        assert_eq!(formula.check(&[splits(1), splits(32)]), Ok(()));
+        let error = formula.check(&[Knobs::new()]).unwrap_err().to_string();
+        assert!(error.starts_with("expected an expression in n, d and constants ("), "{error}");
+        assert!(error.ends_with("found variable `num_splits` in `ceil(n / num_splits) - 1`"), "{error}");
+        let error = "4 - num_splits".parse::<Formula>().unwrap().check(&[splits(1), splits(5)]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "expected a value of at least 0, found -1 for n = 1, d = 1, num_splits = 5 in `4 - num_splits`"
+        );
     }
 }

@@ -81,6 +81,7 @@
 //! Additive biases (ALiBi), and the rounding of the store being anything but to nearest.
 
 mod accept;
+mod constants;
 mod contract;
 mod exact;
 mod formula;
@@ -90,11 +91,14 @@ mod sums;
 mod weights;
 
 pub use accept::{accepts, interval, ratio};
+pub use constants::Constant;
 pub use contract::{Contract, EmptyRow, PDen, Resolved, Rounding, TensorCore, UnknownPreset};
 pub use formula::{Depth, Formula, FormulaError};
 
 use crate::reference::Reference;
 use row::{Column, RowErrors, additions};
+use serde::{Deserialize, Serialize};
+use std::fmt;
 use sums::{Columns, Terms};
 use weights::Weights;
 
@@ -176,6 +180,48 @@ pub fn lse_bound(reference: &Reference<'_>, contract: &Resolved) -> f64 {
         + libm::exp2(-21.4)
         + 8.0 * u * (reference.lse.abs() + reference.max.abs())
         + 3.0 * u * libm::log(reference.sum).abs()
+}
+
+/// Base of the logarithm in which a kernel returns log-sum-exps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LseBase {
+    /// Natural logarithm.
+    #[serde(rename = "e")]
+    E,
+    /// Binary logarithm.
+    #[serde(rename = "2")]
+    Two,
+}
+
+impl fmt::Display for LseBase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::E => "e",
+            Self::Two => "2",
+        })
+    }
+}
+
+impl LseBase {
+    /// Log-sum-exp in this base of one in nats.
+    pub fn of_nats(self, nats: f64) -> f64 {
+        match self {
+            Self::E => nats,
+            Self::Two => nats * std::f64::consts::LOG2_E,
+        }
+    }
+
+    /// The reference's log-sum-exp in this base, and the bound on a kernel's error before it is stored.
+    ///
+    /// A kernel that works in nats may get to base 2 by one more multiplication, with a rounded constant.
+    pub fn value_and_bound(self, reference: &Reference<'_>, contract: &Resolved) -> (f64, f64) {
+        let bound = lse_bound(reference, contract);
+        if self == Self::E || reference.lse.is_infinite() {
+            return (reference.lse, bound);
+        }
+        let [value, bound] = [reference.lse, bound].map(|nats| self.of_nats(nats));
+        (value, bound + 2.0 * contract.u * (value.abs() + bound))
+    }
 }
 
 /// Whether nothing can overflow in a kernel that keeps `contract`. Where it may, numbers say nothing.

@@ -23,7 +23,7 @@ impl Comparison {
     /// Adds a case that both backends ran to its end.
     pub fn add(&mut self, a: &Output, b: &Output) {
         self.cases += 1;
-        for (a, b) in a.out.iter().zip(&b.out) {
+        for (a, b) in a.out.iter().zip(&b.out).chain(a.lse.iter().zip(&b.lse)) {
             for index in 0..a.len().min(b.len()) {
                 let distance = ulps(a, b, index);
                 self.elements += 1;

@@ -16,6 +16,7 @@
 //! | `cache` | `hnd` or `nhd`, then capacity in tokens, then `+` padding elements after each row | padding 0 |
 //! | `scale` | factor of the logits (shortest decimal that gives the same binary32) | |
 //! | `steps` | consecutive calls | 1 |
+//! | `knobs` | value of each of the kernel's knobs, as in `num_splits:4,stages:2` | there are none |
 //! | `values` | recipe and seed | |
 //! | `poison` | `nan`, `inf`, `huge` | `nan` |
 //! | `sched` | schedule seed | 0 |
@@ -24,7 +25,7 @@
 //!
 //! Keys may come in any order, each once.
 
-use super::{Cache, CacheOrder, Case, CaseParts, Invalid, Poison, Recipe, Request, Shape, Values};
+use super::{Cache, CacheOrder, Case, CaseParts, Invalid, KnobName, Knobs, Poison, Recipe, Request, Shape, Values};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -59,9 +60,9 @@ pub enum ParseError {
     Invalid(#[from] Invalid),
 }
 
-const KEYS: [&str; 15] = [
-    "kv", "g", "d", "dv", "past", "q", "dtype", "cache", "scale", "steps", "values", "poison", "sched", "view",
-    "relation",
+const KEYS: [&str; 16] = [
+    "kv", "g", "d", "dv", "past", "q", "dtype", "cache", "scale", "steps", "knobs", "values", "poison", "sched",
+    "view", "relation",
 ];
 
 /// Names a case in files and messages: a hash of its one-line form, 12 hexadecimal digits.
@@ -113,6 +114,10 @@ impl fmt::Display for Case {
         write!(f, " scale={}", self.scale)?;
         if self.steps != 1 {
             write!(f, " steps={}", self.steps)?;
+        }
+        if !self.knobs.is_empty() {
+            let knobs: Vec<String> = self.knobs.iter().map(|(name, n)| format!("{name}:{n}")).collect();
+            write!(f, " knobs={}", knobs.join(","))?;
         }
         write!(f, " values={}:{}", self.values.recipe, self.values.seed)?;
         if self.poison != Poison::Nan {
@@ -168,6 +173,7 @@ impl FromStr for Case {
             },
             cache: fields.cache()?,
             values: fields.values()?,
+            knobs: fields.knobs()?,
             view: fields.parsed_if("view")?,
             relation: fields.parsed_if("relation")?,
         };
@@ -249,6 +255,20 @@ impl Fields {
             text.split_once(':').ok_or_else(|| value("values", "RECIPE:SEED, like normal:42".into(), &text))?;
         Ok(Values { recipe: parse::<Recipe>("values", recipe)?, seed: parse_number("values", seed)? })
     }
+
+    fn knobs(&mut self) -> Result<Knobs, ParseError> {
+        let Some(text) = self.optional("knobs") else { return Ok(Knobs::new()) };
+        let mut knobs = Knobs::new();
+        for word in text.split(',') {
+            let (name, n) =
+                word.split_once(':').ok_or_else(|| value("knobs", "NAME:VALUE, like num_splits:4".into(), word))?;
+            let (name, n) = (parse::<KnobName>("knobs", name)?, parse_number("knobs", n)?);
+            if knobs.insert(name, n).is_some() {
+                return Err(value("knobs", "each name once".into(), &text));
+            }
+        }
+        Ok(knobs)
+    }
 }
 
 fn parse<T: FromStr<Err = String>>(key: &'static str, text: &str) -> Result<T, ParseError> {
@@ -320,6 +340,23 @@ mod tests {
     #[test]
     fn the_name_of_a_case_never_changes() {
         assert_eq!(LINE.parse::<Case>().unwrap().id().to_string(), "cbd4bc330d4c");
+    }
+
+    #[test]
+    fn knobs_come_in_the_order_of_their_names() {
+        let line = "kv=1 g=1 d=8 past=3 dtype=f32 cache=hnd:4 scale=1 knobs=num_splits:4,stages:2 values=flat:0";
+        let case: Case = line.parse().unwrap();
+        assert_eq!(case.to_string(), line);
+        assert_eq!(line.replace("num_splits:4,stages:2", "stages:2,num_splits:4").parse::<Case>().unwrap(), case);
+        let error = |knobs: &str| line.replace("num_splits:4,stages:2", knobs).parse::<Case>().unwrap_err().to_string();
+        assert_eq!(error(""), "knobs: expected NAME:VALUE, like num_splits:4, found \"\"");
+        assert_eq!(error("num_splits"), "knobs: expected NAME:VALUE, like num_splits:4, found \"num_splits\"");
+        assert_eq!(error("a:1,a:1"), "knobs: expected each name once, found \"a:1,a:1\"");
+        assert_eq!(error("a:-1"), "knobs: expected a whole number from 0 to 4294967295, found \"-1\"");
+        assert!(error("Splits:1").starts_with("knobs: expected a name of at most 32 lower-case letters, "));
+        assert!(error(&format!("{}:1", "a".repeat(33))).contains("expected a name of at most 32"));
+        let many: Vec<String> = (0..17).map(|i| format!("k{i}:1")).collect();
+        assert_eq!(error(&many.join(",")), "number of knobs: expected 0 to 16, found 17");
     }
 
     #[test]

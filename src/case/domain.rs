@@ -1,8 +1,9 @@
 //! The set of cases a kernel claims to support.
 
-use super::{CacheOrder, Case};
+use super::{CacheOrder, Case, KnobName};
 use crate::float::Dtype;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// An inclusive range of whole numbers, or a list of them.
@@ -44,6 +45,9 @@ pub struct Domain {
     /// Whether any scale is taken; if not, only 1/sqrt(head_dim) is.
     #[serde(default = "yes")]
     pub any_scale: bool,
+    /// The kernel's knobs and the values they may have.
+    #[serde(default)]
+    pub knobs: BTreeMap<KnobName, Range>,
 }
 
 impl Range {
@@ -145,6 +149,17 @@ impl Domain {
             .or_else(|| outside("row_pad", case.cache.row_pad, &self.row_pad))
             .or_else(|| requests.clone().find_map(|r| outside("q_len", r.q_len, &self.q_len)))
             .or_else(|| requests.clone().find_map(|r| outside("past_len", r.past_len, &self.past_len)))
+            .or_else(|| self.excludes_knobs(case))
+    }
+
+    fn excludes_knobs(&self, case: &Case) -> Option<String> {
+        if let Some(name) = case.knobs.keys().find(|&name| !self.knobs.contains_key(name)) {
+            return Some(format!("the kernel has no knob {name}"));
+        }
+        self.knobs.iter().find_map(|(name, range)| match case.knobs.get(name) {
+            None => Some(format!("the knob {name} is missing, the kernel claims {range}")),
+            Some(&n) => (!range.contains(n)).then(|| format!("the knob {name} is {n}, the kernel claims {range}")),
+        })
     }
 }
 

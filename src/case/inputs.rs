@@ -20,6 +20,13 @@ pub enum TensorName {
     VCache,
     /// Output of a step, `[token, q_head, v_head_dim]`.
     Out,
+    /// Log-sum-exp of each row of a step, `[token, q_head]`, in binary32 whatever the case's dtype.
+    Lse,
+}
+
+impl TensorName {
+    /// Every tensor.
+    pub const ALL: [Self; 7] = [Self::Q, Self::KNew, Self::VNew, Self::KCache, Self::VCache, Self::Out, Self::Lse];
 }
 
 /// Inputs of one step.
@@ -137,6 +144,7 @@ impl fmt::Display for TensorName {
             Self::KCache => "k_cache",
             Self::VCache => "v_cache",
             Self::Out => "out",
+            Self::Lse => "lse",
         })
     }
 }

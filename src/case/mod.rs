@@ -9,6 +9,7 @@
 pub mod codec;
 mod domain;
 mod inputs;
+mod knobs;
 mod recipe;
 mod relation;
 pub mod values;
@@ -17,6 +18,7 @@ mod view;
 pub use codec::{CaseId, ParseError};
 pub use domain::{Domain, Range, default_scale};
 pub use inputs::{Inputs, StepInputs, TensorName};
+pub use knobs::{KnobName, Knobs, MAX_KNOBS};
 pub use recipe::Recipe;
 pub use relation::Relation;
 pub use values::Values;
@@ -110,6 +112,9 @@ pub struct CaseParts {
     pub cache: Cache,
     /// Element values.
     pub values: Values,
+    /// Value of each of the kernel's knobs; none for a kernel without.
+    #[serde(default, skip_serializing_if = "Knobs::is_empty")]
+    pub knobs: Knobs,
     /// What becomes of those values; nothing unless the case is derived from another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub view: Option<View>,
@@ -152,6 +157,7 @@ impl Case {
         within("steps", parts.steps, 1, 1024)?;
         within("row_pad", parts.cache.row_pad, 0, 4096)?;
         within("capacity", parts.cache.capacity, 1, MAX_TOKENS)?;
+        within("number of knobs", u32::try_from(parts.knobs.len()).unwrap_or(u32::MAX), 0, MAX_KNOBS as u32)?;
         for request in &shape.requests {
             within("q_len", request.q_len, 1, MAX_TOKENS)?;
             within("past_len", request.past_len, 0, MAX_TOKENS)?;
@@ -251,6 +257,11 @@ impl CaseParts {
     pub fn output_layout(&self) -> Layout {
         let shape = &self.shape;
         Layout::contiguous(&[shape.total_q_len(), shape.num_q_heads(), shape.v_head_dim])
+    }
+
+    /// Layout of the log-sum-exps of a step: `[token, q_head]`.
+    pub fn lse_layout(&self) -> Layout {
+        Layout::contiguous(&[self.shape.total_q_len(), self.shape.num_q_heads()])
     }
 
     /// Layout of a step's new keys (or values, with `v_head_dim`): `[token, kv_head, dim]`.

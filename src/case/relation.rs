@@ -48,6 +48,12 @@ pub enum Relation {
     Appended,
     /// Several query tokens at once give what they give one by one. Catches masks that are off by one.
     StepsMerged,
+    /// Other values of the kernel's knobs, such as the number of splits, change nothing but roundings. Catches what only
+    /// one way through a kernel gets wrong.
+    KnobsChanged,
+    /// Attention over the first keys and over the rest, put together by their log-sum-exps, is attention over all.
+    /// Catches a log-sum-exp in another base or without its maximum. For kernels that return it.
+    LsesMerged,
     /// With two keys the output is a logistic function of the difference of their logits: the one property that sees a
     /// wrong scale.
     ScaleProbe,
@@ -55,7 +61,7 @@ pub enum Relation {
 
 impl Relation {
     /// Every relation.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::KeysPermuted,
         Self::KeysRepeated,
         Self::LogitsShifted,
@@ -73,6 +79,8 @@ impl Relation {
         Self::FactorsMoved,
         Self::Appended,
         Self::StepsMerged,
+        Self::KnobsChanged,
+        Self::LsesMerged,
         Self::ScaleProbe,
     ];
 
@@ -96,6 +104,8 @@ impl Relation {
             Self::FactorsMoved => "factors-moved",
             Self::Appended => "appended",
             Self::StepsMerged => "steps-merged",
+            Self::KnobsChanged => "knobs-changed",
+            Self::LsesMerged => "lses-merged",
             Self::ScaleProbe => "scale-probe",
         }
     }

@@ -18,6 +18,8 @@ pub enum View {
     KeysPermuted,
     /// Token `t` is token `t / n`.
     KeysRepeated(u32),
+    /// Token `t` is token `t + n`, modulo 2^32.
+    KeysFrom(u32),
     /// Query token `t` is query token `t + n`, modulo 2^32.
     QueriesFrom(u32),
     /// KV head `h` is KV head `h / n`, its query head is that head's `h % n`-th.
@@ -69,6 +71,7 @@ impl View {
                 RowAt { token: permuted(at.token, interchangeable(case, at.request)), ..at }
             }
             Self::KeysRepeated(n) if role != Role::Q => RowAt { token: at.token / n.max(1), ..at },
+            Self::KeysFrom(n) if role != Role::Q => RowAt { token: at.token.wrapping_add(n), ..at },
             Self::QueriesFrom(n) if role == Role::Q => RowAt { token: at.token.wrapping_add(n), ..at },
             Self::HeadsRepeated(n) => {
                 let member = if role == Role::Q { at.kv_head % n.max(1) } else { at.member };
@@ -127,6 +130,7 @@ impl fmt::Display for View {
         match self {
             Self::KeysPermuted => f.write_str("keys-permuted"),
             Self::KeysRepeated(n) => write!(f, "keys-repeated:{n}"),
+            Self::KeysFrom(n) => write!(f, "keys-from:{n}"),
             Self::QueriesFrom(n) => write!(f, "queries-from:{n}"),
             Self::HeadsRepeated(n) => write!(f, "heads-repeated:{n}"),
             Self::RequestsReversed => f.write_str("requests-reversed"),
@@ -150,7 +154,7 @@ impl FromStr for View {
         let (name, number) = s.split_once(':').map_or((s, None), |(name, number)| (name, Some(number)));
         let wrong = || {
             format!(
-                "expected keys-permuted, keys-repeated:N, queries-from:N, heads-repeated:N, requests-reversed, request:N, \
+                "expected keys-permuted, keys-repeated:N, keys-from:N, queries-from:N, heads-repeated:N, requests-reversed, request:N, \
                  dims-reversed, columns-reversed, reserved:N, factors-moved:N, values-scaled:N, values-negated, \
                  values-raised or values-one, found {s:?}"
             )
@@ -162,6 +166,7 @@ impl FromStr for View {
         };
         let view = match name {
             "keys-repeated" => Self::KeysRepeated(count()?.max(1)),
+            "keys-from" => Self::KeysFrom(count()?),
             "queries-from" => Self::QueriesFrom(count()?),
             "heads-repeated" => Self::HeadsRepeated(count()?.max(1)),
             "request" => Self::Request(count()?),
@@ -220,6 +225,7 @@ mod tests {
         for text in [
             "keys-permuted",
             "keys-repeated:2",
+            "keys-from:9",
             "queries-from:4294967295",
             "heads-repeated:7",
             "requests-reversed",

@@ -1,29 +1,65 @@
-//! `attnfuzz kernels`.
+//! `attnfuzz kernels`, and what `attnfuzz show` says of a kernel.
 
 use super::{Exit, Failure};
 use crate::backend::{Kernel, shipped_names};
+use crate::bound::Constant;
 
 pub(super) fn run() -> Result<Exit, Failure> {
     for name in shipped_names() {
-        let kernel = Kernel::open(name).map_err(Failure::usage)?;
-        let domain = &kernel.manifest.domain;
-        println!("{name}: {}", kernel.manifest.summary);
-        let list = |items: Vec<String>| items.join(", ");
-        println!("  dtype         {}", list(domain.dtype.iter().map(ToString::to_string).collect()));
-        println!("  num_kv_heads  {}", domain.num_kv_heads);
-        println!("  q_per_kv      {}", domain.q_per_kv);
-        println!("  head_dim      {}", domain.head_dim);
-        println!("  batch         {}", domain.batch);
-        println!("  q_len         {}", domain.q_len);
-        println!("  past_len      {}", domain.past_len);
-        println!("  steps         {}", domain.steps);
-        println!("  cache         {}", list(domain.cache.iter().map(ToString::to_string).collect()));
-        println!("  row_pad       {}", domain.row_pad);
-        for &dtype in &domain.dtype {
-            if let Some(why) = kernel.emulator_limit(dtype) {
-                println!("  not in the emulator with {dtype}: {why}");
-            }
-        }
+        claims(&Kernel::open(name).map_err(Failure::usage)?);
     }
     Ok(Exit::Clean)
+}
+
+/// What a kernel claims to support.
+fn claims(kernel: &Kernel) {
+    let domain = &kernel.manifest.domain;
+    println!("{}: {}", kernel.name(), kernel.manifest.summary);
+    let list = |items: Vec<String>| items.join(", ");
+    println!("  dtype         {}", list(domain.dtype.iter().map(ToString::to_string).collect()));
+    println!("  num_kv_heads  {}", domain.num_kv_heads);
+    println!("  q_per_kv      {}", domain.q_per_kv);
+    println!("  head_dim      {}", domain.head_dim);
+    println!("  batch         {}", domain.batch);
+    println!("  q_len         {}", domain.q_len);
+    println!("  past_len      {}", domain.past_len);
+    println!("  steps         {}", domain.steps);
+    println!("  cache         {}", list(domain.cache.iter().map(ToString::to_string).collect()));
+    println!("  row_pad       {}", domain.row_pad);
+    for (name, range) in &domain.knobs {
+        println!("  {:<13} {range} (knob)", name.as_str());
+    }
+    for &dtype in &domain.dtype {
+        if let Some(why) = kernel.emulator_limit(dtype) {
+            println!("  not in the emulator with {dtype}: {why}");
+        }
+    }
+}
+
+/// Everything about a kernel: what it claims, how it is launched, what it promises about its arithmetic.
+pub(super) fn describe(kernel: &Kernel) -> Result<(), Failure> {
+    let manifest = &kernel.manifest;
+    claims(kernel);
+    for launch in &manifest.launches {
+        let [x, y, z] = &launch.grid;
+        println!("  launch        {} in a grid of {x} by {y} by {z}", launch.entry);
+    }
+    for workspace in &manifest.workspaces {
+        println!("  workspace     {} of {} elements", workspace.name, workspace.elements);
+    }
+    if let Some(lse) = manifest.lse {
+        println!("  lse           returned, base {}", lse.base);
+    }
+    let text = toml::to_string(&manifest.numerics)
+        .map_err(|e| Failure { exit: Exit::Internal, message: format!("the contract can't be written: {e}") })?;
+    println!("\n[numerics]\n{}", text.trim_end());
+    let words: Vec<&str> = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+    let mut used = Constant::all().filter(|constant| words.contains(&constant.name.as_str())).peekable();
+    if used.peek().is_some() {
+        println!();
+    }
+    for constant in used {
+        println!("{} = {} = {:.4e}: {}", constant.name, constant.as_str(), constant.value(), constant.source);
+    }
+    Ok(())
 }

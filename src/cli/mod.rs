@@ -69,7 +69,7 @@ enum Command {
     Mutate(mutate::MutateArgs),
     /// Print the cases a campaign draws, or what they are like in numbers
     Cases(CasesArgs),
-    /// Explain a case, and write its tensors to a file
+    /// Explain a case or a kernel, and write a case's tensors to a file
     Show(ShowArgs),
     /// List the shipped kernels and what they claim
     Kernels,
@@ -192,7 +192,7 @@ struct CasesArgs {
 
 #[derive(clap::Args)]
 struct ShowArgs {
-    /// A case in one line, or the path of a finding
+    /// A case in one line, the path of a finding, a shipped kernel's name or the path of a kernel.toml
     case: String,
     /// Write inputs, the reference's output and (with --kernel) the kernel's output as safetensors into this folder
     #[arg(long, value_name = "DIR")]

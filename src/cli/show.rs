@@ -1,7 +1,8 @@
 //! `attnfuzz show`.
 
-use super::{Exit, Failure, ShowArgs, backends};
-use crate::backend::Kernel;
+use super::{Exit, Failure, ShowArgs, backends, kernels};
+use crate::backend::manifest::Lse;
+use crate::backend::{Kernel, shipped_names};
 use crate::case::{Case, CaseParts, Inputs};
 use crate::oracle::{self, Verdict};
 use crate::outcome::Output;
@@ -12,6 +13,10 @@ use std::path::Path;
 
 pub(super) fn run(args: &ShowArgs) -> Result<Exit, Failure> {
     let path = Path::new(&args.case);
+    if shipped_names().contains(&args.case.as_str()) || is_manifest(path) {
+        kernels::describe(&Kernel::open(&args.case).map_err(Failure::usage)?)?;
+        return Ok(Exit::Clean);
+    }
     let (case, kernel) = if path.is_file() {
         let (_, finding) = Finding::load_all(path).map_err(Failure::usage)?.swap_remove(0);
         let kernel = match &args.kernel {
@@ -46,10 +51,18 @@ pub(super) fn run(args: &ShowArgs) -> Result<Exit, Failure> {
     }
     if let Some(folder) = &args.dump {
         let file = folder.join(format!("{}.safetensors", case.id()));
-        dump(&case, &outputs, &file).map_err(|e| Failure::usage(format!("can't write {}: {e}", file.display())))?;
+        let lse = kernel.as_ref().and_then(|kernel| kernel.manifest.lse);
+        dump(&case, &outputs, lse, &file)
+            .map_err(|e| Failure::usage(format!("can't write {}: {e}", file.display())))?;
         println!("written: {}", file.display());
     }
     Ok(exit)
+}
+
+/// Whether the file is a kernel's or a mutant's manifest rather than a finding.
+fn is_manifest(path: &Path) -> bool {
+    let table = std::fs::read_to_string(path).ok().and_then(|text| text.parse::<toml::Table>().ok());
+    table.is_some_and(|table| table.contains_key("launch") || table.contains_key("mutant_of"))
 }
 
 fn describe(case: &Case) {
@@ -65,7 +78,7 @@ fn describe(case: &Case) {
         let kv_len = case.past_len_at(index, case.steps);
         println!("          request {index}: {} past tokens, {} new a step, {kv_len} in the end", r.past_len, r.q_len);
     }
-    let CaseParts { dtype, scale, steps, poison, schedule_seed, cache, values, view, relation, .. } = &**case;
+    let CaseParts { dtype, scale, steps, poison, schedule_seed, cache, values, knobs, view, relation, .. } = &**case;
     println!("dtype     {dtype}");
     println!("scale     {scale}");
     println!("steps     {steps}");
@@ -76,6 +89,9 @@ fn describe(case: &Case) {
         cache.capacity,
         strides.strides()
     );
+    for (name, n) in knobs {
+        println!("knob      {name} is {n}");
+    }
     println!("values    {} with seed {}", values.recipe, values.seed);
     println!("poison    {poison}, schedule seed {schedule_seed}");
     if let Some(view) = view {
@@ -87,7 +103,12 @@ fn describe(case: &Case) {
 }
 
 /// One file with every tensor, named `q.0`, `out.reference.0`, `out.emulator.0` and so on, by step.
-fn dump(case: &Case, outputs: &[(String, Output)], file: &Path) -> Result<(), Box<dyn std::error::Error>> {
+fn dump(
+    case: &Case,
+    outputs: &[(String, Output)],
+    lse: Option<Lse>,
+    file: &Path,
+) -> Result<(), Box<dyn std::error::Error>> {
     let inputs = Inputs::of(case, case.poison);
     let shape = &case.shape;
     let mut tensors: Vec<(String, Buffer, Vec<usize>)> = Vec::new();
@@ -106,7 +127,12 @@ fn dump(case: &Case, outputs: &[(String, Output)], file: &Path) -> Result<(), Bo
     let out = case.output_layout();
     let mut reference: Vec<Buffer> =
         (0..case.steps).map(|_| Buffer::filled(crate::float::Dtype::F32, out.span(), 0)).collect();
+    let lse_layout = case.lse_layout();
+    let mut reference_lse: Vec<Buffer> =
+        (0..case.steps).map(|_| Buffer::filled(crate::float::Dtype::F32, lse_layout.span(), 0)).collect();
     oracle::for_each_row(case, |row| {
+        let value = lse.map_or(0.0, |lse| lse.base.of_nats(row.reference.lse));
+        reference_lse[row.step as usize].set_values(lse_layout.offset(&row.at), &[value]);
         let start = out.offset(&[row.at[0], row.at[1], 0]);
         for (dim, &o) in row.reference.o.iter().enumerate() {
             reference[row.step as usize].set_bits(start + dim, crate::float::Dtype::F32.encode(o));
@@ -115,7 +141,15 @@ fn dump(case: &Case, outputs: &[(String, Output)], file: &Path) -> Result<(), Bo
     for (step, buffer) in reference.into_iter().enumerate() {
         tensors.push((format!("out.reference.{step}"), buffer, extents(&out)));
     }
+    if lse.is_some() {
+        for (step, buffer) in reference_lse.into_iter().enumerate() {
+            tensors.push((format!("lse.reference.{step}"), buffer, extents(&lse_layout)));
+        }
+    }
     for (backend, output) in outputs {
+        for (step, buffer) in output.lse.iter().enumerate() {
+            tensors.push((format!("lse.{backend}.{step}"), buffer.clone(), extents(&lse_layout)));
+        }
         for (step, buffer) in output.out.iter().enumerate() {
             tensors.push((format!("out.{backend}.{step}"), buffer.clone(), extents(&out)));
         }

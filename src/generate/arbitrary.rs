@@ -6,6 +6,7 @@
 
 use super::budget::{Axis, Purse};
 use super::legalize::{Space, needed_capacity};
+use super::tables;
 use crate::case::{Case, Domain, Poison, Recipe, Relation, Request, Values, default_scale};
 use arbitrary::{Result, Unstructured};
 
@@ -67,6 +68,17 @@ impl Space {
         parts.schedule_seed = u32::from(u.arbitrary::<u8>()?);
         let relation = u.arbitrary::<u8>()?.checked_sub(RELATION_FROM);
         parts.relation = relation.and_then(|place| Relation::ALL.get(usize::from(place)).copied());
+        for (name, range) in &domain.knobs {
+            let byte = u.arbitrary::<u8>()?;
+            let n = match byte.checked_sub(TABLE_FROM) {
+                None => range.low().saturating_add(u32::from(byte)),
+                Some(rest) => {
+                    let edges = tables::knob_edges(range);
+                    edges[usize::from(rest) % edges.len()]
+                }
+            };
+            parts.knobs.insert(name.clone(), n);
+        }
 
         parts.shape.requests.clear();
         for _ in 0..batch {
@@ -117,6 +129,12 @@ impl Space {
             byte(case.schedule_seed).unwrap_or(u8::MAX),
             case.relation.map_or(0, |relation| RELATION_FROM + place(&Relation::ALL, &relation)),
         ];
+        for (name, range) in &domain.knobs {
+            let distance = case.knobs.get(name).map_or(0, |n| n.saturating_sub(range.low()));
+            // Edges are in ascending order: the last is the highest.
+            let highest = tables::knob_edges(range).len().saturating_sub(1) as u8;
+            bytes.push(byte(distance).filter(|&n| n < TABLE_FROM).unwrap_or(TABLE_FROM + highest));
+        }
         for r in &shape.requests {
             bytes.push(number(Axis::PastLen, r.past_len));
             bytes.push(byte(q_len - r.q_len).unwrap_or(u8::MAX));

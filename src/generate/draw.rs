@@ -288,6 +288,15 @@ impl<R: RngCore> Draft<'_, R> {
         if dice.one_in(RELATED) {
             parts.relation = Some(dice.pick(&Relation::ALL));
         }
+        // Last, so that a kernel without knobs gets the cases it always got.
+        for (name, range) in &domain.knobs {
+            let choices = match dice.below(4) {
+                0 => tables::knob_edges(range),
+                1 => vec![range.nth(dice.below(range.rank(range.high()).saturating_add(1))).unwrap_or(range.low())],
+                _ => tables::KNOB.choices(true, range, u32::MAX),
+            };
+            parts.knobs.insert(name.clone(), dice.pick(&choices));
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Pulls any parts into a domain.
 
 use crate::case::{Cache, Poison, Recipe};
-use crate::case::{Case, CaseParts, Domain, MAX_TOKENS, Range, Request, Shape, Values, default_scale};
+use crate::case::{Case, CaseParts, Domain, KnobName, MAX_TOKENS, Range, Request, Shape, Values, default_scale};
 
 /// Why no case at all is in a domain.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -9,8 +9,8 @@ pub enum EmptyDomain {
     /// A field whose claimed values are all illegal.
     #[error("domain.{field}: expected a value from {low} to {high}, found {found}")]
     Range {
-        /// The field.
-        field: &'static str,
+        /// The field, or the knob.
+        field: String,
         /// Smallest legal value.
         low: u32,
         /// Largest legal value.
@@ -54,6 +54,9 @@ impl Space {
         cut("past_len", &mut domain.past_len, 0, MAX_TOKENS)?;
         cut("steps", &mut domain.steps, 1, 1024)?;
         cut("row_pad", &mut domain.row_pad, 0, 4096)?;
+        for (name, range) in &mut domain.knobs {
+            cut(name.as_str(), range, 0, u32::MAX)?;
+        }
         Ok(Self { smallest: Case::new(smallest(&domain))?, domain, budget: super::DEFAULT_BUDGET })
     }
 
@@ -116,6 +119,11 @@ impl Space {
         }
         parts.steps = domain.steps.nearest(parts.steps);
         parts.cache.row_pad = domain.row_pad.nearest(parts.cache.row_pad);
+        let knobs = std::mem::take(&mut parts.knobs);
+        let knob = |(name, range): (&KnobName, &Range)| {
+            (name.clone(), range.nearest(knobs.get(name).copied().unwrap_or_else(|| range.low())))
+        };
+        parts.knobs = domain.knobs.iter().map(knob).collect();
         let legal_scale = parts.scale.is_finite() && parts.scale > 0.0;
         if !domain.any_scale || !legal_scale {
             parts.scale = default_scale(parts.shape.head_dim);
@@ -258,15 +266,16 @@ fn smallest(domain: &Domain) -> CaseParts {
         values: Values { recipe: Recipe::Flat, seed: 0 },
         view: None,
         relation: None,
+        knobs: domain.knobs.iter().map(|(name, range)| (name.clone(), range.low())).collect(),
     };
     parts.cache.capacity = needed_capacity(&parts);
     parts
 }
 
 /// Keeps the legal part of a range.
-fn cut(field: &'static str, range: &mut Range, low: u32, high: u32) -> Result<(), EmptyDomain> {
+fn cut(field: &str, range: &mut Range, low: u32, high: u32) -> Result<(), EmptyDomain> {
     let Some(part) = range.within(low, high) else {
-        return Err(EmptyDomain::Range { field, low, high, found: range.to_string() });
+        return Err(EmptyDomain::Range { field: field.into(), low, high, found: range.to_string() });
     };
     *range = part;
     Ok(())

@@ -54,6 +54,18 @@ pub(super) const STEPS: Table = Table { usual: &[1], wide: &[2, 2, 3, 4] };
 pub(super) const Q_LEN: Table =
     Table { usual: &[1], wide: &[2, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129] };
 
+/// What a knob is often set to: powers of two and their neighbours.
+pub(super) const KNOB: Table = Table {
+    usual: &[1, 2, 3, 4],
+    wide: &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128],
+};
+
+/// The least and the most a knob may be, and what is beside them.
+pub(super) fn knob_edges(range: &Range) -> Vec<u32> {
+    let last = range.rank(range.high());
+    [0, 1, last.saturating_sub(1), last].into_iter().filter_map(|rank| range.nth(rank)).collect()
+}
+
 /// Padding that is not 0.
 pub(super) const ROW_PAD: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 24, 32, 64];
 

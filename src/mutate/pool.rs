@@ -42,13 +42,13 @@ impl Pooled {
         };
         let (output, cost, mut lines) = run(first_run)?;
         let (second, _, more) = run(first_run.next())?;
-        if output.out != second.out {
+        if (&output.out, &output.lse) != (&second.out, &second.lse) {
             return Err("the kernel itself is not repeatable".into());
         }
         lines.executed.extend(more.executed);
         lines.reached.extend(more.reached);
         lines.outcomes.extend(more.outcomes);
-        match oracle::judge(&case, &kernel.manifest.numerics, first_run.poison, &output) {
+        match oracle::judge(&case, &kernel.manifest, first_run.poison, &output) {
             Verdict::Agree(agreement) => Ok(Self { case, cost, output, agreement, lines, tries: 0.0, kills: 0.0 }),
             Verdict::Diverge(divergence) => Err(format!("the kernel itself: {divergence}")),
             Verdict::Fault(fault) => Err(format!("the kernel itself: {}", fault.detail)),

@@ -40,7 +40,7 @@ fn examine(mutant: &Kernel, pooled: &Pooled) -> Result<Trial, BackendError> {
     };
     let mut worst = pooled.agreement.worst_ratio;
     if !is_same(&first, &pooled.output) {
-        match oracle::judge(case, &mutant.manifest.numerics, first_run.poison, &first) {
+        match oracle::judge(case, &mutant.manifest, first_run.poison, &first) {
             Verdict::Agree(agreement) => worst = agreement.worst_ratio,
             verdict => return Ok(killed(&verdict, "")),
         }
@@ -49,7 +49,7 @@ fn examine(mutant: &Kernel, pooled: &Pooled) -> Result<Trial, BackendError> {
         Outcome::Output(output) => output,
         Outcome::Fault(fault) => return Ok(killed(&Verdict::Fault(fault), "")),
     };
-    if second.out != first.out {
+    if (&second.out, &second.lse) != (&first.out, &first.lse) {
         // The oracle says why they differ.
         return Ok(killed(&oracle::examine(&Emulator, mutant, case)?.verdict, ""));
     }
@@ -58,7 +58,7 @@ fn examine(mutant: &Kernel, pooled: &Pooled) -> Result<Trial, BackendError> {
         match run(perturbed)? {
             Outcome::Fault(fault) => return Ok(killed(&Verdict::Fault(fault), " perturbed")),
             Outcome::Output(output) => {
-                let verdict = oracle::judge(case, &mutant.manifest.numerics, perturbed.poison, &output);
+                let verdict = oracle::judge(case, &mutant.manifest, perturbed.poison, &output);
                 if verdict.signature().is_some() {
                     return Ok(killed(&verdict, " perturbed"));
                 }
@@ -70,7 +70,7 @@ fn examine(mutant: &Kernel, pooled: &Pooled) -> Result<Trial, BackendError> {
 
 /// Bit for bit; NaN is itself.
 fn is_same(a: &Output, b: &Output) -> bool {
-    a.out == b.out && a.k_cache == b.k_cache && a.v_cache == b.v_cache
+    a.out == b.out && a.lse == b.lse && a.k_cache == b.k_cache && a.v_cache == b.v_cache
 }
 
 fn killed(verdict: &Verdict, how: &str) -> Trial {

@@ -3,7 +3,7 @@
 use super::relation::{self, Checked};
 use super::{Divergence, Examined, Verdict, judge};
 use crate::backend::{Backend, BackendError, BackendKind, Kernel, Run};
-use crate::case::{Case, Poison, Recipe};
+use crate::case::{Case, Poison, Recipe, TensorName};
 use crate::outcome::{Fault, FaultKind, Outcome, Output};
 use crate::tensor::Buffer;
 
@@ -35,20 +35,20 @@ pub fn examine(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Result<Ex
         Outcome::Output(output) => output,
         Outcome::Fault(fault) => return without_output(Verdict::Fault(fault)),
     };
-    if let Some((step, element)) = difference(&first, &second) {
-        let fault = match unwritten(case, step, [(&first, first_run.poison), (&second, second_run.poison)]) {
+    if let Some(place) = difference(&first, &second) {
+        let fault = match unwritten(case, place, [(&first, first_run.poison), (&second, second_run.poison)]) {
             Some(fault) => fault,
-            None => explain(backend, kernel, case, &first, step, element)?,
+            None => explain(backend, kernel, case, &first, place)?,
         };
         return Ok(Examined { verdict: Verdict::Fault(fault), output: Some(first), closer: None, relation: None });
     }
-    let mut verdict = judge(case, &kernel.manifest.numerics, first_run.poison, &first);
+    let mut verdict = judge(case, &kernel.manifest, first_run.poison, &first);
     if is_perturbed(backend.kind(), case) && matches!(verdict, Verdict::Agree(_)) {
         let run = Run { perturb: Some(case.schedule_seed), ..first_run };
         match backend.run(kernel, case, run)? {
             Outcome::Fault(fault) => return without_output(Verdict::Fault(fault)),
             Outcome::Output(output) => {
-                if let Verdict::Diverge(divergence) = judge(case, &kernel.manifest.numerics, run.poison, &output) {
+                if let Verdict::Diverge(divergence) = judge(case, &kernel.manifest, run.poison, &output) {
                     verdict = Verdict::Diverge(Divergence { approximate: true, ..divergence });
                     return Ok(Examined { verdict, output: Some(output), closer: None, relation: None });
                 }
@@ -81,7 +81,7 @@ fn look_closer(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Result<Op
         let Ok(closer) = Case::try_from(parts) else { continue };
         let run = Run::first(&closer);
         let verdict = match backend.run(kernel, &closer, run)? {
-            Outcome::Output(output) => judge(&closer, &kernel.manifest.numerics, run.poison, &output),
+            Outcome::Output(output) => judge(&closer, &kernel.manifest, run.poison, &output),
             Outcome::Fault(fault) => Verdict::Fault(fault),
         };
         if verdict.signature().is_some() {
@@ -91,17 +91,46 @@ fn look_closer(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Result<Op
     Ok(None)
 }
 
-/// First step and element in which the outputs differ. Caches hold poison and are judged against their own.
-fn difference(a: &Output, b: &Output) -> Option<(usize, usize)> {
-    a.out.iter().zip(&b.out).enumerate().find_map(|(step, (a, b))| Some((step, a.first_difference(b)?)))
+/// An element of an output.
+#[derive(Clone, Copy)]
+struct Place {
+    tensor: TensorName,
+    step: usize,
+    element: usize,
 }
 
-/// The first element of a step that still holds the poison of its run, in both runs.
-fn unwritten(case: &Case, step: usize, runs: [(&Output, Poison); 2]) -> Option<Fault> {
-    let holds = |buffer: &Buffer, index: usize, poison: Poison| buffer.bits(index) == poison.bits(case.dtype);
-    let index = (0..runs[0].0.out[step].len())
-        .find(|&index| runs.iter().all(|(output, poison)| holds(&output.out[step], index, *poison)))?;
-    Some(Fault::new(FaultKind::NotWritten, format!("{} of step {step} was never written", element_name(case, index))))
+impl Place {
+    fn buffer(self, output: &Output) -> &Buffer {
+        let steps = if self.tensor == TensorName::Lse { &output.lse } else { &output.out };
+        &steps[self.step]
+    }
+
+    fn name(self, case: &Case) -> String {
+        let layout = if self.tensor == TensorName::Lse { case.lse_layout() } else { case.output_layout() };
+        let at = layout.coordinate(self.element).unwrap_or_default();
+        let at = at.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        format!("{}[{at}] of step {}", self.tensor, self.step)
+    }
+}
+
+/// First element in which the outputs differ. Caches hold poison and are judged against their own.
+fn difference(a: &Output, b: &Output) -> Option<Place> {
+    let first = |tensor, a: &[Buffer], b: &[Buffer]| {
+        let mut steps = a.iter().zip(b).enumerate();
+        steps.find_map(|(step, (a, b))| Some(Place { tensor, step, element: a.first_difference(b)? }))
+    };
+    first(TensorName::Out, &a.out, &b.out).or_else(|| first(TensorName::Lse, &a.lse, &b.lse))
+}
+
+/// The first element of the step in `place` that still holds the poison of its run, in both runs.
+fn unwritten(case: &Case, place: Place, runs: [(&Output, Poison); 2]) -> Option<Fault> {
+    let buffer = place.buffer(runs[0].0);
+    let holds = |place: Place, output: &Output, poison: Poison| {
+        place.buffer(output).bits(place.element) == poison.bits(buffer.dtype())
+    };
+    let mut places = (0..buffer.len()).map(|element| Place { element, ..place });
+    let place = places.find(|&place| runs.iter().all(|&(output, poison)| holds(place, output, poison)))?;
+    Some(Fault::new(FaultKind::NotWritten, format!("{} was never written", place.name(case))))
 }
 
 /// Two runs differ: was it the poison, or would any two runs differ?
@@ -110,24 +139,18 @@ fn explain(
     kernel: &Kernel,
     case: &Case,
     first: &Output,
-    step: usize,
-    element: usize,
+    place: Place,
 ) -> Result<Fault, BackendError> {
     let again = Run { poison: case.poison, ..Run::first(case).next() };
-    let name = element_name(case, element);
+    let name = place.name(case);
     let same_poison_agrees = match backend.run(kernel, case, again)? {
         Outcome::Output(third) => difference(first, &third).is_none(),
         Outcome::Fault(fault) => return Ok(fault),
     };
     Ok(if same_poison_agrees {
-        let detail = format!("{name} of step {step} changes with the content of memory that must not be read");
+        let detail = format!("{name} changes with the content of memory that must not be read");
         Fault::new(FaultKind::ReadsPoison, detail)
     } else {
-        Fault::new(FaultKind::NotRepeatable, format!("{name} of step {step} differs between two runs of the same case"))
+        Fault::new(FaultKind::NotRepeatable, format!("{name} differs between two runs of the same case"))
     })
-}
-
-fn element_name(case: &Case, index: usize) -> String {
-    let at = case.output_layout().coordinate(index).unwrap_or_default();
-    format!("out[{}]", at.iter().map(u64::to_string).collect::<Vec<_>>().join(", "))
 }

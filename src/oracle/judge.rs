@@ -1,15 +1,20 @@
 //! The pure half of the oracle: what a kernel left in memory, against the reference and its bounds.
 
 use super::{Agreement, Divergence, SGN_LAMBDA, Tier, Verdict};
-use crate::bound::{self, Bounds, Contract};
+use crate::backend::manifest::Manifest;
+use crate::bound::{self, Bounds, EmptyRow, Resolved};
 use crate::case::values::{Role, RowAt};
 use crate::case::{Case, Inputs, Poison, TensorName};
+use crate::float::Dtype;
 use crate::outcome::Output;
 use crate::reference::{self, Row};
 use crate::tensor::{Buffer, Layout};
 
-/// Judges the output of a run of `case` under `poison`.
-pub fn judge(case: &Case, contract: &Contract, poison: Poison, output: &Output) -> Verdict {
+/// Judges the output of a run of `case` under `poison`, of a kernel with this manifest.
+pub fn judge(case: &Case, manifest: &Manifest, poison: Poison, output: &Output) -> Verdict {
+    if manifest.lse.is_some() && output.lse.len() != case.steps as usize {
+        return Verdict::Skip("the backend gave no log-sum-exps although the kernel returns them".into());
+    }
     let (k_expected, v_expected) = Inputs::final_caches(case, poison);
     let caches = [
         (TensorName::KCache, &output.k_cache, &k_expected, case.shape.head_dim),
@@ -20,27 +25,45 @@ pub fn judge(case: &Case, contract: &Contract, poison: Poison, output: &Output) 
             return Verdict::Diverge(divergence);
         }
     }
-    let mut tally = Tally::default();
-    for_each_row(case, |row| judge_row(case, contract, output, &row, &mut tally));
-    match tally.worst {
-        Some(mut divergence) => {
-            divergence.wrong = tally.wrong;
-            divergence.elements = tally.agreement.elements;
-            Verdict::Diverge(divergence)
-        }
-        None => Verdict::Agree(tally.agreement),
+    let mut judging = Judging {
+        case,
+        manifest,
+        output,
+        agreement: Agreement::default(),
+        out: Tally::default(),
+        lse: Tally::default(),
+    };
+    for_each_row(case, |row| judging.row(&row));
+    // A wrong output is the more telling where both are wrong.
+    match judging.out.divergence().or(judging.lse.divergence()) {
+        Some(divergence) => Verdict::Diverge(divergence),
+        None => Verdict::Agree(judging.agreement),
     }
 }
 
-/// What judging has come to so far.
+/// A judgement under way.
+struct Judging<'a> {
+    case: &'a Case,
+    manifest: &'a Manifest,
+    output: &'a Output,
+    agreement: Agreement,
+    out: Tally,
+    lse: Tally,
+}
+
+/// What judging one tensor has come to so far.
 #[derive(Default)]
 struct Tally {
-    agreement: Agreement,
+    elements: u64,
     wrong: u64,
     worst: Option<Divergence>,
 }
 
 impl Tally {
+    fn divergence(&mut self) -> Option<Divergence> {
+        self.worst.take().map(|worst| Divergence { wrong: self.wrong, elements: self.elements, ..worst })
+    }
+
     fn wrong(&mut self, divergence: Divergence) {
         self.wrong += 1;
         if self.worst.as_ref().is_none_or(|worst| divergence.ratio > worst.ratio) {
@@ -127,9 +150,8 @@ fn for_each_row_of_head(case: &Case, request: usize, kv_head: u32, visit: &mut i
 }
 
 /// The bounds of a row; nothing where a right kernel may overflow.
-fn bounds_of_row(case: &Case, contract: &Contract, row: &ExpectedRow<'_>) -> Option<Bounds> {
-    let numbers = contract.at_dtype(row.n, case.shape.head_dim as usize, case.dtype);
-    bound::domain_ok(&row.reference, &numbers).then(|| bound::bounds(&row.reference, &numbers, SGN_LAMBDA))
+fn bounds_of_row(row: &ExpectedRow<'_>, numbers: &Resolved) -> Option<Bounds> {
+    bound::domain_ok(&row.reference, numbers).then(|| bound::bounds(&row.reference, numbers, SGN_LAMBDA))
 }
 
 /// The smaller of the two bounds whose violation is a finding.
@@ -140,42 +162,82 @@ fn strictest(bounds: &Bounds, dim: usize, signs_are_random: bool) -> (f64, Tier)
     }
 }
 
-/// The error allowed in each column of a row before it is rounded; nothing where a right kernel may overflow.
-pub(super) fn row_bounds(case: &Case, contract: &Contract, row: &ExpectedRow<'_>) -> Option<Vec<f64>> {
-    let bounds = bounds_of_row(case, contract, row)?;
-    Some((0..bounds.det.len()).map(|dim| strictest(&bounds, dim, case.v_is_sign_random()).0).collect())
+/// The errors allowed in a row before it is rounded.
+pub(super) struct Allowed {
+    /// In each column of the output.
+    pub(super) out: Vec<f64>,
+    /// In the log-sum-exp, in its own base; nothing if the kernel returns none, or it is not judged.
+    pub(super) lse: Option<f64>,
 }
 
-/// Judges one row of `output`.
-fn judge_row(case: &Case, contract: &Contract, output: &Output, row: &ExpectedRow<'_>, tally: &mut Tally) {
-    let dims = case.shape.v_head_dim as usize;
-    let Some(bounds) = bounds_of_row(case, contract, row) else {
-        tally.agreement.out_of_domain += dims as u64;
-        return;
-    };
-    let start = case.output_layout().offset(&[row.at[0], row.at[1], 0]);
-    let signs_are_random = case.v_is_sign_random();
-    for dim in 0..dims {
-        let found = output.out[row.step as usize].value(start + dim);
-        let o = row.reference.o[dim];
-        let (b, tier) = strictest(&bounds, dim, signs_are_random);
-        tally.agreement.elements += 1;
-        let ratio = bound::ratio(found, o, b, case.dtype);
-        if signs_are_random && bounds.hm[dim] < b && !bound::accepts(found, o, bounds.hm[dim], case.dtype) {
-            let model_ratio = bound::ratio(found, o, bounds.hm[dim], case.dtype);
-            tally.agreement.model_ratio = tally.agreement.model_ratio.max(model_ratio);
+/// The errors allowed in a row; nothing where a right kernel may overflow.
+pub(super) fn allowed(case: &Case, manifest: &Manifest, row: &ExpectedRow<'_>) -> Option<Allowed> {
+    let numbers = manifest.numerics.at_case(row.n, case);
+    let bounds = bounds_of_row(row, &numbers)?;
+    let out = (0..bounds.det.len()).map(|dim| strictest(&bounds, dim, case.v_is_sign_random()).0).collect();
+    let lse = manifest.lse.filter(|_| row.reference.elements() > 0);
+    Some(Allowed { out, lse: lse.map(|lse| lse.base.value_and_bound(&row.reference, &numbers).1) })
+}
+
+impl Judging<'_> {
+    fn row(&mut self, row: &ExpectedRow<'_>) {
+        let numbers = self.manifest.numerics.at_case(row.n, self.case);
+        let Some(bounds) = bounds_of_row(row, &numbers) else {
+            self.agreement.out_of_domain += u64::from(self.case.shape.v_head_dim) + self.output.lse.len().min(1) as u64;
+            return;
+        };
+        self.out_row(row, &bounds);
+        self.lse_element(row, &numbers);
+    }
+
+    fn out_row(&mut self, row: &ExpectedRow<'_>, bounds: &Bounds) {
+        let case = self.case;
+        let start = case.output_layout().offset(&[row.at[0], row.at[1], 0]);
+        let signs_are_random = case.v_is_sign_random();
+        for dim in 0..case.shape.v_head_dim as usize {
+            let found = self.output.out[row.step as usize].value(start + dim);
+            let o = row.reference.o[dim];
+            let (b, tier) = strictest(bounds, dim, signs_are_random);
+            if signs_are_random && bounds.hm[dim] < b && !bound::accepts(found, o, bounds.hm[dim], case.dtype) {
+                let model_ratio = bound::ratio(found, o, bounds.hm[dim], case.dtype);
+                self.agreement.model_ratio = self.agreement.model_ratio.max(model_ratio);
+            }
+            let at = vec![row.at[0], row.at[1], dim as u64];
+            self.element(TensorName::Out, row.step, at, Element { found, o, b, tier, dtype: case.dtype });
         }
-        if bound::accepts(found, o, b, case.dtype) {
-            tally.agreement.worst_ratio = tally.agreement.worst_ratio.max(ratio.min(1.0));
-            continue;
+    }
+
+    fn lse_element(&mut self, row: &ExpectedRow<'_>, numbers: &Resolved) {
+        let Some((buffer, lse)) = self.output.lse.get(row.step as usize).zip(self.manifest.lse) else { return };
+        // Only of kernels that give zeros is it known what they give here: minus infinity.
+        if row.reference.elements() == 0 && numbers.empty_row != EmptyRow::Zero {
+            self.agreement.out_of_domain += 1;
+            return;
         }
-        let (low, high) = bound::interval(o, b, case.dtype);
+        let (o, b) = lse.base.value_and_bound(&row.reference, numbers);
+        let found = buffer.value(self.case.lse_layout().offset(&row.at));
+        let element = Element { found, o, b, tier: Tier::Det, dtype: Dtype::F32 };
+        self.element(TensorName::Lse, row.step, row.at.to_vec(), element);
+    }
+
+    /// Judges one element by its bound.
+    fn element(&mut self, tensor: TensorName, step: u32, at: Vec<u64>, element: Element) {
+        let Element { found, o, b, tier, dtype } = element;
+        let tally = if tensor == TensorName::Lse { &mut self.lse } else { &mut self.out };
+        self.agreement.elements += 1;
+        tally.elements += 1;
+        let ratio = bound::ratio(found, o, b, dtype);
+        if bound::accepts(found, o, b, dtype) {
+            self.agreement.worst_ratio = self.agreement.worst_ratio.max(ratio.min(1.0));
+            return;
+        }
+        let (low, high) = bound::interval(o, b, dtype);
         tally.wrong(Divergence {
             approximate: false,
             relation: None,
-            tensor: TensorName::Out.to_string(),
-            step: row.step,
-            at: vec![row.at[0], row.at[1], dim as u64],
+            tensor: tensor.to_string(),
+            step,
+            at,
             found,
             expected: o,
             low,
@@ -186,4 +248,13 @@ fn judge_row(case: &Case, contract: &Contract, output: &Output, row: &ExpectedRo
             elements: 0,
         });
     }
+}
+
+/// A found number, and what it is judged by.
+struct Element {
+    found: f64,
+    o: f64,
+    b: f64,
+    tier: Tier,
+    dtype: Dtype,
 }

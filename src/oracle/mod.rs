@@ -78,7 +78,7 @@ pub struct Divergence {
     pub tensor: String,
     /// Step, from 0.
     pub step: u32,
-    /// Coordinate: `[token, q_head, dim]` in an output, `[request, kv_head, token, dim]` in a cache.
+    /// Coordinate: `[token, q_head, dim]` in an output, `[token, q_head]` in a log-sum-exp, `[request, kv_head, token, dim]` in a cache.
     pub at: Vec<u64>,
     /// The kernel's value.
     pub found: f64,
@@ -214,6 +214,8 @@ impl fmt::Display for Tier {
 pub fn axes(tensor: &str) -> &'static [&'static str] {
     if tensor == TensorName::Out.to_string() {
         &["token", "q_head", "dim"]
+    } else if tensor == TensorName::Lse.to_string() {
+        &["token", "q_head"]
     } else {
         &["request", "kv_head", "token", "dim"]
     }

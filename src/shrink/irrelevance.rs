@@ -20,6 +20,7 @@ pub(super) fn probes(case: &Case, domain: &Domain) -> Vec<Probe> {
         ("cache", caches(case, domain)),
         ("scale", scales(case)),
         ("steps", up(Knob::Steps, case, domain)),
+        ("knobs", (0..case.knobs.len()).flat_map(|i| up(Knob::Own(i), case, domain)).collect()),
         ("values", values(case)),
         ("poison", poisons(case)),
         ("sched", schedules(case)),

@@ -34,6 +34,8 @@ pub(super) enum Knob {
     /// Token slots above what is needed.
     Spare,
     Capacity,
+    /// A knob of the kernel's own, by its place among them.
+    Own(usize),
 }
 
 impl Knob {
@@ -56,6 +58,7 @@ impl Knob {
             knobs.extend((0..requests).map(Self::QLen));
             knobs.extend((0..requests).map(Self::Past));
         }
+        knobs.extend((0..case.knobs.len()).map(Self::Own));
         knobs.push(Self::RowPad);
         knobs.push(Self::Spare);
         knobs.push(Self::StepsAlone);
@@ -71,6 +74,7 @@ impl Knob {
     pub(super) fn is_in(self, case: &Case) -> bool {
         match self {
             Self::Past(i) | Self::PastAlone(i) | Self::QLen(i) => i < case.shape.requests.len(),
+            Self::Own(i) => i < case.knobs.len(),
             _ => true,
         }
     }
@@ -108,6 +112,7 @@ impl Knob {
             Self::RowPad => case.cache.row_pad,
             Self::Spare => case.cache.capacity - needed_capacity(case),
             Self::Capacity => case.cache.capacity,
+            Self::Own(i) => case.knobs.values().nth(i).copied().unwrap_or(0),
         }
     }
 
@@ -125,6 +130,7 @@ impl Knob {
             Self::QLenCap | Self::QLenCapAlone | Self::QLen(_) => domain.q_len.clone(),
             Self::RowPad => domain.row_pad.clone(),
             Self::Spare | Self::Capacity => Range::Span(0, u32::MAX),
+            Self::Own(i) => domain.knobs.values().nth(i).cloned().unwrap_or(Range::Span(0, u32::MAX)),
         }
     }
 
@@ -169,6 +175,11 @@ impl Knob {
                 Self::QLen(i) => shape.requests[i].q_len = n,
                 Self::RowPad => parts.cache.row_pad = n,
                 Self::Capacity => parts.cache.capacity = n,
+                Self::Own(i) => {
+                    if let Some(knob) = parts.knobs.values_mut().nth(i) {
+                        *knob = n;
+                    }
+                }
                 Self::Spare => parts.cache.capacity = needed_capacity(parts).saturating_add(n),
             }
             if self.moves_capacity() {

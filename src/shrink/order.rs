@@ -2,7 +2,8 @@
 //!
 //! Cases are compared field by field, the first difference decides: requests, steps, query tokens, KV heads, query heads
 //! of a KV head, whether v_head_dim differs from head_dim, head_dim, v_head_dim, tokens of past, each past, each query
-//! length, row padding, capacity, cache order, dtype, scale, recipe, poison, value seed, schedule seed, view and relation. What shapes the
+//! length, each of the kernel's knobs, row padding, capacity, cache order, dtype, scale, recipe, poison, value seed,
+//! schedule seed, view and relation. What shapes the
 //! work comes first, what merely decorates it last.
 //!
 //! Every field is a whole number bounded below, so a sequence of ever smaller cases ends.
@@ -16,6 +17,7 @@ pub struct Complexity {
     extents: [u64; 9],
     past_lens: Vec<u32>,
     q_lens: Vec<u32>,
+    knobs: Vec<u32>,
     decoration: [u32; 11],
 }
 
@@ -40,6 +42,7 @@ pub fn complexity(case: &CaseParts) -> Complexity {
         ],
         past_lens,
         q_lens,
+        knobs: case.knobs.values().copied().collect(),
         decoration: [
             case.cache.row_pad,
             case.cache.capacity,

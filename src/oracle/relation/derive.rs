@@ -153,6 +153,22 @@ pub(super) fn pair(relation: Relation, case: &Case, domain: &Domain) -> Result<P
             })
             .ok()
         }
+        Relation::KnobsChanged => {
+            require(!case.knobs.is_empty(), "the kernel has no knobs")?;
+            let mut knobs = case.knobs.clone();
+            for (name, n) in &mut knobs {
+                let range = domain.knobs.get(name).ok_or("the kernel has no such knob")?;
+                let next = range.nth(range.rank(*n).saturating_add(1)).unwrap_or(range.low());
+                let mut others = vec![range.low(), next, range.high()];
+                others.retain(|other| other != n);
+                if !others.is_empty() {
+                    *n = others[case.values.seed as usize % others.len()];
+                }
+            }
+            require(knobs != case.knobs, "no knob has another value")?;
+            case.with(|parts| parts.knobs = knobs).ok()
+        }
+        Relation::LsesMerged => return Err("it takes three runs"),
         Relation::ScaleProbe => case
             .with(|parts| {
                 parts.steps = 1;
@@ -161,12 +177,43 @@ pub(super) fn pair(relation: Relation, case: &Case, domain: &Domain) -> Result<P
             })
             .ok(),
     };
-    let mut other = other.ok_or("the derived case has no legal shape")?.into_parts();
-    other.relation = None;
-    let other = Case::new(other).map_err(|_| "the derived case has no legal shape")?;
-    require(domain.excludes(&other).is_none(), "the derived case is outside the kernel's domain")?;
+    let other = in_domain(other, domain)?;
     let base = if has_formula(relation) { other.clone() } else { base };
     Ok(Pair { base, other })
+}
+
+fn in_domain(derived: Option<Case>, domain: &Domain) -> Result<Case, &'static str> {
+    let derived = derived.and_then(|case| case.with(|parts| parts.relation = None).ok());
+    let derived = derived.ok_or("the derived case has no legal shape")?;
+    require(domain.excludes(&derived).is_none(), "the derived case is outside the kernel's domain")?;
+    Ok(derived)
+}
+
+/// The cases of [`Relation::LsesMerged`]: the first keys, and the rest.
+pub(super) fn halves(case: &Case, domain: &Domain) -> Result<[Case; 2], &'static str> {
+    require(case.view.is_none(), "the case is itself derived from another")?;
+    require(
+        case.steps == 1 && case.shape.requests.iter().all(|r| r.q_len == 1),
+        "several query tokens see different keys",
+    )?;
+    let fewest = case.shape.requests.iter().map(|r| r.past_len + 1).min().unwrap_or(0);
+    require(fewest > 1, "a request has one key only")?;
+    let first = fewest / 2;
+    let front = case.with(|parts| parts.shape.requests.iter_mut().for_each(|r| r.past_len = first - 1));
+    let back = case.with(|parts| {
+        parts.view = Some(View::KeysFrom(first));
+        parts.shape.requests.iter_mut().for_each(|r| r.past_len -= first);
+    });
+    Ok([in_domain(front.ok(), domain)?, in_domain(back.ok(), domain)?])
+}
+
+/// By how much the log-sum-exp of `other` is above the base's, in nats.
+pub(super) fn lse_shift(relation: Relation, case: &CaseParts) -> f64 {
+    match relation {
+        Relation::KeysRepeated => std::f64::consts::LN_2,
+        Relation::LogitsShifted => f64::from(case.scale) * f64::from(SHIFT),
+        _ => 0.0,
+    }
 }
 
 fn require(holds: bool, otherwise: &'static str) -> Result<(), &'static str> {

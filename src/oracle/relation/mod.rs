@@ -10,13 +10,15 @@
 //! costs.
 
 mod derive;
+mod merge;
 
-use super::judge::{ExpectedRow, for_each_row, row_bounds};
+use super::judge::{Allowed, ExpectedRow, allowed, for_each_row};
 use super::{Divergence, Tier};
 use crate::backend::{Backend, BackendError, Kernel, Run};
 use crate::bound;
 use crate::case::values::{Role, RowAt};
 use crate::case::{Case, Relation, TensorName};
+use crate::float::Dtype;
 use crate::outcome::{Fault, Outcome, Output};
 use derive::{Pair, base_row, expected, factor};
 use std::collections::BTreeMap;
@@ -55,10 +57,6 @@ pub fn check(
     relation: Relation,
     output: Option<&Output>,
 ) -> Result<Checked, BackendError> {
-    let pair = match derive::pair(relation, given, &kernel.manifest.domain) {
-        Ok(pair) => pair,
-        Err(why) => return Ok(Checked::DoesNotApply(why)),
-    };
     let run = |case: &Case| {
         // The case itself has been run already.
         let known =
@@ -67,6 +65,13 @@ pub fn check(
             Some(output) => Ok(Outcome::Output(output.clone())),
             None => backend.run(kernel, case, Run::first(case)),
         }
+    };
+    if relation == Relation::LsesMerged {
+        return merge::check(kernel, given, run);
+    }
+    let pair = match derive::pair(relation, given, &kernel.manifest.domain) {
+        Ok(pair) => pair,
+        Err(why) => return Ok(Checked::DoesNotApply(why)),
     };
     let base = match run(&pair.base)? {
         Outcome::Output(output) => output,
@@ -82,61 +87,58 @@ pub fn check(
 }
 
 /// Errors allowed in each row of a run, by step, token and query head; nothing where a right kernel may overflow.
-type RowBounds = BTreeMap<(u32, u64, u64), Vec<f64>>;
+type AllowedRows = BTreeMap<(u32, u64, u64), Allowed>;
 
-fn bounds_of(kernel: &Kernel, case: &Case) -> RowBounds {
-    let mut all = RowBounds::new();
+fn allowed_rows(kernel: &Kernel, case: &Case) -> AllowedRows {
+    let mut all = AllowedRows::new();
     for_each_row(case, |row| {
-        if let Some(bounds) = row_bounds(case, &kernel.manifest.numerics, &row) {
-            all.insert((row.step, row.at[0], row.at[1]), bounds);
+        if let Some(allowed) = allowed(case, &kernel.manifest, &row) {
+            all.insert((row.step, row.at[0], row.at[1]), allowed);
         }
     });
     all
 }
 
 /// Half the width of what rounds to `x`.
-fn half_cell(case: &Case, x: f64) -> f64 {
-    case.dtype.spacing(x) / 2.0
+fn half_cell(dtype: Dtype, x: f64) -> f64 {
+    dtype.spacing(x) / 2.0
 }
 
 /// Compares each row of `other` with the one of `base` that it follows from.
 fn compare(kernel: &Kernel, relation: Relation, pair: &Pair, base: &Output, other: &Output) -> Checked {
     let exact = relation.is_exact() || kernel.manifest.exact_relations.contains(&relation);
-    let base_bounds = bounds_of(kernel, &pair.base);
+    let base_rows = allowed_rows(kernel, &pair.base);
     let factor = factor(relation).abs();
     let mut tally = Tally::new(relation, exact);
-    for ((step, token, head), bounds) in bounds_of(kernel, &pair.other) {
+    for ((step, token, head), row) in allowed_rows(kernel, &pair.other) {
         let Some((base_step, base_token)) = base_row(relation, &pair.base, &pair.other, step, token) else { continue };
-        let Some(base_row) = base_bounds.get(&(base_step, base_token, head)) else { continue };
+        let Some(base_row) = base_rows.get(&(base_step, base_token, head)) else { continue };
         let from = pair.base.output_layout().offset(&[base_token, head, 0]);
         let to = pair.other.output_layout().offset(&[token, head, 0]);
-        for (dim, bound) in bounds.iter().enumerate() {
-            let base_dim = if relation == Relation::ColumnsReversed { bounds.len() - 1 - dim } else { dim };
+        for (dim, bound) in row.out.iter().enumerate() {
+            let base_dim = if relation == Relation::ColumnsReversed { row.out.len() - 1 - dim } else { dim };
             let x = base.out[base_step as usize].value(from + base_dim);
             let y = other.out[step as usize].value(to + dim);
-            let rounding = factor * half_cell(&pair.base, x) + half_cell(&pair.other, y);
+            let rounding = factor * half_cell(pair.base.dtype, x) + half_cell(pair.other.dtype, y);
             let tolerance = if !exact {
-                factor * base_row[base_dim] + bound + rounding
+                factor * base_row.out[base_dim] + bound + rounding
             } else if x.abs() < pair.base.dtype.min_positive_normal() {
                 factor * UNDERFLOW + rounding
             } else {
                 factor * UNDERFLOW
             };
-            let wanted = expected(relation, x);
-            if [wanted, y, tolerance].into_iter().any(f64::is_infinite) {
-                // Binary16 overflowed, which is for the comparison with the reference to judge, or anything is allowed.
-                continue;
-            }
-            let distance = (y - wanted).abs();
-            tally.element(Element {
-                step,
-                at: [token, head, dim as u64],
-                found: y,
-                expected: wanted,
-                low: wanted - tolerance,
-                high: wanted + tolerance,
-                ratio: if distance == 0.0 { 0.0 } else { distance / tolerance },
-            });
+            tally.near(TensorName::Out, step, vec![token, head, dim as u64], y, expected(relation, x), tolerance);
+        }
+        let lses = base.lse.get(base_step as usize).zip(other.lse.get(step as usize));
+        let bounds = base_row.lse.zip(row.lse);
+        if let (Some((base_lse, lse)), Some((base_bound, bound)), Some(returned)) = (lses, bounds, kernel.manifest.lse)
+        {
+            let x = base_lse.value(pair.base.lse_layout().offset(&[base_token, head]));
+            let y = lse.value(pair.other.lse_layout().offset(&[token, head]));
+            let shift = returned.base.of_nats(derive::lse_shift(relation, &pair.base));
+            let rounding = half_cell(Dtype::F32, x) + half_cell(Dtype::F32, y);
+            let tolerance = if exact { 0.0 } else { base_bound + bound + rounding };
+            tally.near(TensorName::Lse, step, vec![token, head], y, x + shift, tolerance);
         }
     }
     tally.result()
@@ -150,10 +152,10 @@ const UNDERFLOW: f64 = 1e-36;
 fn compare_with_formula(kernel: &Kernel, relation: Relation, case: &Case, output: &Output) -> Checked {
     let mut tally = Tally::new(relation, false);
     for_each_row(case, |row| {
-        let Some(bounds) = row_bounds(case, &kernel.manifest.numerics, &row) else { return };
+        let Some(allowed) = allowed(case, &kernel.manifest, &row) else { return };
         let start = case.output_layout().offset(&[row.at[0], row.at[1], 0]);
         let probe = (relation == Relation::ScaleProbe).then(|| Probe::of(case, &row));
-        for (dim, bound) in bounds.into_iter().enumerate() {
+        for (dim, bound) in allowed.out.into_iter().enumerate() {
             let found = output.out[row.step as usize].value(start + dim);
             let (low, high, own_error) = match &probe {
                 Some(probe) => {
@@ -163,12 +165,13 @@ fn compare_with_formula(kernel: &Kernel, relation: Relation, case: &Case, output
                 None if relation == Relation::WeightsSumToOne => (1.0, 1.0, 0.0),
                 None => (row.reference.v_min[dim], row.reference.v_max[dim], 0.0),
             };
-            let at = [row.at[0], row.at[1], dim as u64];
+            let at = vec![row.at[0], row.at[1], dim as u64];
             let bound = bound + own_error;
             let nearest = if found < low { low } else { found.min(high) };
             let ratio = bound::ratio(found, nearest, bound, case.dtype);
             let (from, to) = (bound::interval(low, bound, case.dtype).0, bound::interval(high, bound, case.dtype).1);
-            tally.element(Element { step: row.step, at, found, expected: nearest, low: from, high: to, ratio });
+            let tensor = TensorName::Out;
+            tally.element(Element { tensor, step: row.step, at, found, expected: nearest, low: from, high: to, ratio });
         }
     });
     tally.result()
@@ -219,8 +222,9 @@ impl Probe {
 }
 
 struct Element {
+    tensor: TensorName,
     step: u32,
-    at: [u64; 3],
+    at: Vec<u64>,
     found: f64,
     expected: f64,
     low: f64,
@@ -243,6 +247,18 @@ impl Tally {
         Self { relation, exact, held: Held::default(), wrong: 0, worst: None }
     }
 
+    /// Judges `found` by its distance from what another run makes of it.
+    fn near(&mut self, tensor: TensorName, step: u32, at: Vec<u64>, found: f64, expected: f64, tolerance: f64) {
+        if [found, expected, tolerance].into_iter().any(f64::is_infinite) {
+            // Binary16 overflowed, which is for the comparison with the reference to judge, or anything is allowed.
+            return;
+        }
+        let distance = (found - expected).abs();
+        let ratio = if distance == 0.0 { 0.0 } else { distance / tolerance };
+        let (low, high) = (expected - tolerance, expected + tolerance);
+        self.element(Element { tensor, step, at, found, expected, low, high, ratio });
+    }
+
     fn element(&mut self, e: Element) {
         self.held.elements += 1;
         self.held.equal += u64::from(e.found == e.expected);
@@ -256,9 +272,9 @@ impl Tally {
             self.worst = Some(Divergence {
                 approximate: false,
                 relation: Some(self.relation),
-                tensor: TensorName::Out.to_string(),
+                tensor: e.tensor.to_string(),
                 step: e.step,
-                at: e.at.to_vec(),
+                at: e.at,
                 found: e.found,
                 expected: e.expected,
                 low: e.low,

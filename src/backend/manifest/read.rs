@@ -1,0 +1,281 @@
+//! From a manifest's text to a [`Manifest`].
+//!
+//! The text is read in two steps: TOML into `Raw` (types and unknown keys, by serde), then every expression, name and
+//! type into a [`Manifest`]. Both steps answer with the file, the line and the key.
+
+use super::{Arg, Launch, Lengths, Lse, Manifest, ManifestError, Scalar, VARIABLES, Workspace, WorkspaceType, line_of};
+use crate::backend::compile::CompileSpec;
+use crate::bound::Contract;
+use crate::case::{Domain, KnobName, Knobs, Relation, TensorName};
+use crate::expr::Expr;
+use serde::Deserialize;
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// Reads a manifest's text; `file` is for messages.
+pub(super) fn manifest(file: &Path, text: &str) -> Result<Manifest, ManifestError> {
+    let raw: Raw = toml::from_str(text).map_err(|e| ManifestError::of_toml(file, text, &e))?;
+    let variables = VARIABLES.into_iter().chain(raw.domain.knobs.keys().map(KnobName::as_str));
+    let variables: Vec<String> = variables.map(str::to_owned).collect();
+    raw.check(&Reader { file, text, variables })
+}
+
+/// The file as serde reads it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    name: Spanned<String>,
+    #[serde(default)]
+    summary: String,
+    source: Option<String>,
+    ptx: String,
+    compile: Option<CompileSpec>,
+    domain: Domain,
+    #[serde(default)]
+    numerics: Contract,
+    #[serde(default)]
+    relations: RawRelations,
+    lse: Option<Lse>,
+    #[serde(default)]
+    workspace: Vec<RawWorkspace>,
+    launch: Vec<RawLaunch>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRelations {
+    exact: Vec<Relation>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWorkspace {
+    name: Spanned<String>,
+    dtype: WorkspaceType,
+    elements: Spanned<String>,
+    init: Option<Init>,
+}
+
+/// What a workspace holds before the first step, if not poison.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Init {
+    Zero,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLaunch {
+    entry: String,
+    grid: [Spanned<String>; 3],
+    block: [Spanned<String>; 3],
+    shared_bytes: Option<Spanned<String>>,
+    args: Vec<Spanned<RawArg>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawArg {
+    tensor: Option<String>,
+    lengths: Option<Lengths>,
+    workspace: Option<String>,
+    value: Option<String>,
+    #[serde(rename = "type")]
+    scalar: Option<Scalar>,
+}
+
+/// Makes errors with lines.
+struct Reader<'a> {
+    file: &'a Path,
+    text: &'a str,
+    /// Names that expressions may use.
+    variables: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn error(&self, span: &Range<usize>, key: &str, message: impl fmt::Display) -> ManifestError {
+        let line = Some(line_of(self.text, span));
+        ManifestError { file: self.file.into(), line, key: format!("{key}: "), message: message.to_string() }
+    }
+
+    /// The error of a value that serde gives no place: the key leads there.
+    fn error_at(&self, path: &[&str], message: impl fmt::Display) -> ManifestError {
+        self.error(&self.span(path).unwrap_or(0..0), &path.join("."), message)
+    }
+
+    fn span(&self, path: &[&str]) -> Option<Range<usize>> {
+        let root = DeTable::parse(self.text).ok()?;
+        let mut table = root.get_ref();
+        let (last, tables) = path.split_last()?;
+        for &key in tables {
+            let DeValue::Table(inner) = table.get(key)?.get_ref() else { return None };
+            table = inner;
+        }
+        table.get_key_value(*last).map(|(key, _)| key.span())
+    }
+
+    fn expr(&self, key: &str, text: &Spanned<String>) -> Result<Expr, ManifestError> {
+        let names: Vec<&str> = self.variables.iter().map(String::as_str).collect();
+        Expr::parse(text.get_ref(), &names).map_err(|e| self.error(&text.span(), key, e))
+    }
+
+    fn exprs(&self, key: &str, texts: &[Spanned<String>; 3]) -> Result<[Expr; 3], ManifestError> {
+        let [x, y, z] = texts;
+        Ok([self.expr(key, x)?, self.expr(key, y)?, self.expr(key, z)?])
+    }
+
+    fn check_name(&self, name: &Spanned<String>, key: &str) -> Result<(), ManifestError> {
+        let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let text = name.get_ref();
+        if !text.is_empty() && text.len() <= 64 && text.chars().all(legal) {
+            return Ok(());
+        }
+        let message = format!("expected 1 to 64 letters, digits, _ or -, found {text:?}");
+        Err(self.error(&name.span(), key, message))
+    }
+}
+
+impl Raw {
+    fn check(self, reader: &Reader<'_>) -> Result<Manifest, ManifestError> {
+        reader.check_name(&self.name, "name")?;
+        for name in self.domain.knobs.keys() {
+            check_knob(reader, name)?;
+        }
+        let settings = knob_settings(&self.domain);
+        self.numerics.check(&settings).map_err(|(field, error)| reader.error_at(&["numerics", field], error))?;
+        let workspaces = workspaces(reader, self.workspace)?;
+        let launches = self.launch.into_iter().map(|launch| launch.check(reader, &workspaces));
+        let launches = launches.collect::<Result<Vec<_>, _>>()?;
+        if launches.is_empty() {
+            return Err(reader.error(&(0..0), "launch", "expected at least one launch, found none"));
+        }
+        let has_lse = launches.iter().flat_map(|l| &l.args).any(|arg| matches!(arg, Arg::Tensor(TensorName::Lse)));
+        match (self.lse.is_some(), has_lse) {
+            (true, false) => {
+                return Err(reader.error_at(&["lse"], "expected an argument { tensor = \"lse\" }, found none"));
+            }
+            (false, true) => {
+                let message = "expected it, since a launch has the argument { tensor = \"lse\" }, found nothing";
+                return Err(reader.error_at(&["lse"], message));
+            }
+            _ => {}
+        }
+        for (key, path) in [("ptx", Some(&self.ptx)), ("source", self.source.as_ref())] {
+            if let Some(path) = path.filter(|p| !stays_inside(Path::new(p))) {
+                let message = format!("expected a path inside the manifest's folder, found {path:?}");
+                return Err(reader.error(&(0..0), key, message));
+            }
+        }
+        Ok(Manifest {
+            name: self.name.into_inner(),
+            summary: self.summary,
+            source: self.source,
+            ptx: self.ptx,
+            compile: self.compile,
+            domain: self.domain,
+            numerics: self.numerics,
+            exact_relations: self.relations.exact,
+            lse: self.lse,
+            workspaces,
+            launches,
+        })
+    }
+}
+
+/// A knob's name must mean the knob, and nothing else, wherever an expression can be.
+fn check_knob(reader: &Reader<'_>, name: &KnobName) -> Result<(), ManifestError> {
+    let name = name.as_str();
+    let taken = VARIABLES.contains(&name) || ["n", "d"].contains(&name);
+    let is_variable = Expr::parse(name, &[name]).is_ok_and(|expr| expr.value(&[7.0]) == 7.0);
+    if taken || !is_variable || Expr::parse(&format!("{name} + 1"), &[name]).is_err() {
+        let message = format!("expected a name that no expression gives another meaning, found {name:?}");
+        return Err(reader.error_at(&["domain", "knobs", name], message));
+    }
+    Ok(())
+}
+
+/// The knobs all at their lowest, and all at their highest.
+fn knob_settings(domain: &Domain) -> [Knobs; 2] {
+    let knobs = || domain.knobs.iter();
+    [
+        knobs().map(|(name, range)| (name.clone(), range.low())).collect(),
+        knobs().map(|(name, range)| (name.clone(), range.high())).collect(),
+    ]
+}
+
+/// Whether a relative path can't lead out of its folder.
+fn stays_inside(path: &Path) -> bool {
+    path.components().all(|c| matches!(c, std::path::Component::Normal(_) | std::path::Component::CurDir))
+}
+
+fn workspaces(reader: &Reader<'_>, raw: Vec<RawWorkspace>) -> Result<Vec<Workspace>, ManifestError> {
+    let mut workspaces = Vec::<Workspace>::new();
+    for RawWorkspace { name, dtype, elements, init } in raw {
+        reader.check_name(&name, "workspace.name")?;
+        if workspaces.iter().any(|other| other.name == *name.get_ref()) {
+            let message = format!("expected each name once, found {:?} twice", name.get_ref());
+            return Err(reader.error(&name.span(), "workspace.name", message));
+        }
+        let elements = reader.expr("workspace.elements", &elements)?;
+        workspaces.push(Workspace { name: name.into_inner(), dtype, elements, zeroed: init.is_some() });
+    }
+    Ok(workspaces)
+}
+
+impl RawLaunch {
+    fn check(self, reader: &Reader<'_>, workspaces: &[Workspace]) -> Result<Launch, ManifestError> {
+        let zero = Spanned::new(0..0, "0".to_owned());
+        let arg_lines = self.args.iter().map(|arg| line_of(reader.text, &arg.span())).collect();
+        let args = self.args.iter().enumerate().map(|(index, arg)| check_arg(reader, workspaces, index, arg));
+        Ok(Launch {
+            args: args.collect::<Result<_, _>>()?,
+            entry: self.entry,
+            grid: reader.exprs("launch.grid", &self.grid)?,
+            block: reader.exprs("launch.block", &self.block)?,
+            shared_bytes: reader.expr("launch.shared_bytes", self.shared_bytes.as_ref().unwrap_or(&zero))?,
+            arg_lines,
+        })
+    }
+}
+
+fn check_arg(
+    reader: &Reader<'_>,
+    workspaces: &[Workspace],
+    index: usize,
+    arg: &Spanned<RawArg>,
+) -> Result<Arg, ManifestError> {
+    let key = format!("launch.args[{index}]");
+    let span = arg.span();
+    match arg.get_ref() {
+        RawArg { tensor: Some(name), lengths: None, workspace: None, value: None, scalar: None } => {
+            let tensors = TensorName::ALL;
+            let tensor = tensors.into_iter().find(|t| t.to_string() == *name).ok_or_else(|| {
+                let names = tensors.map(|t| t.to_string()).join(", ");
+                reader.error(&span, &format!("{key}.tensor"), format!("expected one of {names}, found {name:?}"))
+            })?;
+            Ok(Arg::Tensor(tensor))
+        }
+        RawArg { tensor: None, lengths: Some(lengths), workspace: None, value: None, scalar: None } => {
+            Ok(Arg::Lengths(*lengths))
+        }
+        RawArg { tensor: None, lengths: None, workspace: Some(name), value: None, scalar: None } => {
+            workspaces.iter().position(|w| w.name == *name).map(Arg::Workspace).ok_or_else(|| {
+                let names = workspaces.iter().map(|w| w.name.as_str()).collect::<Vec<_>>().join(", ");
+                let message = format!("expected the name of a [[workspace]] ({names}), found {name:?}");
+                reader.error(&span, &format!("{key}.workspace"), message)
+            })
+        }
+        RawArg { tensor: None, lengths: None, workspace: None, value: Some(text), scalar: Some(scalar) } => {
+            let expr = reader.expr(&format!("{key}.value"), &Spanned::new(span, text.clone()))?;
+            Ok(Arg::Value(Box::new(expr), *scalar))
+        }
+        _ => Err(reader.error(
+            &span,
+            &key,
+            "expected one of { tensor = NAME }, { lengths = NAME }, { workspace = NAME } and { value = EXPRESSION, type = TYPE }, found another set of keys",
+        )),
+    }
+}
