@@ -98,7 +98,7 @@ pub(super) struct Column {
     pub(super) weights: f64,
     /// `A^`.
     pub(super) absolute: f64,
-    /// `sum p_j (1 + eta_j) |V_j - o| / Z`.
+    /// `min(sum p_j (1 + eta_j) |V_j - o| / Z, max |V_j - o|)`.
     pub(super) deviation: f64,
     /// `S`.
     pub(super) sum: f64,
@@ -138,7 +138,7 @@ impl Column {
             (
                 (sums.eta_deviation[t] / terms.kept).min(hull),
                 (sums.grown_absolute[t] / terms.kept).min(largest),
-                sums.grown_deviation[t] / terms.kept,
+                (sums.grown_deviation[t] / terms.kept).min(hull),
             )
         } else {
             (hull, largest, hull)

@@ -86,6 +86,11 @@ def inputs(row, recipe, n, d, dv, bits):
     elif recipe == 'sparse':
         q[1:d - 1] = 0
         q = q * 4
+    elif recipe == 'enormous':
+        q, K = q * 2.0 ** (40 + draw(row, 3, 0) % 64), K * 2.0 ** (draw(row, 3, 1) % 64)
+        V = V * 2.0 ** (106 + draw(row, 3, 2) % 16)
+    elif recipe == 'faint':
+        q, K = q * 2.0 ** -120, K * 2.0 ** 118
     return q, K, V
 
 
@@ -257,7 +262,7 @@ def bounds(r, c, lam):
     if Z > 0:
         Ew = np.minimum(pe @ dev / Z, hull)
         Ah = np.minimum(pp @ absV / Z, absV.max(0))
-        Dh = pp @ dev / Z
+        Dh = np.minimum(pp @ dev / Z, hull)
     else:
         Ew, Ah, Dh = hull, absV.max(0), hull
     unit_w = off * min(1 / (r.L * Z) if Z > 0 else math.inf, 2.0)
