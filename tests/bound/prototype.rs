@@ -169,7 +169,11 @@ impl<'a> Expected<'a> {
             (false, true, false) => found < self.said,
             _ => true,
         };
-        (!right).then(|| format!("expected the other side of {:e}, found {found:e}, {:?}", self.said, self.why))
+        (!right).then(|| {
+            let named = DEVIATIONS.iter().filter(|(name, ..)| self.why.contains(name));
+            let reasons: Vec<&str> = named.map(|(.., reason)| *reason).collect();
+            format!("expected the other side of {:e}, found {found:e}, although {reasons:?}", self.said)
+        })
     }
 }
 
