@@ -1,10 +1,10 @@
 //! Rows on which every correct kernel is exact, in any order and at any length.
 //!
 //! Let the largest logit be exactly 0, reached without rounding, and every other logit at most -105.
-//! Then `exp(0) = 1` and `exp(-105) = 0` in binary32, so weights are 1 and 0, 1 is 1 in every format of
-//! P, and the denominator is the number of keys with logit 0. If the values of those keys are multiples
-//! of `2^-g` and their absolute sum is at most `2^(23-g)`, every partial sum of the numerator is a
-//! binary32 number. Only the division is left:
+//! Then `exp(0) = 1` and `exp(-105) = 0` in binary32 (with a softcap, `tanh(0) = 0` before), so weights are
+//! 1 and 0, 1 is 1 in every format of P, and the denominator is the number of keys with logit 0. If the
+//! values of those keys are multiples of `2^-g` and their absolute sum is at most `2^(23-g)`, every partial
+//! sum of the numerator is a binary32 number. Only the division is left:
 //!
 //! ```text
 //! |out - o| <= e_div |o| + 8 n 2^-149 (max |V| + |o|)

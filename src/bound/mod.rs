@@ -38,7 +38,7 @@
 //!    S  = g(h_pv + R + k_pv) A^                                    additions, rescales, products
 //!    mu = g(h_l + R + r_comb + 1)                                  the same in the denominator
 //!    u_num = (1 + u_p)(1 + u_in)^2 (1 + [p_norm] e_div) - 1        rounding of a weight before its product
-//!    P  = A^, or max(A^, (1 + 2 u_p) sum p_j (1 + eta_j) |V_j - o| / Z) if `p_den` is `either`
+//!    P  = A^, or max(A^, (1 + 2 u_p) min( sum p_j (1 + eta_j) |V_j - o| / Z,  max |V - o| )) if `p_den` is `either`
 //!    ```
 //!
 //!    If the denominator sums the *rounded* weights, rounding is an error of the weight (step 1), not of the term.

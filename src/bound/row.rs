@@ -51,7 +51,8 @@ impl RowErrors {
             mu = mu.min((u * (split.large as f64 + rescales + 2.0) + small) * split.inflation);
             (u * (split.large as f64 + rescales + contract.k_pv + 1.0) * split.inflation, split.inflation)
         });
-        let p_round = if contract.p_den == PDen::Yes { 0.0 } else { contract.u_p };
+        // A weight that is divided first is rounded after the denominator is known.
+        let p_round = if contract.p_den == PDen::Yes && !contract.p_norm { 0.0 } else { contract.u_p };
         let division = if contract.p_norm { contract.e_div } else { 0.0 };
         let u_num = (1.0 + p_round) * (1.0 + contract.u_in) * (1.0 + contract.u_in) * (1.0 + division) - 1.0;
         Self {
@@ -98,7 +99,7 @@ pub(super) struct Column {
     pub(super) weights: f64,
     /// `A^`.
     pub(super) absolute: f64,
-    /// `sum p_j (1 + eta_j) |V_j - o| / Z`.
+    /// `min(sum p_j (1 + eta_j) |V_j - o| / Z, max |V_j - o|)`.
     pub(super) deviation: f64,
     /// `S`.
     pub(super) sum: f64,
@@ -138,7 +139,7 @@ impl Column {
             (
                 (sums.eta_deviation[t] / terms.kept).min(hull),
                 (sums.grown_absolute[t] / terms.kept).min(largest),
-                sums.grown_deviation[t] / terms.kept,
+                (sums.grown_deviation[t] / terms.kept).min(hull),
             )
         } else {
             (hull, largest, hull)

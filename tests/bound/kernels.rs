@@ -83,9 +83,7 @@ impl Kernel {
             Self::Warps => {
                 "preset = 'split'\nh_qk = 'ceil(d/32) + 5'\nk_qk = 1\nr = 'ceil(n/4)'\nh_l = 'ceil(n/4) + 4'\nh_pv = 'ceil(n/4) + 4'"
             }
-            Self::Tiles => {
-                "preset = 'online'\nk_m = 1\nr = 'ceil(n/16) - 1'\np_round = 'bf16'\nftz = false\ne_div = '4*2^-24'"
-            }
+            Self::Tiles => "preset = 'online'\nk_m = 1\nr = 'ceil(n/16) - 1'\np_round = 'bf16'\nftz = false",
             Self::Splits => {
                 "preset = 'split-lse'\nprescale_lossy = true\nr = 'ceil(n/3)'\nh_l = 'ceil(n/3) + 3'\nh_pv = 'ceil(n/3) + 3'\nftz = false"
             }

@@ -86,6 +86,11 @@ def inputs(row, recipe, n, d, dv, bits):
     elif recipe == 'sparse':
         q[1:d - 1] = 0
         q = q * 4
+    elif recipe == 'enormous':
+        q, K = q * 2.0 ** (40 + draw(row, 3, 0) % 64), K * 2.0 ** (draw(row, 3, 1) % 64)
+        V = V * 2.0 ** (106 + draw(row, 3, 2) % 16)
+    elif recipe == 'faint':
+        q, K = q * 2.0 ** -120, K * 2.0 ** 118
     return q, K, V
 
 
@@ -257,7 +262,7 @@ def bounds(r, c, lam):
     if Z > 0:
         Ew = np.minimum(pe @ dev / Z, hull)
         Ah = np.minimum(pp @ absV / Z, absV.max(0))
-        Dh = pp @ dev / Z
+        Dh = np.minimum(pp @ dev / Z, hull)
     else:
         Ew, Ah, Dh = hull, absV.max(0), hull
     unit_w = off * min(1 / (r.L * Z) if Z > 0 else math.inf, 2.0)
@@ -280,7 +285,7 @@ def bounds(r, c, lam):
             infl = (1 + 2 * g(n, u)) * math.exp(min(2 * D[~small].max(), 100.0))
             S = np.minimum(S, (u * (Kl + Rmax + c.k_pv + 1) * Ah + (pp * small) @ absV / max(Z, 1e-300)) * infl)
             mu = min(mu, (u * (Kl + Rmax + 2) + (pp * small).sum() / max(Z, 1e-300)) * infl)
-    u_num = (1 + (0.0 if c.p_den == 'yes' else c.u_p)) * (1 + c.u_in) ** 2 * (1 + (c.e_div if c.p_norm else 0.0)) - 1
+    u_num = (1 + (0.0 if c.p_den == 'yes' and not c.p_norm else c.u_p)) * (1 + c.u_in) ** 2 * (1 + (c.e_div if c.p_norm else 0.0)) - 1
     z = (3 * n + Rmax + 4) * c.tau * unit
     Eun = 3 * SUBNORMAL * unit_w * dev.sum(0) + (2 * FLUSH if c.ftz else 0.0)
     tau_p = max(c.tau_p, c.tau) if c.p_norm else c.tau_p
