@@ -285,7 +285,8 @@ __device__ __forceinline__ void combine(const float* partial_sum_v, const float*
     const float split_sum = present ? partial_sum[first + lane] : 0.0f;
     const float row_max = warp_max(split_max);
     const float factor = expf(split_max - row_max);
-    const float denominator = warp_sum(split_sum * factor);
+    // Not to be fused with the first addition, which would give partners of an exchange different bits.
+    const float denominator = warp_sum(__fmul_rn(split_sum, factor));
 
     float numerator[DIMS_PER_LANE] = {};
 #pragma unroll 1
