@@ -23,3 +23,4 @@ mod replay;
 mod shrink;
 mod suspect;
 mod values;
+mod variants;
