@@ -20,6 +20,7 @@ mod properties;
 mod property;
 mod ptx;
 mod replay;
+mod rules;
 mod shrink;
 mod suspect;
 mod values;
