@@ -115,6 +115,10 @@ contract! {
     s_round: Rounding,
     /// Weights are divided by the denominator before they are rounded and meet the values.
     p_norm: bool,
+    /// Nothing is divided by the denominator at the end: weights are `exp(s - lse)` of the logits that `lse` was summed
+    /// over, or parts are combined by `exp(lse_i - lse)` (FlashAttention's combine kernel). An error of `lse` then scales
+    /// the whole row.
+    p_lse: bool,
     /// Whether the denominator sums rounded weights.
     p_den: PDen,
     /// Relative error of the final division: `2^-24` IEEE, `4 * 2^-24` through `rcp.approx`,
@@ -238,6 +242,7 @@ pub struct Resolved {
     /// Half the subnormal spacing of the weights' format.
     pub tau_p: f64,
     pub p_norm: bool,
+    pub p_lse: bool,
     pub p_den: PDen,
     pub e_div: f64,
     pub w_cut: f64,
@@ -345,6 +350,7 @@ impl Contract {
             u_p,
             tau_p,
             p_norm: self.p_norm,
+            p_lse: self.p_lse,
             p_den: self.p_den,
             e_div: eval(&self.e_div),
             w_cut: eval(&self.w_cut).max(libm::exp2(underflow)),

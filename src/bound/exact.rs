@@ -19,7 +19,7 @@
 //! a dropped, repeated or swapped key bit by bit, however long the row is. Both are blind to the scale.
 //!
 //! Not for kernels that add an offset to the maximum (weights are no longer 1), that normalise weights
-//! before they are rounded, that combine splits through a logarithm (`e_abs > 0`), that truncate the
+//! before they are rounded or meet the values, that combine splits through a logarithm (`e_abs > 0`), that truncate the
 //! values (`u_in > 0`), or whose exponential is so coarse (`e0 > 2^-20`) that `exp(0)` may not be 1.
 
 use super::contract::Resolved;
@@ -38,6 +38,7 @@ pub(super) fn bounds(reference: &Reference<'_>, contract: &Resolved, delta: &[f6
         && contract.e_abs == 0.0
         && contract.e0 <= libm::exp2(-20.0)
         && !contract.p_norm
+        && !contract.p_lse
         && (contract.tc.is_none() || contract.u_p > 0.0);
     if !suited || reference.max != 0.0 {
         return None;

@@ -64,6 +64,8 @@
 //!
 //! 7. **Exact rows** (`exact`). Where every correct kernel gives the same weights and sums without any
 //!    rounding, only `e_div |o|` is left.
+//! 8. **No division** (`p_lse`, `common`). Weights `exp(s_j - lse^)` keep an error that they have in common. What it
+//!    comes to stands in for the division's error.
 //!
 //! Sources: Higham & Mary 2019, 2020 (probabilistic rounding error); Jeannerod & Rump 2013, Lange & Rump
 //! 2017 (sums in any order); Blanchard, Higham & Higham 2021 (softmax); Fasi et al. 2021, Khattak &
@@ -81,6 +83,7 @@
 //! Additive biases (ALiBi), and the rounding of the store being anything but to nearest.
 
 mod accept;
+mod common;
 mod constants;
 mod contract;
 mod exact;
@@ -127,6 +130,11 @@ pub fn bounds(reference: &Reference<'_>, contract: &Resolved, lambda: f64) -> Bo
     let sums = Columns::of(reference, contract, &terms);
     let row = RowErrors::of(reference, contract, &weights, &terms);
     let exact = exact::bounds(reference, contract, &weights.delta);
+    let undivided = contract.p_lse.then(|| {
+        let common = common::error(reference, contract, &weights, &terms, row.mu);
+        Resolved { e_div: contract.e_div + common + contract.e_div * common, ..contract.clone() }
+    });
+    let contract = undivided.as_ref().unwrap_or(contract);
 
     let mut bounds =
         Bounds { det: Vec::with_capacity(columns), sgn: Vec::with_capacity(columns), hm: Vec::with_capacity(columns) };
@@ -172,11 +180,19 @@ pub fn lse_bound(reference: &Reference<'_>, contract: &Resolved) -> f64 {
     if terms.any_dropped {
         weight_error = weight_error.max(-libm::log(terms.kept));
     }
-    if contract.p_den != PDen::No {
-        weight_error += contract.u_p + contract.tau_p * n as f64 * libm::exp(contract.off) / reference.sum;
-    }
-    weight_error
-        + mu / (1.0 - mu)
+    weight_error + mu / (1.0 - mu) + rounding_of_lse(reference, contract)
+}
+
+/// What a log-sum-exp errs by beyond its weights and their sum: rounded weights in the sum, the logarithm, and the
+/// roundings of its sum with the maximum.
+fn rounding_of_lse(reference: &Reference<'_>, contract: &Resolved) -> f64 {
+    let u = contract.u;
+    let rounded_weights = if contract.p_den == PDen::No {
+        0.0
+    } else {
+        contract.u_p + contract.tau_p * reference.elements() as f64 * libm::exp(contract.off) / reference.sum
+    };
+    rounded_weights
         + libm::exp2(-21.4)
         + 8.0 * u * (reference.lse.abs() + reference.max.abs())
         + 3.0 * u * libm::log(reference.sum).abs()

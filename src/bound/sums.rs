@@ -12,7 +12,7 @@ pub(super) struct Terms {
     /// What rounding may take from a weight in its own format: `min(p_j (1 + eta_j) / Z, tau)`. Empty if nothing.
     p_underflow: Vec<f64>,
     /// `p_j` if the weight may be dropped, else 0.
-    dropped: Vec<f64>,
+    pub(super) dropped: Vec<f64>,
     /// `p_j sigma_j`: the weight's error as a standard deviation.
     sigma: Vec<f64>,
     /// `p_j (u X_j / 2 + underflow_j)`: errors that do not average out.

@@ -59,6 +59,8 @@ use crate::reference::Reference;
 pub(super) struct Weights {
     /// `D_j`.
     pub(super) delta: Vec<f64>,
+    /// `Ds_j`.
+    pub(super) logit: Vec<f64>,
     /// `X_j`.
     pub(super) argument: Vec<f64>,
     /// The part of `Ds_j` that underflow and flushed inputs make.
@@ -89,7 +91,7 @@ impl Weights {
                     + (rescales[j] + 1.0) * once
             })
             .collect();
-        Self { delta, argument, underflow, rescales }
+        Self { delta, logit, argument, underflow, rescales }
     }
 
     /// The largest `R_j + r_comb`: roundings that rescaling adds to a sum.

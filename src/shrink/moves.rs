@@ -295,5 +295,28 @@ fn trade(case: &Case, domain: &Domain) -> Vec<Case> {
             candidates.extend(traded.and_then(|(case, enough)| more.turned(&case, enough)));
         }
     }
+    candidates.extend(own_with_past(case, domain));
+    candidates
+}
+
+/// Less of a knob of the kernel's own, and as much less of every past: what splits a sequence goes wrong at the same
+/// place of a part.
+fn own_with_past(case: &Case, domain: &Domain) -> Vec<Case> {
+    let mut candidates = Vec::new();
+    for knob in (0..case.knobs.len()).map(Knob::Own) {
+        let (from, low) = (knob.of(case), knob.range(domain).low());
+        let mut numbers = vec![low, low + 1, from / 2, from.saturating_sub(1)];
+        numbers.retain(|&n| n >= low.max(1) && n < from);
+        numbers.dedup();
+        for n in numbers {
+            candidates.extend(knob.turned(case, n).and_then(|turned| {
+                followed(&turned, |parts| {
+                    for r in &mut parts.shape.requests {
+                        r.past_len = (u64::from(r.past_len) * u64::from(n)).div_ceil(u64::from(from)) as u32;
+                    }
+                })
+            }));
+        }
+    }
     candidates
 }

@@ -85,7 +85,7 @@ impl Kernel {
             }
             Self::Tiles => "preset = 'online'\nk_m = 1\nr = 'ceil(n/16) - 1'\np_round = 'bf16'\nftz = false",
             Self::Splits => {
-                "preset = 'split-lse'\nprescale_lossy = true\nr = 'ceil(n/3)'\nh_l = 'ceil(n/3) + 3'\nh_pv = 'ceil(n/3) + 3'\nftz = false"
+                "preset = 'split-lse'\np_lse = false\nprescale_lossy = true\nr = 'ceil(n/3)'\nh_l = 'ceil(n/3) + 3'\nh_pv = 'ceil(n/3) + 3'\nftz = false"
             }
         };
         toml::from_str(text).unwrap_or_else(|error| panic!("{self:?}: {error}"))

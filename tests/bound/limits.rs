@@ -39,7 +39,8 @@ fn the_bound_is_finite_however_large_the_logits() {
             let judged = judge(&inputs, contract);
             assert!(judged.in_domain);
             for b in &judged.bounds.det {
-                assert!(*b < 3.0 * widest, "{name}, {distribution:?}, 1e{exponent}: {b}, values up to {widest}");
+                // A kernel that trusts its log-sum-exp loses every digit there.
+                assert!(contract.p_lse || *b < 3.0 * widest, "{name}, {distribution:?}, 1e{exponent}: {b}, values up to {widest}");
             }
         }
     }

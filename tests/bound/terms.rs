@@ -12,7 +12,7 @@ use attnfuzz::float::Dtype;
 use proptest::prelude::*;
 
 /// A kernel that makes no error but for what `u` alone allows.
-const GROUND: [(&str, &str); 24] = [
+const GROUND: [(&str, &str); 25] = [
     ("u", "'2^-24'"),
     ("h_qk", "0"),
     ("k_qk", "0"),
@@ -31,6 +31,7 @@ const GROUND: [(&str, &str); 24] = [
     ("p_round", "'none'"),
     ("s_round", "'none'"),
     ("p_norm", "false"),
+    ("p_lse", "false"),
     ("p_den", "'no'"),
     ("e_div", "0"),
     ("w_cut", "0"),
