@@ -18,6 +18,7 @@ use cudarc::driver::{CudaContext, CudaStream};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -51,8 +52,21 @@ struct Lane {
     stream: Arc<CudaStream>,
     device: sys::CUdeviceptr,
     capacity: usize,
-    host: Vec<u8>,
+    /// The arena's copy on the host.
+    host: Pinned,
 }
+
+/// Page-locked host memory, which the device copies from and to by itself.
+struct Pinned {
+    /// Null while the capacity is 0.
+    start: *mut u8,
+    capacity: usize,
+    /// Bytes in use.
+    len: usize,
+}
+
+// SAFETY: the memory belongs to this value alone, and the driver lets any thread use and free it.
+unsafe impl Send for Pinned {}
 
 /// A loaded module. It lives as long as the process.
 #[derive(Clone, Copy)]
@@ -141,7 +155,7 @@ impl Cuda {
         if let Some(lane) = lock(&self.idle).pop() {
             return Ok(lane);
         }
-        Ok(Lane { stream: self.context.new_stream()?, device: 0, capacity: 0, host: Vec::new() })
+        Ok(Lane { stream: self.context.new_stream()?, device: 0, capacity: 0, host: Pinned { start: std::ptr::null_mut(), capacity: 0, len: 0 } })
     }
 
     fn module(&self, kernel: &Kernel) -> Result<Module, BackendError> {
@@ -341,7 +355,7 @@ impl Backend for Cuda {
 
 impl Lane {
     fn reserve(&mut self, size_bytes: usize) -> Result<(), DriverError> {
-        self.host.resize(size_bytes, GUARD_BYTE);
+        self.host.resize(size_bytes)?;
         if size_bytes <= self.capacity {
             return Ok(());
         }
@@ -360,6 +374,62 @@ impl Lane {
         self.capacity = 0;
         // SAFETY: `device` came from malloc_sync and is given back once; every run ends with its stream waited for.
         unsafe { result::free_sync(self.device) }
+    }
+}
+
+impl Pinned {
+    /// Makes it so many bytes long; what they hold is not kept.
+    fn resize(&mut self, size_bytes: usize) -> Result<(), DriverError> {
+        if size_bytes > self.capacity {
+            self.release()?;
+            let capacity = size_bytes.next_power_of_two().max(1 << 20);
+            // SAFETY: the context is current (run) and the size is not 0.
+            let start: *mut u8 = unsafe { result::malloc_host(capacity, 0) }?.cast();
+            // SAFETY: so many bytes were just allocated; the driver leaves them uninitialised, and a slice may not be.
+            unsafe { start.write_bytes(GUARD_BYTE, capacity) };
+            (self.start, self.capacity) = (start, capacity);
+        }
+        self.len = size_bytes;
+        Ok(())
+    }
+
+    fn release(&mut self) -> Result<(), DriverError> {
+        if self.capacity == 0 {
+            return Ok(());
+        }
+        (self.capacity, self.len) = (0, 0);
+        // SAFETY: `start` came from malloc_host and is given back once; every run ends with its stream waited for.
+        unsafe { result::free_host(self.start.cast()) }
+    }
+}
+
+impl Deref for Pinned {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        if self.capacity == 0 {
+            return &[];
+        }
+        // SAFETY: `len` is at most the capacity, every byte of which was written when it was allocated. No copy runs while
+        // a slice is alive but those that borrow the slice until their stream is waited for.
+        unsafe { std::slice::from_raw_parts(self.start, self.len) }
+    }
+}
+
+impl DerefMut for Pinned {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        if self.capacity == 0 {
+            return &mut [];
+        }
+        // SAFETY: as for `deref`, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // A failure here means the context is gone, and its memory with it.
+        let _ = self.release();
     }
 }
 
