@@ -48,6 +48,32 @@ fn a_clean_campaign_exits_0_and_ends_with_the_verdict() {
 }
 
 #[test]
+fn asked_for_relations_are_tabled_and_a_broken_one_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let regressions = folder.path().to_string_lossy();
+    let fuzz = |kernel: &str, cases: &str, relations: &str| {
+        let backend = ["--backend", "emulator", "--regressions", &regressions];
+        let args = [&["fuzz", kernel, "--cases", cases, "--relations", relations], &backend[..]].concat();
+        let output = attnfuzz(&args);
+        (code(&output), stdout(&output))
+    };
+    let (code, text) = fuzz("gqa_decode", "40", "all");
+    assert_eq!(code, 0, "{text}");
+    for relation in ["keys-permuted", "lses-merged", "scale-probe", "worst difference/tolerance"] {
+        assert!(text.contains(relation), "{relation}: {text}");
+    }
+    // Outputs are clamped where no value of a plain case reaches, but 64 times V does.
+    let (code, text) = fuzz("kernels/mutants/gqa_decode/p15_output_clamped.toml", "200", "values-scaled");
+    assert_eq!(code, 100, "{text}");
+    assert!(text.contains("error: values-scaled doesn't hold in `gqa_decode.p15_output_clamped`"), "{text}");
+    assert!(text.contains("relation=values-scaled"), "{text}");
+    let wrong = refused(&["fuzz", "gqa_decode", "--relations", "keys-permuted,keys"]);
+    assert!(
+        wrong.contains("--relations: expected all, or some of keys-permuted, ") && wrong.contains("found \"keys\"")
+    );
+}
+
+#[test]
 fn a_finding_exits_100_is_saved_and_replays() {
     let folder = tempfile::tempdir().unwrap();
     let regressions = folder.path().to_string_lossy();

@@ -5,22 +5,22 @@
 //!     ATTNFUZZ_CASES=10 cargo bench --bench rules     fewer; ATTNFUZZ_SEED for others
 //!     cargo bench --bench rules -- mutants            and a table of the cases in which each mutant is noticed
 //!
-//! The subjects are the planted bugs of `gqa_decode`, and as right kernels `gqa_decode` and `kernels/variants`. A case runs
+//! The subjects are the planted bugs of the shipped kernels, and as right kernels those and `kernels/variants`. A case runs
 //! in the emulator with every check off that can be, so that a kernel that reads or races where it must not still leaves
 //! numbers; all rules judge these same numbers. What stops a run all the same (an access out of bounds, a barrier that
 //! diverges, an output never written) leaves the other rules nothing to judge: that is counted as not noticed by them, and
 //! shown. `ours` is the verdict of a campaign, faults and caches included; `ours, values` looks at nothing but the numbers
 //! that the others see.
 //!
-//! A rule notices a mutant in a case if it refuses the mutant's output and not that of `gqa_decode`: what it would refuse
-//! anyway is no discovery.
+//! A rule notices a mutant in a case if it refuses the mutant's output and not that of the kernel it was made of: what it
+//! would refuse anyway is no discovery. The others see no log-sum-exp, so the bugs in that alone are ours to notice.
 
 mod low_precision;
 mod peers;
 #[path = "../shared/mod.rs"]
 mod shared;
 
-use attnfuzz::backend::{BackendError, Emulator, Kernel, Run};
+use attnfuzz::backend::{BackendError, Emulator, Kernel, Run, shipped_names};
 use attnfuzz::case::{Case, Inputs};
 use attnfuzz::emulator::Checks;
 use attnfuzz::float::Dtype;
@@ -48,7 +48,8 @@ struct Trial {
 fn main() {
     let (cases, seed) = (shared::number("ATTNFUZZ_CASES", 50), shared::number("ATTNFUZZ_SEED", 0));
     let open = |path: std::path::PathBuf| Kernel::open(&path.display().to_string()).expect("a planted bug opens");
-    let mutants: Vec<Kernel> = shared::manifests("kernels/mutants/gqa_decode").into_iter().map(open).collect();
+    let folders = shipped_names().into_iter().map(|name| format!("kernels/mutants/{name}"));
+    let mutants: Vec<Kernel> = folders.flat_map(|folder| shared::manifests(&folder)).map(open).collect();
     let right = shared::right_kernels();
     let drawn = |kernel: &Kernel| -> Vec<Case> { (0..cases).map(|i| kernel.space().case_at(seed, i)).collect() };
     let expected: HashMap<String, Expected> = right
@@ -64,14 +65,33 @@ fn main() {
         kernels.par_iter().map(|kernel| drawn(kernel).iter().map(|case| one(kernel, case)).collect()).collect()
     };
     let (of_mutants, of_right) = (try_all(&mutants), try_all(&right));
+    // A mutant is named after its kernel, which was drawn the same cases.
+    let original = |mutant: &Kernel| {
+        let name = mutant.name().split('.').next().unwrap_or_default();
+        let place = right.iter().position(|kernel| kernel.name() == name).expect("a mutant's kernel is shipped");
+        &of_right[place][..]
+    };
+    let of_mutants: Vec<Mutant<'_>> = mutants
+        .iter()
+        .zip(of_mutants)
+        .map(|(kernel, trials)| Mutant { kernel, trials, original: original(kernel) })
+        .collect();
 
     println!("{} planted bugs and {} right kernels, {cases} cases each of seed {seed}", mutants.len(), right.len());
     println!("{}", table_of_rules(&of_mutants, &of_right));
-    let without = of_mutants.iter().flatten().filter(|trial| !trial.has_output).count();
-    println!("{without} of {} runs of planted bugs left no numbers", of_mutants.iter().flatten().count());
+    let runs = || of_mutants.iter().flat_map(|mutant| &mutant.trials);
+    let without = runs().filter(|trial| !trial.has_output).count();
+    println!("{without} of {} runs of planted bugs left no numbers", runs().count());
     if std::env::args().any(|arg| arg == "mutants") {
-        println!("{}", table_of_mutants(&mutants, &of_mutants, original(&of_right)));
+        println!("{}", table_of_mutants(&of_mutants));
     }
+}
+
+/// A planted bug, and what its cases and the right kernel's came to.
+struct Mutant<'a> {
+    kernel: &'a Kernel,
+    trials: Vec<Trial>,
+    original: &'a [Trial],
 }
 
 fn trial(kernel: &Kernel, case: &Case, expected: &Expected) -> Trial {
@@ -116,12 +136,12 @@ fn names() -> Vec<String> {
     ours.into_iter().chain(Rule::ALL.map(Rule::name)).collect()
 }
 
-/// In which of its cases a rule notices a mutant; `original` is what the right kernel came to in the same cases.
-fn noticed<'a>(rule: usize, mutant: &'a [Trial], original: &'a [Trial]) -> impl Iterator<Item = bool> + 'a {
-    mutant.iter().zip(original).map(move |(mutant, right)| mutant.refused[rule] && !right.refused[rule])
+/// In which of its cases a rule notices a mutant.
+fn noticed<'a>(rule: usize, mutant: &'a Mutant<'_>) -> impl Iterator<Item = bool> + 'a {
+    mutant.trials.iter().zip(mutant.original).map(move |(wrong, right)| wrong.refused[rule] && !right.refused[rule])
 }
 
-fn table_of_rules(of_mutants: &[Vec<Trial>], of_right: &[Vec<Trial>]) -> Table {
+fn table_of_rules(of_mutants: &[Mutant<'_>], of_right: &[Vec<Trial>]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header([
         "rule",
@@ -132,10 +152,9 @@ fn table_of_rules(of_mutants: &[Vec<Trial>], of_right: &[Vec<Trial>]) -> Table {
         "f16",
         "bf16",
     ]);
-    let original = original(of_right);
     for (rule, name) in names().into_iter().enumerate() {
-        let mutants = of_mutants.iter().filter(|mutant| noticed(rule, mutant, original).any(|noticed| noticed)).count();
-        let cases = percent(of_mutants.iter().flat_map(|mutant| noticed(rule, mutant, original)));
+        let mutants = of_mutants.iter().filter(|mutant| noticed(rule, mutant).any(|noticed| noticed)).count();
+        let cases = percent(of_mutants.iter().flat_map(|mutant| noticed(rule, mutant)));
         let alarms = [None, Some(Dtype::F32), Some(Dtype::F16), Some(Dtype::Bf16)].map(|dtype| {
             let trials = of_right.iter().flatten().filter(|trial| dtype.is_none_or(|dtype| trial.dtype == dtype));
             percent(trials.map(|trial| trial.refused[rule]))
@@ -145,19 +164,14 @@ fn table_of_rules(of_mutants: &[Vec<Trial>], of_right: &[Vec<Trial>]) -> Table {
     table
 }
 
-/// What the kernel that the mutants are made of came to: it is the first one shipped, and drawn the same cases.
-fn original(of_right: &[Vec<Trial>]) -> &[Trial] {
-    &of_right[0]
-}
-
-fn table_of_mutants(mutants: &[Kernel], of_mutants: &[Vec<Trial>], original: &[Trial]) -> Table {
+fn table_of_mutants(of_mutants: &[Mutant<'_>]) -> Table {
     let mut table = Table::new();
     let header = ["mutant".to_owned(), "no output".to_owned()].into_iter().chain(names());
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
-    for (mutant, trials) in mutants.iter().zip(of_mutants) {
-        let name = mutant.mutant.as_ref().map_or_else(String::new, |mutant| mutant.id.clone());
-        let silent = trials.iter().filter(|trial| !trial.has_output).count();
-        let counts = (0..RULES).map(|rule| noticed(rule, trials, original).filter(|&noticed| noticed).count());
+    for mutant in of_mutants {
+        let name = mutant.kernel.name().to_owned();
+        let silent = mutant.trials.iter().filter(|trial| !trial.has_output).count();
+        let counts = (0..RULES).map(|rule| noticed(rule, mutant).filter(|&noticed| noticed).count());
         table.add_row([name, silent.to_string()].into_iter().chain(counts.map(|count| count.to_string())));
     }
     table

@@ -155,7 +155,12 @@ impl Cuda {
         if let Some(lane) = lock(&self.idle).pop() {
             return Ok(lane);
         }
-        Ok(Lane { stream: self.context.new_stream()?, device: 0, capacity: 0, host: Pinned { start: std::ptr::null_mut(), capacity: 0, len: 0 } })
+        Ok(Lane {
+            stream: self.context.new_stream()?,
+            device: 0,
+            capacity: 0,
+            host: Pinned { start: std::ptr::null_mut(), capacity: 0, len: 0 },
+        })
     }
 
     fn module(&self, kernel: &Kernel) -> Result<Module, BackendError> {

@@ -51,14 +51,7 @@ pub(super) fn run(args: &FuzzArgs) -> Result<Exit, Failure> {
         cases: args.cases,
         time: args.time.or_else(|| args.cases.is_none().then_some(DEFAULT_TIME)),
         seed: args.seed,
-        relations: if args.relations.iter().any(|r| r == "all") {
-            Relation::ALL.to_vec()
-        } else {
-            args.relations
-                .iter()
-                .map(|name| name.parse().map_err(|e| Failure::usage(format!("--relations: {e}, or all"))))
-                .collect::<Result<_, _>>()?
-        },
+        relations: relations(&args.relations)?,
         jobs: args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from),
         max_findings: usize::from(args.max_findings),
         max_shrink: args.max_shrink,
@@ -90,6 +83,20 @@ pub(super) fn run(args: &FuzzArgs) -> Result<Exit, Failure> {
     } else {
         Exit::NothingRan
     })
+}
+
+/// The relations that the names stand for.
+fn relations(names: &[String]) -> Result<Vec<Relation>, Failure> {
+    if names.iter().any(|name| name == "all") {
+        return Ok(Relation::ALL.to_vec());
+    }
+    let parsed = names.iter().map(|name| {
+        name.parse().map_err(|_| {
+            let known = Relation::ALL.map(Relation::name).join(", ");
+            Failure::usage(format!("--relations: expected all, or some of {known}; found {name:?}"))
+        })
+    });
+    parsed.collect()
 }
 
 /// The progress bar, and the lines that pass above it.

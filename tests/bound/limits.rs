@@ -40,7 +40,10 @@ fn the_bound_is_finite_however_large_the_logits() {
             assert!(judged.in_domain);
             for b in &judged.bounds.det {
                 // A kernel that trusts its log-sum-exp loses every digit there.
-                assert!(contract.p_lse || *b < 3.0 * widest, "{name}, {distribution:?}, 1e{exponent}: {b}, values up to {widest}");
+                assert!(
+                    contract.p_lse || *b < 3.0 * widest,
+                    "{name}, {distribution:?}, 1e{exponent}: {b}, values up to {widest}"
+                );
             }
         }
     }
