@@ -126,14 +126,15 @@ impl Backend for Fabricated {
     }
 }
 
-/// A manifest like `gqa_decode`'s, for several query tokens: what runs it here is [`Fabricated`].
-fn prefill(folder: &Path) -> Kernel {
+/// A manifest like `gqa_decode`'s with a line replaced: what runs it here is [`Fabricated`].
+fn rewritten(folder: &Path, from: &str, to: &str) -> Kernel {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/gqa_decode");
     for file in ["kernel.cu", "kernel.ptx"] {
         std::fs::copy(shipped.join(file), folder.join(file)).unwrap();
     }
     let manifest = std::fs::read_to_string(shipped.join("kernel.toml")).unwrap();
-    let manifest = manifest.replace("q_len = 1\n", "q_len = \"1..=16\"\n");
+    assert!(manifest.contains(from));
+    let manifest = manifest.replace(from, to);
     std::fs::write(folder.join("kernel.toml"), manifest).unwrap();
     Kernel::open(folder.join("kernel.toml").to_str().unwrap()).unwrap()
 }
@@ -141,7 +142,7 @@ fn prefill(folder: &Path) -> Kernel {
 #[test]
 fn several_query_tokens_give_what_single_ones_give() {
     let folder = tempfile::tempdir().unwrap();
-    let kernel = prefill(folder.path());
+    let kernel = rewritten(folder.path(), "q_len = 1\n", "q_len = \"1..=16\"\n");
     let judged = |blind: usize, line: &str| {
         let backend = Fabricated { change: |_, _, o| o, blind };
         check(&backend, &kernel, &line.parse().unwrap(), Relation::StepsMerged, None).unwrap()
@@ -156,6 +157,23 @@ fn several_query_tokens_give_what_single_ones_give() {
     }
     let one = "kv=2 g=3 d=8 past=5,0,9 dtype=f32 cache=hnd:16 scale=0.35 values=normal:3";
     assert!(matches!(judged(1, one), Checked::DoesNotApply(_)));
+}
+
+/// Numbers with few exponents underflow where those of 64 times V don't: no exact relation, and no bug.
+#[test]
+fn narrow_accumulators_are_not_asked_to_scale_exactly() {
+    let folder = tempfile::tempdir().unwrap();
+    let narrow = rewritten(folder.path(), "preset = \"naive\"\n", "preset = \"naive\"\nu = \"2^-11\"\n");
+    let wide = Kernel::open("gqa_decode").unwrap();
+    let case: Case = "kv=2 g=3 d=8 past=5,9 dtype=f32 cache=hnd:16 scale=0.35 values=normal:3".parse().unwrap();
+    let exact = Fabricated { change: |_, _, o| o, blind: 0 };
+    for relation in [Relation::ValuesScaled, Relation::FactorsMoved] {
+        let judged = |kernel: &Kernel| check(&exact, kernel, &case, relation, None).unwrap();
+        assert!(matches!(judged(&narrow), Checked::DoesNotApply(_)), "{relation}");
+        assert!(matches!(judged(&wide), Checked::Holds(_)), "{relation}");
+    }
+    let negated = check(&exact, &narrow, &case, Relation::ValuesNegated, None).unwrap();
+    assert!(matches!(negated, Checked::Holds(_)), "{negated:?}");
 }
 
 /// Below what the bound of a long row allows, but never the negative of what -V gives.

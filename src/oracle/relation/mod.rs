@@ -69,6 +69,10 @@ pub fn check(
     if relation == Relation::LsesMerged {
         return merge::check(kernel, given, run);
     }
+    let moves_exponents = matches!(relation, Relation::ValuesScaled | Relation::FactorsMoved);
+    if moves_exponents && kernel.manifest.numerics.at_case(1, given).u > BINARY32_ROUNDOFF {
+        return Ok(Checked::DoesNotApply("accumulators narrower than binary32 have too few exponents"));
+    }
     let pair = match derive::pair(relation, given, &kernel.manifest.domain) {
         Ok(pair) => pair,
         Err(why) => return Ok(Checked::DoesNotApply(why)),
@@ -143,6 +147,9 @@ fn compare(kernel: &Kernel, relation: Relation, pair: &Pair, base: &Output, othe
     }
     tally.result()
 }
+
+/// Unit roundoff of binary32.
+const BINARY32_ROUNDOFF: f64 = f32::EPSILON as f64 / 2.0;
 
 /// What underflow of weights and products may cost a sum of values around 1, however long: far below what any dtype
 /// sees there, far above `2^-149` times the longest row.
