@@ -2,7 +2,7 @@
 
 use attnfuzz::backend::Kernel;
 use attnfuzz::mutate::operators::OPERATORS;
-use attnfuzz::mutate::{Config, Mutant, Report, Status, edits_of, mutants, run, sample};
+use attnfuzz::mutate::{Config, Mutant, Origin, Report, Status, edits_of, mutants, run, sample};
 use attnfuzz::ptx;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -213,6 +213,34 @@ fn a_result_that_nothing_reads_makes_an_equivalent() {
     });
     let status = status_of(&kernel, "add.s32 %dead0, %r1, 5; -> sub.s32 %dead0, %r1, 5;");
     assert!(matches!(&status, Status::Equivalent(why) if why.contains("nothing reads")), "{status:?}");
+}
+
+#[test]
+fn a_register_set_to_what_it_holds_makes_an_equivalent() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = small(folder.path(), "\"0..=5\"", |ptx| ptx);
+    // Both are zero before the branch over the loop, which sets them again; the next is set there only.
+    let status = status_of(&kernel, "mov.f32 %f533, %f515; -> ");
+    assert!(matches!(&status, Status::Equivalent(why) if why.contains("holds that constant")), "{status:?}");
+    let status = status_of(&kernel, "mov.f32 %f516, %f515; -> ");
+    assert!(!matches!(&status, Status::Equivalent(_)), "{status:?}");
+}
+
+#[test]
+fn no_case_kills_what_is_called_equivalent() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = small(folder.path(), "\"0..=40\"", |ptx| ptx);
+    let doubted = |mut mutant: Mutant| {
+        let Origin::Edited { equivalent, .. } = &mut mutant.origin else { return None };
+        equivalent.take().map(|_| mutant)
+    };
+    let list: Vec<Mutant> = mutants(&kernel).unwrap().into_iter().filter_map(doubted).collect();
+    assert!(list.len() > 20, "only {} to try", list.len());
+    let report = tried(&kernel, list, 2);
+    assert!(report.results.iter().any(|result| result.status == Status::Survived));
+    for result in report.results {
+        assert!(!matches!(result.status, Status::Killed { .. }), "{result:?}");
+    }
 }
 
 #[test]

@@ -5,8 +5,8 @@ use super::liveness::Names;
 use super::operators::edits;
 use crate::backend::{Kernel, OpenError};
 use crate::case::codec::fnv1a;
-use crate::ptx::{self, Instruction, Module, Place};
-use std::collections::{HashMap, HashSet};
+use crate::ptx::{self, Idle, Instruction, Module, Place};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 
 /// A faulty kernel, not built yet.
@@ -39,8 +39,8 @@ pub enum Origin {
         place: usize,
         /// Whether reaching it is enough to matter, be it executed or not.
         guards: bool,
-        /// Whether nothing reads what the instruction gives.
-        dead: bool,
+        /// Why it can't matter, where that is plain from the PTX.
+        equivalent: Option<&'static str>,
     },
 }
 
@@ -111,11 +111,18 @@ fn edited(module: &Module) -> Vec<Mutant> {
         functions.entry(place.function).or_default().push(place.instruction);
     }
     let names: HashMap<&str, Names> = functions.into_iter().map(|(name, code)| (name, Names::of(&code))).collect();
+    let idle = idle_lines(module);
     for (index, place) in places.iter().enumerate() {
         let Some(names) = names.get(place.function) else { continue };
-        let dead = names.is_dead(place.instruction);
+        let line = place.instruction.at.line;
+        let unread = names.is_dead(place.instruction) || idle.unread.contains(&line);
         for edit in edits(place.instruction, names) {
-            let line = place.instruction.at.line;
+            let equivalent = if unread {
+                Some("nothing reads what the instruction gives")
+            } else {
+                let left_out = edit.operator == "drop" && idle.repeated.contains(&line);
+                left_out.then_some("the register holds that constant already")
+            };
             let variant = if edit.variant.is_empty() { String::new() } else { format!(":{}", edit.variant) };
             list.push(Mutant {
                 id: format!("{}:{line}{variant}", edit.operator),
@@ -124,11 +131,30 @@ fn edited(module: &Module) -> Vec<Mutant> {
                 source: place.source.map(|(path, line)| format!("{path}:{line}")),
                 before: place.instruction.to_string(),
                 after: edit.text,
-                origin: Origin::Edited { place: index, guards: edit.guards, dead },
+                origin: Origin::Edited { place: index, guards: edit.guards, equivalent },
             });
         }
     }
     list
+}
+
+/// Lines idle in every kernel they are part of.
+fn idle_lines(module: &Module) -> Idle {
+    let mut idle = Idle::default();
+    let mut busy = Idle::default();
+    for program in module.entries().filter_map(|entry| module.lower(entry).ok()) {
+        let own = program.idle();
+        for line in program.code().iter().map(|inst| inst.line) {
+            let sort = |own: &BTreeSet<u32>, idle: &mut BTreeSet<u32>, busy: &mut BTreeSet<u32>| {
+                if own.contains(&line) { idle } else { busy }.insert(line);
+            };
+            sort(&own.unread, &mut idle.unread, &mut busy.unread);
+            sort(&own.repeated, &mut idle.repeated, &mut busy.repeated);
+        }
+    }
+    idle.unread.retain(|line| !busy.unread.contains(line));
+    idle.repeated.retain(|line| !busy.repeated.contains(line));
+    idle
 }
 
 /// A kernel with what its mutants are made from.
@@ -148,9 +174,7 @@ impl<'k> Subject<'k> {
         let stillborn = |error: String| Status::Stillborn(error);
         let built = match &mutant.origin {
             Origin::Planted(file) => Kernel::open(&file.to_string_lossy()).map_err(|e| stillborn(e.to_string()))?,
-            Origin::Edited { dead: true, .. } => {
-                return Err(Status::Equivalent("nothing reads what the instruction gives".into()));
-            }
+            Origin::Edited { equivalent: Some(why), .. } => return Err(Status::Equivalent((*why).into())),
             Origin::Edited { place, .. } => {
                 let place = &self.places[*place];
                 let module = self.module.replaced(place, &mutant.after).map_err(|e| stillborn(e.to_string()))?;

@@ -1,6 +1,7 @@
 //! Cases that mutants are tried on, with what the right kernel does in them.
 
 use super::build::{Mutant, Origin};
+use super::trial::beyond;
 use crate::backend::{Emulator, Kernel, Lines, Run, Watch};
 use crate::case::Case;
 use crate::oracle::{self, Agreement, Verdict};
@@ -49,7 +50,12 @@ impl Pooled {
         lines.reached.extend(more.reached);
         lines.outcomes.extend(more.outcomes);
         match oracle::judge(&case, &kernel.manifest, first_run.poison, &output) {
-            Verdict::Agree(agreement) => Ok(Self { case, cost, output, agreement, lines, tries: 0.0, kills: 0.0 }),
+            Verdict::Agree(agreement) => {
+                match beyond(kernel, &case, &output, agreement).map_err(|error| error.to_string())? {
+                    Some((_, how)) => Err(format!("the kernel itself fails{how}")),
+                    None => Ok(Self { case, cost, output, agreement, lines, tries: 0.0, kills: 0.0 }),
+                }
+            }
             Verdict::Diverge(divergence) => Err(format!("the kernel itself: {divergence}")),
             Verdict::Fault(fault) => Err(format!("the kernel itself: {}", fault.detail)),
             Verdict::Skip(why) => Err(why),

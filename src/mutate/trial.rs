@@ -1,12 +1,15 @@
 //! One mutant on one case.
 //!
 //! The checks are the oracle's, in an order that is cheapest first: a fault of the first run, its numbers, a fault of the
-//! second run, other bits in it, the numbers with perturbed approximations. So a mutant that breaks several rules may be
+//! second run, other bits in it, the numbers with perturbed approximations, a closer look if they are suspect, the
+//! relation that the case asks for. So a mutant that breaks several rules may be
 //! booked under another of them than [`oracle::examine`] would name, but dies of the same ones.
 
 use super::pool::Pooled;
 use crate::backend::{BackendError, BackendKind, Emulator, Kernel, Run, Watch};
-use crate::oracle::{self, Verdict};
+use crate::case::Case;
+use crate::oracle::relation::{self, Checked};
+use crate::oracle::{self, Agreement, Verdict};
 use crate::outcome::{Outcome, Output};
 
 /// What came of it.
@@ -38,10 +41,10 @@ fn examine(mutant: &Kernel, pooled: &Pooled) -> Result<Trial, BackendError> {
         Outcome::Output(output) => output,
         Outcome::Fault(fault) => return Ok(killed(&Verdict::Fault(fault), "")),
     };
-    let mut worst = pooled.agreement.worst_ratio;
+    let mut agreement = pooled.agreement;
     if !is_same(&first, &pooled.output) {
         match oracle::judge(case, &mutant.manifest, first_run.poison, &first) {
-            Verdict::Agree(agreement) => worst = agreement.worst_ratio,
+            Verdict::Agree(found) => agreement = found,
             verdict => return Ok(killed(&verdict, "")),
         }
     }
@@ -65,7 +68,31 @@ fn examine(mutant: &Kernel, pooled: &Pooled) -> Result<Trial, BackendError> {
             }
         }
     }
-    Ok(Trial::Agreed(worst))
+    if let Some((verdict, how)) = beyond(mutant, case, &first, agreement)? {
+        return Ok(killed(&verdict, how));
+    }
+    Ok(Trial::Agreed(agreement.worst_ratio))
+}
+
+/// What other cases say of a kernel that agrees on this one: those of a closer look, those of its relation. Gives the
+/// verdict of what fails, and how it was found.
+pub(super) fn beyond(
+    kernel: &Kernel,
+    case: &Case,
+    output: &Output,
+    agreement: Agreement,
+) -> Result<Option<(Verdict, &'static str)>, BackendError> {
+    if agreement.is_suspect()
+        && let Some((_, verdict)) = oracle::look_closer(&Emulator, kernel, case)?
+    {
+        return Ok(Some((verdict, " in a closer look")));
+    }
+    let Some(asked) = case.relation else { return Ok(None) };
+    Ok(match relation::check(&Emulator, kernel, case, asked, Some(output))? {
+        Checked::Broken(divergence) => Some((Verdict::Diverge(divergence), "")),
+        Checked::Fault(fault) => Some((Verdict::Fault(fault), " in a relation")),
+        Checked::Holds(_) | Checked::DoesNotApply(_) => None,
+    })
 }
 
 /// Bit for bit; NaN is itself.

@@ -73,7 +73,11 @@ pub fn examine(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Result<Ex
 }
 
 /// Runs the shape of a suspect case with values that leave little or no room for rounding, and gives what fails.
-fn look_closer(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Result<Option<(Case, Verdict)>, BackendError> {
+pub fn look_closer(
+    backend: &dyn Backend,
+    kernel: &Kernel,
+    case: &Case,
+) -> Result<Option<(Case, Verdict)>, BackendError> {
     for recipe in [Recipe::Flat, Recipe::Select, Recipe::Sparse] {
         let mut parts = case.clone().into_parts();
         parts.values.recipe = recipe;

@@ -15,7 +15,7 @@ mod examine;
 mod judge;
 pub mod relation;
 
-pub use examine::{examine, is_perturbed};
+pub use examine::{examine, is_perturbed, look_closer};
 pub use judge::{ExpectedRow, for_each_row, judge};
 
 use crate::case::{Case, Relation, TensorName};

@@ -10,6 +10,7 @@
 mod ast;
 mod edit;
 mod error;
+mod idle;
 mod lexer;
 mod lower;
 pub mod op;
@@ -22,6 +23,7 @@ mod unwritten;
 pub use ast::{Base, Instruction, Module, Operand};
 pub use edit::Place;
 pub use error::{Error, Position};
+pub use idle::Idle;
 pub use parser::parse;
 pub use program::{
     CONST_WINDOW, Constants, Global, Guard, Inst, LOCAL_WINDOW, MODULE_GLOBALS, PARAM_WINDOW, Param, Program,
