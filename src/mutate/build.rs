@@ -44,6 +44,16 @@ pub enum Origin {
     },
 }
 
+impl Mutant {
+    /// What is known of it without a run.
+    pub(super) fn known(&self) -> Option<Status> {
+        match self.origin {
+            Origin::Edited { equivalent, .. } => equivalent.map(|why| Status::Equivalent(why.into())),
+            Origin::Planted(_) => None,
+        }
+    }
+}
+
 /// Every mutant of `kernel`: the planted bugs that lie beside it, then the edits of its PTX in the order of its lines.
 ///
 /// # Errors
@@ -174,7 +184,6 @@ impl<'k> Subject<'k> {
         let stillborn = |error: String| Status::Stillborn(error);
         let built = match &mutant.origin {
             Origin::Planted(file) => Kernel::open(&file.to_string_lossy()).map_err(|e| stillborn(e.to_string()))?,
-            Origin::Edited { equivalent: Some(why), .. } => return Err(Status::Equivalent((*why).into())),
             Origin::Edited { place, .. } => {
                 let place = &self.places[*place];
                 let module = self.module.replaced(place, &mutant.after).map_err(|e| stillborn(e.to_string()))?;

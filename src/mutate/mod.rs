@@ -9,7 +9,7 @@
 //! reached its line is told from one that survived.
 //!
 //! Deliberately absent: the equivalence of mutants is recognised only where it is evident (the same lowered program, a
-//! result that nothing reads). A survivor is a question to a person, not an answer.
+//! result that no way reads, a constant moved to where it is). A survivor is a question to a person, not an answer.
 
 mod build;
 mod liveness;

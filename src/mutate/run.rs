@@ -21,7 +21,8 @@ const FIRST_WAVE: u64 = 256;
 /// Cases that a mutant is tried on in the first round of a wave; each round after it has twice as many.
 const FIRST_ROUND: usize = 2;
 /// Cases that a mutant is tried on in the first wave; each wave doubles it. Far fewer than there are: what survives so
-/// many is more likely to die of a case of the next wave, and if it can't die it takes no more time than others.
+/// many is more likely to die of a case of the next wave, and if it can't die it takes no more time than others. But
+/// where few are left, trials on two mutants' worth of the cases so far cost no more than to draw as many.
 const FIRST_SHARE: usize = 8;
 /// A case is long in the first wave if it costs this many times the median; each wave doubles that. Long cases are for
 /// mutants that no other reaches.
@@ -37,7 +38,7 @@ pub fn run(kernel: &Kernel, mutants: Vec<Mutant>, config: &Config, progress: &(d
         config,
         progress,
         deadline: start + config.budget,
-        states: mutants.iter().map(|_| State::default()).collect(),
+        states: mutants.iter().map(|mutant| State { settled: mutant.known(), ..State::default() }).collect(),
         pool: Vec::new(),
         drawn: 0,
         unusable: 0,
@@ -153,7 +154,8 @@ impl Hunt<'_> {
             (0..self.pool.len()).partition(|&case| self.pool[case].cost <= limit);
         long.sort_by_key(|&case| (self.pool[case].cost, case));
         let novel = by_novelty(&self.pool, &short);
-        let share = FIRST_SHARE << wave.min(30);
+        let live = self.states.iter().filter(|state| state.settled.is_none()).count().max(1);
+        let share = (FIRST_SHARE << wave.min(30)).max(2 * self.pool.len() / live);
         let mut count = FIRST_ROUND;
         loop {
             let order = self.order(&short, &novel);
