@@ -182,6 +182,21 @@ fn bytes_stand_for_knobs() {
     }
 }
 
+/// Wide rows and several tiles at once are beyond what a case about one or two fields can pay for.
+#[test]
+fn one_case_in_forty_is_wide_and_has_several_tiles() {
+    for name in ["gqa_decode", "gqa_decode_split_kv"] {
+        let kernel = attnfuzz::backend::Kernel::open(name).unwrap();
+        let deep = |case: &Case| {
+            let (shape, splits) = (&case.shape, case.knobs.get("num_splits").copied().unwrap_or(1));
+            shape.head_dim > 128 && shape.q_per_kv >= 5 && shape.requests[0].past_len + 1 > 32 * splits
+        };
+        let count = (0..4000).filter(|&index| deep(&kernel.space().case_at(3, index))).count();
+        // 100 are deep; of them 5 in 8 are as wide, 5 in 6 as long, and with splits fewer have two tiles in each.
+        assert!((25..=80).contains(&count), "{name}: {count}");
+    }
+}
+
 #[test]
 fn a_larger_budget_reaches_longer_pasts() {
     let space = Space::new(&wide_domain()).unwrap().with_budget(1 << 30);

@@ -82,6 +82,9 @@ const PARTS_OF_BUDGET: [u32; 4] = [0, 1, 2, 3];
 /// One in this many cases is as long as the budget allows. Few, because each takes about a second to emulate.
 const LONG_CASES: u32 = 1200;
 
+/// One in this many cases is deep: see [`Draft::deepen`].
+const DEEP_CASES: u32 = 40;
+
 /// One in this many cases asks for a relation too, which takes one or two runs more.
 const RELATED: u32 = 8;
 
@@ -143,7 +146,44 @@ impl<R: RngCore> Draft<'_, R> {
         }
         self.requests(&mut parts, longest);
         self.rest(&mut parts);
+        let deep = self.dice.one_in(DEEP_CASES);
+        if deep {
+            self.deepen(&mut parts);
+        }
+        self.knobs(&mut parts, deep);
         self.space.legalize(parts)
+    }
+
+    /// Several tiles of keys, a whole block of query heads and a long row at once, in one KV head of one request: what
+    /// cases about one or two fields leave no budget for together.
+    fn deepen(&mut self, parts: &mut CaseParts) {
+        let domain = self.space.domain();
+        let was_default = parts.scale == default_scale(parts.shape.head_dim);
+        let spare = parts.cache.capacity.saturating_sub(needed_capacity(parts));
+        let head_dim = domain.head_dim.nearest(self.dice.pick(tables::DEEP_HEAD_DIM));
+        parts.steps = domain.steps.low();
+        let shape = &mut parts.shape;
+        shape.num_kv_heads = domain.num_kv_heads.low();
+        shape.q_per_kv = domain.q_per_kv.nearest(self.dice.pick(tables::DEEP_Q_PER_KV));
+        (shape.head_dim, shape.v_head_dim) = (head_dim, head_dim);
+        shape.requests = vec![Request { past_len: 0, q_len: domain.q_len.low() }; domain.batch.low() as usize];
+        let mut purse = Purse::new(domain, self.space.budget);
+        for (axis, n) in [
+            (Axis::KvHeads, shape.num_kv_heads),
+            (Axis::QPerKv, shape.q_per_kv),
+            (Axis::HeadDim, head_dim),
+            (Axis::Batch, shape.batch()),
+        ] {
+            purse.spend(axis, n);
+        }
+        let cap = purse.cap(Axis::PastLen, &[]);
+        for r in &mut shape.requests {
+            r.past_len = domain.past_len.nearest(self.dice.pick(tables::DEEP_PAST_LEN).min(cap));
+        }
+        if was_default {
+            parts.scale = default_scale(head_dim);
+        }
+        parts.cache.capacity = needed_capacity(parts).saturating_add(spare);
     }
 
     /// One long request in the smallest heads, so that even an emulated kernel can be asked about it: positions beyond
@@ -166,6 +206,7 @@ impl<R: RngCore> Draft<'_, R> {
         let longest = if fitting.is_empty() { domain.past_len.nearest(cap) } else { self.dice.pick(&fitting) };
         self.requests(&mut parts, longest);
         self.rest(&mut parts);
+        self.knobs(&mut parts, false);
         self.space.legalize(parts)
     }
 
@@ -288,9 +329,14 @@ impl<R: RngCore> Draft<'_, R> {
         if dice.one_in(RELATED) {
             parts.relation = Some(dice.pick(&Relation::ALL));
         }
-        // Last, so that a kernel without knobs gets the cases it always got.
-        for (name, range) in &domain.knobs {
+    }
+
+    /// The kernel's own knobs. Last, so that a kernel without them gets the same cases.
+    fn knobs(&mut self, parts: &mut CaseParts, low: bool) {
+        let dice = &mut self.dice;
+        for (name, range) in &self.space.domain().knobs {
             let choices = match dice.below(4) {
+                _ if low => [1, 2, 3].map(|n| range.nearest(n)).to_vec(),
                 0 => tables::knob_edges(range),
                 1 => vec![range.nth(dice.below(range.rank(range.high()).saturating_add(1))).unwrap_or(range.low())],
                 _ => tables::KNOB.choices(true, range, u32::MAX),

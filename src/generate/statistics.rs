@@ -32,7 +32,7 @@ macro_rules! features {
 
 impl Feature {
     /// Every feature.
-    pub const ALL: [Self; 62] = features! {
+    pub const ALL: [Self; 63] = features! {
         "f32" => |c| c.dtype == Dtype::F32,
         "f16" => |c| c.dtype == Dtype::F16,
         "bf16" => |c| c.dtype == Dtype::Bf16,
@@ -90,6 +90,7 @@ impl Feature {
         "recipe tiny" => |c| c.values.recipe == Recipe::Tiny,
         "recipe underflow" => |c| c.values.recipe == Recipe::Underflow,
         "recipe mixed" => |c| c.values.recipe == Recipe::Mixed,
+        "head_dim over 128 and past over 31" => |c| c.shape.head_dim > 128 && past(c).any(|n| n > 31),
         "a relation too" => |c| c.relation.is_some(),
         "poison not nan" => |c| c.poison != Poison::Nan,
         "heads of a model" => |c| PRESETS.iter().any(|p| {

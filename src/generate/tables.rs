@@ -49,6 +49,11 @@ pub(super) const PAST_LEN: Table = Table {
 pub(super) const LONG_PAST_LEN: &[u32] =
     &[4097, 8193, 16385, 32767, 32768, 32769, 32770, 32800, 33000, 34000, 65535, 65537];
 
+/// Of cases that are wide and have several tiles: rows beyond one pass of 128 threads, groups of about a block's heads.
+pub(super) const DEEP_HEAD_DIM: &[u32] = &[67, 98, 130, 161, 193, 225, 250, 256];
+pub(super) const DEEP_Q_PER_KV: &[u32] = &[5, 6, 7, 8, 9];
+pub(super) const DEEP_PAST_LEN: &[u32] = &[31, 32, 33, 63, 64, 65];
+
 pub(super) const STEPS: Table = Table { usual: &[1], wide: &[2, 2, 3, 4] };
 
 pub(super) const Q_LEN: Table =
