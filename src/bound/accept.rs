@@ -6,7 +6,9 @@
 //! wrong for subnormals and at overflow: for binary16, infinity is accepted if and only if `o + b` is
 //! at least 65520, and required if and only if `o - b` is.
 //!
-//! Assumes that the store rounds to nearest, ties to even, and does not saturate.
+//! Assumes that the store rounds to nearest, ties to even. Whether it saturates need not be known: an output is a mean of
+//! values of its own type, so `o` is at most the largest finite number, and where `o + b` rounds to infinity, infinity
+//! and that number are both accepted.
 
 use crate::float::Dtype;
 
@@ -129,6 +131,17 @@ mod tests {
         assert_eq!(ratio(65504.0, 65530.0, 5.0, Dtype::F16), 2.0);
         assert_eq!(ratio(f64::NEG_INFINITY, -65500.0, 40.0, Dtype::F16), 0.5);
         assert_eq!(ratio(-65504.0, -65530.0, 5.0, Dtype::F16), 2.0);
+    }
+
+    #[test]
+    fn a_saturating_store_needs_no_flag() {
+        let accepts = |out, o, b| accepts(out, o, b, Dtype::F16);
+        for o in [65504.0, 65000.0] {
+            let b = 65520.0 - o;
+            assert!(accepts(65504.0, o, b) && accepts(f64::INFINITY, o, b), "either way to overflow");
+            assert!(!accepts(f64::INFINITY, o, b - 1.0), "nothing overflows");
+        }
+        assert!(!accepts(65504.0, 65000.0, 400.0), "too large");
     }
 
     #[test]
