@@ -13,7 +13,7 @@
 //! The aim: no finding, so a maximum below 1, since a bound that accuses a right kernel is worthless. And for each dtype
 //! a maximum of at least 1/50 by the own contract, since a bound that no right kernel comes near to sees little.
 
-mod shared;
+mod common;
 
 use attnfuzz::backend::cuda::Cuda;
 use attnfuzz::backend::manifest::Manifest;
@@ -39,7 +39,7 @@ struct Judged {
 
 #[expect(clippy::print_stdout, reason = "a benchmark's result")]
 fn main() -> ExitCode {
-    let (cases, seed) = (shared::number("ATTNFUZZ_CASES", 3000), shared::number("ATTNFUZZ_SEED", 0));
+    let (cases, seed) = (common::number("ATTNFUZZ_CASES", 3000), common::number("ATTNFUZZ_SEED", 0));
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let backend = backend();
     println!("{cases} cases a kernel of seed {seed} on {}", backend.describe());
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         "kernel", "contract", "dtype", "cases", "elements", "findings", "suspect", "median", "p95", "p99.9", "max",
     ]);
     let chosen = |kernel: &Kernel| wanted.is_empty() || wanted.iter().any(|text| kernel.name().contains(text));
-    for kernel in shared::right_kernels().iter().filter(|kernel| chosen(kernel)) {
+    for kernel in common::right_kernels().iter().filter(|kernel| chosen(kernel)) {
         let judged: Vec<Judged> =
             (0..cases).into_par_iter().map(|index| judged(&*backend, kernel, seed, index)).collect();
         for (contract, name) in CONTRACTS.iter().enumerate() {

@@ -8,6 +8,7 @@ mod campaign;
 mod cli;
 mod emulate;
 mod emulator;
+mod fabricated;
 mod fidelity;
 mod generate;
 mod hostile;

@@ -1,13 +1,13 @@
 //! Relations: the right kernel keeps every one, and each catches a planted bug without help from the reference.
 
+use crate::fabricated::outcome;
 use attnfuzz::backend::{Backend, BackendError, BackendKind, Emulator, Kernel, Run};
 use attnfuzz::campaign::{Config, Event, run};
-use attnfuzz::case::{Case, Inputs, Relation};
+use attnfuzz::case::{Case, Relation};
 use attnfuzz::oracle::relation::{Checked, Held, check};
-use attnfuzz::oracle::{Verdict, examine, for_each_row};
-use attnfuzz::outcome::{Outcome, Output};
+use attnfuzz::oracle::{Verdict, examine};
+use attnfuzz::outcome::Outcome;
 use attnfuzz::regression::{Replayed, Saved, Store, replay};
-use attnfuzz::tensor::Buffer;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -106,23 +106,14 @@ impl Backend for Fabricated {
     }
 
     fn run(&self, _: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError> {
-        let layout = case.output_layout();
-        let mut steps = vec![vec![0.0; layout.span()]; case.steps as usize];
         let several = case.shape.requests.iter().any(|r| r.q_len > 1);
-        for_each_row(case, |row| {
-            let dims = row.reference.v_head_dim;
-            let start = layout.offset(&[row.at[0], row.at[1], 0]);
+        Ok(outcome(case, run, |row, dim| {
+            let (dims, p) = (row.reference.v_head_dim, &row.reference.p);
             let seen = if several { row.n.saturating_sub(self.blind).max(1) } else { row.n };
-            let mass: f64 = row.reference.p[..seen].iter().sum();
-            for dim in 0..dims {
-                let weighted = |key: usize| row.reference.p[key] * row.reference.v[key * dims + dim];
-                let o = (0..seen).map(weighted).sum::<f64>() / mass;
-                steps[row.step as usize][start + dim] = (self.change)(case, row.n, o);
-            }
-        });
-        let (k_cache, v_cache) = Inputs::final_caches(case, run.poison);
-        let out = steps.iter().map(|values| Buffer::of_values(case.dtype, values)).collect();
-        Ok(Outcome::Output(Output { out, lse: Vec::new(), k_cache, v_cache }))
+            let weighted = |key: usize| p[key] * row.reference.v[key * dims + dim];
+            let o = (0..seen).map(weighted).sum::<f64>() / p[..seen].iter().sum::<f64>();
+            (self.change)(case, row.n, o)
+        }))
     }
 }
 
@@ -174,6 +165,22 @@ fn narrow_accumulators_are_not_asked_to_scale_exactly() {
     }
     let negated = check(&exact, &narrow, &case, Relation::ValuesNegated, None).unwrap();
     assert!(matches!(negated, Checked::Holds(_)), "{negated:?}");
+}
+
+/// The output of the case was once taken for that of the same case with other knobs, so that nothing was compared.
+#[test]
+fn other_knobs_are_run_although_the_case_itself_is_known() {
+    let kernel = Kernel::open("gqa_decode_split_kv").unwrap();
+    let line = "kv=2 g=3 d=8 past=40 dtype=f32 cache=hnd:41 scale=0.35 knobs=num_splits:2 values=normal:3";
+    let case: Case = format!("{line} relation=knobs-changed").parse().unwrap();
+    let wrong = |case: &Case, _: usize, o: f64| if case.knobs["num_splits"] == 2 { o } else { o + 1.0 };
+    for (change, holds) in [(wrong as fn(&Case, usize, f64) -> f64, false), (|_, _, o| o, true)] {
+        let backend = Fabricated { change, blind: 0 };
+        let Outcome::Output(known) = backend.run(&kernel, &case, Run::first(&case)).unwrap() else { unreachable!() };
+        let checked = check(&backend, &kernel, &case, Relation::KnobsChanged, Some(&known)).unwrap();
+        assert_eq!(matches!(checked, Checked::Holds(_)), holds, "{checked:?}");
+        assert_eq!(matches!(checked, Checked::Broken(_)), !holds, "{checked:?}");
+    }
 }
 
 /// Below what the bound of a long row allows, but never the negative of what -V gives.

@@ -1,11 +1,12 @@
 //! The model of independent roundings: what exceeds it is looked at more closely, and accused only with proof.
 
+use crate::fabricated::outcome;
 use attnfuzz::backend::{Backend, BackendError, BackendKind, Kernel, Run};
 use attnfuzz::bound::bounds;
 use attnfuzz::campaign::{Config, Event, run};
-use attnfuzz::case::{Case, Inputs, Recipe};
+use attnfuzz::case::{Case, Recipe};
 use attnfuzz::oracle::{SGN_LAMBDA, Verdict, examine, for_each_row};
-use attnfuzz::outcome::{Outcome, Output};
+use attnfuzz::outcome::Outcome;
 use attnfuzz::tensor::Buffer;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -26,22 +27,13 @@ impl Backend for Fabricated {
     }
 
     fn run(&self, _: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError> {
-        let layout = case.output_layout();
-        let mut steps = vec![vec![0.0; layout.span()]; case.steps as usize];
-        for_each_row(case, |row| {
-            let dims = row.reference.v_head_dim;
-            let start = layout.offset(&[row.at[0], row.at[1], 0]);
-            for dim in 0..dims {
-                let (o, p) = (row.reference.o[dim], &row.reference.p);
-                steps[row.step as usize][start + dim] = match self.leaves_out {
-                    Some(key) if row.n > 1000 => (o - p[key] * row.reference.v[key * dims + dim]) / (1.0 - p[key]),
-                    _ => o,
-                };
+        Ok(outcome(case, run, |row, dim| {
+            let (o, p, dims) = (row.reference.o[dim], &row.reference.p, row.reference.v_head_dim);
+            match self.leaves_out {
+                Some(key) if row.n > 1000 => (o - p[key] * row.reference.v[key * dims + dim]) / (1.0 - p[key]),
+                _ => o,
             }
-        });
-        let (k_cache, v_cache) = Inputs::final_caches(case, run.poison);
-        let out = steps.iter().map(|values| Buffer::of_values(case.dtype, values)).collect();
-        Ok(Outcome::Output(Output { out, lse: Vec::new(), k_cache, v_cache }))
+        }))
     }
 }
 

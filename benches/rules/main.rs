@@ -15,10 +15,10 @@
 //! A rule notices a mutant in a case if it refuses the mutant's output and not that of the kernel it was made of: what it
 //! would refuse anyway is no discovery. The others see no log-sum-exp, so the bugs in that alone are ours to notice.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod low_precision;
 mod peers;
-#[path = "../shared/mod.rs"]
-mod shared;
 
 use attnfuzz::backend::{BackendError, Emulator, Kernel, Run, shipped_names};
 use attnfuzz::case::{Case, Inputs};
@@ -46,11 +46,11 @@ struct Trial {
 
 #[expect(clippy::print_stdout, reason = "a benchmark's result")]
 fn main() {
-    let (cases, seed) = (shared::number("ATTNFUZZ_CASES", 50), shared::number("ATTNFUZZ_SEED", 0));
+    let (cases, seed) = (common::number("ATTNFUZZ_CASES", 50), common::number("ATTNFUZZ_SEED", 0));
     let open = |path: std::path::PathBuf| Kernel::open(&path.display().to_string()).expect("a planted bug opens");
     let folders = shipped_names().into_iter().map(|name| format!("kernels/mutants/{name}"));
-    let mutants: Vec<Kernel> = folders.flat_map(|folder| shared::manifests(&folder)).map(open).collect();
-    let right = shared::right_kernels();
+    let mutants: Vec<Kernel> = folders.flat_map(|folder| common::manifests(&folder)).map(open).collect();
+    let right = common::right_kernels();
     let drawn = |kernel: &Kernel| -> Vec<Case> { (0..cases).map(|i| kernel.space().case_at(seed, i)).collect() };
     let expected: HashMap<String, Expected> = right
         .iter()
