@@ -175,6 +175,7 @@ impl Kernel {
             message: error.to_string(),
         })?;
         let ptx_hash = fnv1a(ptx.as_bytes());
+        let source = source.map(|source| source.main.text);
         Ok(Self { manifest, mutant, space, origin, source, ptx_file, ptx, ptx_hash, programs })
     }
 
