@@ -12,6 +12,8 @@ pub mod cuda;
 pub mod cuda;
 #[cfg(feature = "cuda")]
 pub mod cuda_raw;
+#[cfg(feature = "cuda")]
+pub mod cuda_timing;
 mod emulated;
 mod kernel;
 pub mod manifest;
