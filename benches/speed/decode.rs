@@ -1,6 +1,6 @@
 //! Decoding against the card's copy rate.
 
-use attnfuzz::backend::cuda_timing::Stopwatch;
+use attnfuzz::backend::cuda_bare::BareCuda;
 use attnfuzz::backend::{BackendError, Kernel, shipped_names};
 use attnfuzz::case::{Case, StorageKind};
 use attnfuzz::float::Dtype;
@@ -15,7 +15,7 @@ const SAMPLES: usize = 7;
 /// Bytes of the copy that sets the limit: far beyond caches.
 const COPY_BYTES: usize = 4 << 30;
 
-pub(super) fn table(gpu: &Stopwatch, filter: &str) {
+pub(super) fn table(gpu: &BareCuda, filter: &str) {
     let copy = gpu.copy_rate(COPY_BYTES, SAMPLES).expect("a copy runs");
     println!("{}: a copy of 4 GiB moves {:.0} GB/s, read and written", gpu.name(), copy / 1e9);
     println!(
@@ -38,7 +38,7 @@ pub(super) fn table(gpu: &Stopwatch, filter: &str) {
 }
 
 /// The fastest of the numbers of splits that a caller would try, and what it comes to.
-fn row(gpu: &Stopwatch, kernel: &Kernel, heads: (u32, u32, u32), batch: u32, kv_len: u32, copy: f64) {
+fn row(gpu: &BareCuda, kernel: &Kernel, heads: (u32, u32, u32), batch: u32, kv_len: u32, copy: f64) {
     let (kv_heads, q_per_kv, dim) = heads;
     let dtype = Dtype::F16;
     let title = format!("{:24} {dtype:5} {kv_heads:>3}x{q_per_kv}x{dim:<3} {batch:>5} {kv_len:>7}", kernel.name());

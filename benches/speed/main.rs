@@ -21,8 +21,8 @@ mod prefill;
 
 #[cfg(feature = "cuda")]
 fn main() -> std::process::ExitCode {
-    use attnfuzz::backend::cuda_timing::Stopwatch;
-    let gpu = match Stopwatch::open(0) {
+    use attnfuzz::backend::cuda_bare::BareCuda;
+    let gpu = match BareCuda::open(0) {
         Ok(gpu) => gpu,
         Err(error) => return nothing(&error.to_string()),
     };

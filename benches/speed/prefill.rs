@@ -1,7 +1,7 @@
 //! Prefill against the attention of the PyTorch at hand.
 
 use super::decode::median;
-use attnfuzz::backend::cuda_timing::Stopwatch;
+use attnfuzz::backend::cuda_bare::BareCuda;
 use attnfuzz::backend::{Kernel, shipped_names};
 use attnfuzz::case::{Case, StorageKind, default_scale};
 use std::process::Command;
@@ -20,7 +20,7 @@ const SHAPES: [(u32, u32, u32, u32, u32); 9] = [
 ];
 const SAMPLES: usize = 9;
 
-pub(super) fn table(gpu: &Stopwatch, filter: &str) {
+pub(super) fn table(gpu: &BareCuda, filter: &str) {
     println!(
         "{:14} {:5} {:6} {:>12} {:>6} {:>7} {:>9} {:>9} {:>9} {:>7}",
         "kernel", "dtype", "causal", "heads", "batch", "tokens", "time", "TFLOP/s", "PyTorch", "of it"
@@ -40,7 +40,7 @@ pub(super) fn table(gpu: &Stopwatch, filter: &str) {
     }
 }
 
-fn row(gpu: &Stopwatch, kernel: &Kernel, dtype: &str, causal: bool, shape: (u32, u32, u32, u32, u32)) {
+fn row(gpu: &BareCuda, kernel: &Kernel, dtype: &str, causal: bool, shape: (u32, u32, u32, u32, u32)) {
     let (q_heads, kv_heads, dim, batch, tokens) = shape;
     let word = if causal { "yes" } else { "no" };
     let title =

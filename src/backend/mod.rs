@@ -11,9 +11,9 @@ pub mod cuda;
 #[path = "cuda_absent.rs"]
 pub mod cuda;
 #[cfg(feature = "cuda")]
-pub mod cuda_raw;
+pub mod cuda_bare;
 #[cfg(feature = "cuda")]
-pub mod cuda_timing;
+pub mod cuda_raw;
 mod emulated;
 mod kernel;
 pub mod manifest;

@@ -1,13 +1,14 @@
-//! How long a kernel takes on a GPU, and how fast that GPU copies.
+//! A kernel's launches on a GPU with nothing around them: no guard zones, no verdict. For benchmarks and memory checkers.
 //!
-//! Nothing is judged here: inputs are device memory full of numbers around 1, made on the device, so that cases of many
-//! gigabytes can be timed. For benchmarks.
+//! [`BareCuda::time`] gives tensors numbers around 1 that are made on the device, so that cases of many gigabytes can be
+//! timed. [`BareCuda::launch`] gives each tensor an allocation of its own, just as large and initialised just where the
+//! case says so, so that a tool such as `compute-sanitizer` sees every byte a kernel should not touch.
 
 #![expect(unsafe_code, reason = "the driver API is C")]
 
 use super::cuda::{Unavailable, devices};
 use super::plan::{Initialised, Plan, PlannedArg, PlannedLaunch};
-use super::{BackendError, Kernel};
+use super::{BackendError, Kernel, Run};
 use crate::case::Case;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::{CudaContext, CudaStream, sys};
@@ -15,8 +16,8 @@ use std::ffi::{CString, c_void};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A GPU that times launches.
-pub struct Stopwatch {
+/// A GPU.
+pub struct BareCuda {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     name: String,
@@ -27,11 +28,11 @@ pub struct Stopwatch {
 /// Larger than the L2 cache of any GPU.
 const FLUSH_BYTES: usize = 256 << 20;
 /// Bytes of numbers that inputs are tiled with.
-const TILE_BYTES: usize = 16 << 20;
+const TILE_BYTES: usize = 2 << 20;
 /// Dynamic shared memory that needs no attribute.
 const PLAIN_SHARED_BYTES: u32 = 48 << 10;
 
-impl Stopwatch {
+impl BareCuda {
     /// Opens the GPU with this index.
     ///
     /// # Errors
@@ -77,10 +78,7 @@ impl Stopwatch {
     pub fn time(&self, kernel: &Kernel, case: &Case, samples: usize) -> Result<Vec<Duration>, BackendError> {
         self.bind()?;
         let plan = Plan::sketch(kernel, case)?;
-        let image =
-            CString::new(kernel.ptx()).map_err(|_| BackendError::Unavailable("the PTX holds a NUL byte".into()))?;
-        // SAFETY: the image is a NUL-terminated string, as cuModuleLoadData wants for PTX.
-        let module = Module(unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(trouble)?);
+        let module = Module::load(kernel)?;
         let tile = self.tile(case)?;
         let mut memory = Vec::with_capacity(plan.regions.len());
         for region in &plan.regions {
@@ -105,6 +103,38 @@ impl Stopwatch {
             launches.push(Ready::new(&module, launch, &memory)?);
         }
         self.times(samples, || launches.iter_mut().try_for_each(|launch| launch.start(&self.stream)))
+    }
+
+    /// Runs every step of `case` once. What it leaves is dropped: a checker that watches says what was wrong.
+    ///
+    /// # Errors
+    /// No entry, no legal launch, or the driver's answer, a fault of the kernel among them.
+    pub fn launch(&self, kernel: &Kernel, case: &Case) -> Result<(), BackendError> {
+        self.bind()?;
+        let plan = Plan::new(kernel, case, Run::first(case))?;
+        let module = Module::load(kernel)?;
+        let stream = self.stream.cu_stream();
+        let mut memory = Vec::with_capacity(plan.regions.len());
+        for region in &plan.regions {
+            let device = self.memory(region.size_bytes)?;
+            let whole = 0..region.bytes.len();
+            let ranges = match &region.initialised {
+                Initialised::All => std::slice::from_ref(&whole),
+                Initialised::Nothing => &[],
+                Initialised::Ranges(ranges) => ranges,
+            };
+            for range in ranges.iter().filter(|range| !range.is_empty()) {
+                let (to, from) = (device.0 + range.start as u64, &region.bytes[range.clone()]);
+                // SAFETY: the allocation is as large as the region; the copy is waited for below, before `plan` ends.
+                unsafe { result::memcpy_htod_async(to, from, stream) }.map_err(trouble)?;
+            }
+            memory.push(device);
+        }
+        self.stream.synchronize().map_err(trouble)?;
+        for launch in plan.steps.iter().flatten() {
+            Ready::new(&module, launch, &memory)?.start(&self.stream).map_err(trouble)?;
+        }
+        self.stream.synchronize().map_err(trouble)
     }
 
     /// Times what `start` puts into the stream, after one run that is not counted.
@@ -178,7 +208,7 @@ impl Stopwatch {
     }
 }
 
-impl Drop for Stopwatch {
+impl Drop for BareCuda {
     fn drop(&mut self) {
         // SAFETY: it came from malloc_sync and is given back once; nothing runs.
         let _ = unsafe { result::free_sync(self.flush) };
@@ -197,6 +227,15 @@ impl Drop for Memory {
 
 /// A loaded module; unloaded when dropped.
 struct Module(sys::CUmodule);
+
+impl Module {
+    fn load(kernel: &Kernel) -> Result<Self, BackendError> {
+        let image =
+            CString::new(kernel.ptx()).map_err(|_| BackendError::Unavailable("the PTX holds a NUL byte".into()))?;
+        // SAFETY: the image is a NUL-terminated string, as cuModuleLoadData wants for PTX.
+        unsafe { result::module::load_data(image.as_ptr().cast()) }.map(Self).map_err(trouble)
+    }
+}
 
 impl Drop for Module {
     fn drop(&mut self) {
