@@ -1,9 +1,8 @@
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
+#include "common.cuh"
+
 #include <math_constants.h>
 
 enum : int {
-    WARP_SIZE = 32,
     WARPS_PER_BLOCK = 4,
     THREADS_PER_BLOCK = WARPS_PER_BLOCK * WARP_SIZE,
     CHUNK_BYTES = 16,      // of one cp.async, one row of an ldmatrix and one store
@@ -16,7 +15,6 @@ enum : int {
     MMA_K = 16,
     UNBOUNDED = 1 << 30,
 };
-enum : unsigned { FULL_WARP = 0xffffffffu };
 
 #define LOG2_E 1.4426950408889634f
 #define LN_2 0.6931471805599453f
