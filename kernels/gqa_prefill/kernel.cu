@@ -156,12 +156,14 @@ __device__ __forceinline__ void prefill(const T* q, const T* k_cache, const T* v
     const int block_row = (gridDim.x - 1 - blockIdx.x) * BLOCK_ROWS;
     if (block_row >= q_len) return;
 
-    // The keys that a row of the request sees: [first_key, end_key). Those it may see around its own position, clamped.
+    // The keys that a row of the request sees: [first_key, end_key). Rows past its last one see none.
     const int past = kv_len - q_len;  // position of row 0; negative if there are more queries than keys
     const int to_the_left = window > 0 ? window - 1 : UNBOUNDED;
     const int to_the_right = causal ? 0 : UNBOUNDED;
     const auto first_key = [&](int row) { return max(past + row - to_the_left, 0); };
-    const auto end_key = [&](int row) { return min(max(past + row + to_the_right + 1, 0), kv_len); };
+    const auto end_key = [&](int row) {
+        return row < q_len ? min(max(past + row + to_the_right + 1, 0), kv_len) : 0;
+    };
     const int warp_row = block_row + warp * WARP_ROWS;
     const int warp_last = min(warp_row + WARP_ROWS, q_len) - 1;
     const int block_last = min(block_row + BLOCK_ROWS, q_len) - 1;
@@ -182,8 +184,13 @@ __device__ __forceinline__ void prefill(const T* q, const T* k_cache, const T* v
         commit_copies();
     };
     const long long q_stride = (long long)num_q_heads * head_dim;
-    copy_rows<BLOCK_ROWS, K_DIMS>(q_tile, q + q_row * head_dim + block_row * q_stride, q_stride, q_len - block_row,
-                                  head_dim);
+    // Rows of warps without any query are left as they are: nobody looks at them.
+    static_assert(WARP_ROWS % ROWS_PER_PASS == 0, "a warp's rows are copied together");
+#pragma unroll 1
+    for (int row = 0; row < (block_last - block_row) / WARP_ROWS * WARP_ROWS + WARP_ROWS; row += ROWS_PER_PASS) {
+        copy_rows<ROWS_PER_PASS, K_DIMS>(q_tile + row * K_DIMS * 2, q + q_row * head_dim + (block_row + row) * q_stride,
+                                         q_stride, q_len - block_row - row, head_dim);
+    }
     commit_copies();
 
     // Of the fragments' rows a lane holds rows lane / 4 and lane / 4 + 8 of each 16, columns 2 (lane % 4) and the next
@@ -212,8 +219,8 @@ __device__ __forceinline__ void prefill(const T* q, const T* k_cache, const T* v
     const unsigned v_lane = chunk_at<V_DIMS>(lane % 16, lane / 16);
     const int warp_begin = first_key(warp_row);
     const int warp_end = warp_row < q_len ? end_key(warp_last) : 0;
-    const int seen_by_all_begin = first_key(warp_last);
-    const int seen_by_all_end = end_key(warp_row);
+    const int seen_by_all_begin = first_key(warp_row + WARP_ROWS - 1);
+    const int seen_by_all_end = min(end_key(warp_row), end_key(warp_row + WARP_ROWS - 1));
 
     // No warp sees anything of the tile before the first: that iteration starts the first one's copies.
 #pragma unroll 1
