@@ -1,13 +1,18 @@
 //! Relations: the right kernel keeps every one, and each catches a planted bug without help from the reference.
 
-use crate::fabricated::outcome;
+use crate::fabricated::{featured_case, featured_domain, outcome};
 use attnfuzz::backend::{Backend, BackendError, BackendKind, Emulator, Kernel, Run};
+use attnfuzz::bound::LseBase;
 use attnfuzz::campaign::{Config, Event, run};
-use attnfuzz::case::{Case, Relation};
+use attnfuzz::case::values::{Role, RowAt};
+use attnfuzz::case::{Case, CaseParts, Inputs, Relation, Storage};
+use attnfuzz::generate::Space;
 use attnfuzz::oracle::relation::{Checked, Held, check};
-use attnfuzz::oracle::{Verdict, examine};
+use attnfuzz::oracle::{ExpectedRow, Verdict, examine};
 use attnfuzz::outcome::Outcome;
+use attnfuzz::reference::{Row, attend};
 use attnfuzz::regression::{Replayed, Saved, Store, replay};
+use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -30,7 +35,7 @@ fn right_kernels_keep_every_relation() {
             }
             let nothing_to_say = match relation {
                 // A decode kernel has one query token, so that nothing can be merged.
-                Relation::StepsMerged => true,
+                Relation::StepsMerged | Relation::PagesPermuted | Relation::PagesResized => true,
                 Relation::KnobsChanged | Relation::LsesMerged => name == "gqa_decode",
                 _ => false,
             };
@@ -150,6 +155,235 @@ fn several_query_tokens_give_what_single_ones_give() {
     assert!(matches!(judged(1, one), Checked::DoesNotApply(_)));
 }
 
+/// A kernel of every feature, that runs on [`Misread`] and the like; the knobs and numerics are `gqa_decode_split_kv`'s.
+fn featured_kernel(append: bool) -> Kernel {
+    let mut kernel = Kernel::open("gqa_decode_split_kv").unwrap();
+    let knobs = kernel.manifest.domain.knobs.clone();
+    kernel.manifest.domain = attnfuzz::case::Domain { knobs, ..featured_domain(append) };
+    assert_eq!(kernel.manifest.lse.unwrap().base, LseBase::E);
+    kernel
+}
+
+/// Stands for a kernel that takes the features of its cases for others: those that `change` makes of them.
+struct Misread {
+    change: fn(&mut CaseParts),
+}
+
+impl Backend for Misread {
+    fn kind(&self) -> BackendKind {
+        BackendKind::Cuda
+    }
+
+    fn describe(&self) -> String {
+        "misread".into()
+    }
+
+    fn run(&self, kernel: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError> {
+        assert_eq!(kernel.manifest.domain.excludes(case), None, "{case}");
+        let read = case.with(self.change).unwrap();
+        let misread = RefCell::new(Vec::new());
+        Ok(outcome(case, run, |row, dim| {
+            if read == *case {
+                return row.reference.o[dim];
+            }
+            if dim == 0 {
+                *misread.borrow_mut() = output_as_read(case, &read, row);
+            }
+            misread.borrow()[dim]
+        }))
+    }
+}
+
+/// The output of a row with the values of `case` and the features of `read`.
+fn output_as_read(case: &Case, read: &Case, row: &ExpectedRow<'_>) -> Vec<f64> {
+    let (request, query) = place(case, row.at[0]);
+    let head = row.at[1] as u32;
+    let at = RowAt { request: request as u32, kv_head: head / case.shape.q_per_kv, member: 0, token: 0 };
+    let member = head % case.shape.q_per_kv;
+    let [mut q, mut k, mut v] = [const { Vec::new() }; 3];
+    let token = row.step * case.shape.requests[request].q_len + query;
+    case.row(Role::Q, RowAt { member, token, ..at }, &mut q);
+    for token in read.visible(request, row.step, query) {
+        case.row(Role::K, RowAt { token, ..at }, &mut k);
+        case.row(Role::V, RowAt { token, ..at }, &mut v);
+    }
+    let [head_dim, v_head_dim] = [case.shape.head_dim, case.shape.v_head_dim].map(|n| n as usize);
+    let softcap = read.features.softcap;
+    let sink = read.sink(at.kv_head, member);
+    attend(&Row { q: &q, k: &k, v: &v, head_dim, v_head_dim, scale: case.scale, softcap, sink }).o
+}
+
+/// Request, and query token in it, of a step's token.
+fn place(case: &Case, token: u64) -> (usize, u32) {
+    let first = |r: usize| case.shape.requests[..r].iter().map(|r| u64::from(r.q_len)).sum::<u64>();
+    let request = (0..case.shape.requests.len()).rfind(|&r| first(r) <= token).unwrap();
+    (request, (token - first(request)) as u32)
+}
+
+#[test]
+fn a_right_kernel_of_every_feature_keeps_every_relation() {
+    for append in [true, false] {
+        let kernel = featured_kernel(append);
+        let space = Space::new(&kernel.manifest.domain).unwrap().with_budget(20_000);
+        let cases: Vec<Case> = (0..400).map(|index| featured_case(&space, index)).collect();
+        for relation in Relation::ALL {
+            let (mut held, mut windows, mut elements) = (0, 0, 0);
+            for case in &cases {
+                match check(&Misread { change: |_| {} }, &kernel, case, relation, None).unwrap() {
+                    Checked::Holds(one) => {
+                        held += 1;
+                        windows += u32::from(case.features.window.is_some());
+                        elements += one.elements;
+                    }
+                    Checked::DoesNotApply(_) => {}
+                    wrong => panic!("{relation} on {case}: {wrong:?}"),
+                }
+            }
+            if !append && relation == Relation::Appended {
+                assert_eq!(held, 0);
+                continue;
+            }
+            assert!(held >= 8 && elements > 0, "{relation} on {held} cases, append {append}");
+            assert!(windows > 0, "{relation} never with a window, append {append}");
+        }
+    }
+}
+
+/// How many of 300 cases that `has` holds of break `relation` if the kernel misreads its cases by `change`.
+fn broken_by_misreading(
+    append: bool,
+    relation: Relation,
+    has: fn(&Case) -> bool,
+    change: fn(&mut CaseParts),
+) -> (usize, usize) {
+    let kernel = featured_kernel(append);
+    let space = Space::new(&kernel.manifest.domain).unwrap().with_budget(20_000);
+    let cases = (0..300).map(|index| featured_case(&space, index)).filter(has);
+    let checked = cases.map(|case| check(&Misread { change }, &kernel, &case, relation, None).unwrap());
+    let checked: Vec<Checked> = checked.filter(|checked| !matches!(checked, Checked::DoesNotApply(_))).collect();
+    let broken = checked.iter().filter(|checked| matches!(checked, Checked::Broken(_))).count();
+    (broken, checked.len())
+}
+
+#[test]
+fn relations_see_features_that_are_misread() {
+    let wider: fn(&mut CaseParts) = |parts| parts.features.window = parts.features.window.map(|window| window + 1);
+    let windowed: fn(&Case) -> bool = |case| case.features.window.is_some();
+    for (append, relation, has, change) in [
+        (false, Relation::KeysPermuted, windowed, wider),
+        (true, Relation::KeysPermuted, windowed, wider),
+        (false, Relation::KeysRepeated, windowed, wider),
+        (false, Relation::StepsMerged, |c| c.features.causal, |parts| parts.features.causal = false),
+        (true, Relation::StepsMerged, |c| c.features.causal, |parts| parts.features.causal = false),
+        (false, Relation::ScaleProbe, |c| c.features.softcap.is_some(), |parts| parts.features.softcap = None),
+        (false, Relation::ScaleProbe, |c| c.features.sinks, |parts| parts.features.sinks = false),
+        (true, Relation::ScaleProbe, |c| c.features.sinks, |parts| parts.features.sinks = false),
+        (false, Relation::WeightsSumToOne, |c| !c.features.sinks, |parts| parts.features.sinks = true),
+        (false, Relation::ValuesRaised, |c| !c.features.sinks, |parts| parts.features.sinks = true),
+        (false, Relation::LogitsShifted, |c| c.features.softcap.is_none(), |parts| parts.features.softcap = Some(30.0)),
+        (false, Relation::LsesMerged, |c| !c.features.sinks, |parts| parts.features.sinks = true),
+    ] as [(bool, Relation, fn(&Case) -> bool, fn(&mut CaseParts)); 12]
+    {
+        let (broken, checked) = broken_by_misreading(append, relation, has, change);
+        assert!(broken > 0, "{relation}: {broken} of {checked}, append {append}");
+        // The near miss: the feature is not there, or is read right.
+        let (broken, _) = broken_by_misreading(append, relation, has, |_| {});
+        assert_eq!(broken, 0, "{relation}");
+    }
+}
+
+/// Stands for a kernel that looks for the values of a paged cache in places of its own.
+struct Wanders {
+    /// The page's place in memory, and the slot in it, of a request's token.
+    place: fn(&Case, u32, u32) -> (u32, u32),
+}
+
+impl Backend for Wanders {
+    fn kind(&self) -> BackendKind {
+        BackendKind::Cuda
+    }
+
+    fn describe(&self) -> String {
+        "wanders".into()
+    }
+
+    fn run(&self, _: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError> {
+        let (_, v_cache) = Inputs::final_caches(case, run.poison);
+        let map = case.cache_map(case.shape.v_head_dim);
+        let stride = map.page_stride().unwrap();
+        Ok(outcome(case, run, |row, dim| {
+            let (request, query) = place(case, row.at[0]);
+            let keys = case.visible(request, row.step, query);
+            let head = row.at[1] / u64::from(case.shape.q_per_kv);
+            let value = |token: u32| {
+                let (page, slot) = (self.place)(case, request as u32, token);
+                let row = u64::from(page) * stride + head * map.head_stride() + u64::from(slot) * map.token_stride();
+                let at = row as usize + dim;
+                if at < v_cache.len() { v_cache.value(at) } else { 0.0 }
+            };
+            keys.zip(&row.reference.p).map(|(token, p)| p * value(token)).sum()
+        }))
+    }
+}
+
+#[test]
+fn relations_see_pages_that_are_walked_wrong() {
+    let right: fn(&Case, u32, u32) -> (u32, u32) = |case, request, token| {
+        let size = case.cache.storage.pages().unwrap().size;
+        (case.block_table()[request as usize][(token / size) as usize], token % size)
+    };
+    // The table is not read: pages are taken to lie in the order of their use.
+    let contiguous: fn(&Case, u32, u32) -> (u32, u32) = |case, request, token| {
+        let size = case.cache.storage.pages().unwrap().size;
+        let before: usize = case.block_table()[..request as usize].iter().map(Vec::len).sum();
+        (before as u32 + token / size, token % size)
+    };
+    // Pages are taken to be of 4 tokens.
+    let fixed: fn(&Case, u32, u32) -> (u32, u32) = |case, request, token| {
+        let row = &case.block_table()[request as usize];
+        (row.get((token / 4) as usize).copied().unwrap_or(0), token % 4)
+    };
+    let kernel = featured_kernel(false);
+    for line in [
+        "kv=2 g=3 d=8 past=5,0,9 append=no dtype=f32 cache=nhd:16 pages=4 scale=0.35 knobs=num_splits:1 values=normal:3",
+        "kv=2 g=3 d=8 past=13,7 append=no dtype=f16 cache=hnd:16+1 pages=4,seed:0,spare:1 scale=0.35 knobs=num_splits:1 values=normal:3",
+    ] {
+        let case: Case = line.parse().unwrap();
+        let broken = |place, relation| {
+            let checked = check(&Wanders { place }, &kernel, &case, relation, None).unwrap();
+            assert!(!matches!(checked, Checked::DoesNotApply(_)), "{checked:?}");
+            matches!(checked, Checked::Broken(_))
+        };
+        assert!(broken(contiguous, Relation::PagesPermuted) && !broken(contiguous, Relation::PagesResized), "{line}");
+        assert!(!broken(fixed, Relation::PagesPermuted) && broken(fixed, Relation::PagesResized), "{line}");
+        assert!(!broken(right, Relation::PagesPermuted) && !broken(right, Relation::PagesResized), "{line}");
+    }
+}
+
+/// What two requests share is request 0's: requests that change places must not share.
+#[test]
+fn shared_pages_are_parted_where_tokens_are_looked_up() {
+    let kernel = featured_kernel(false);
+    let line = "kv=2 g=2 d=8 past=9,8 append=no dtype=f32 cache=nhd:16 pages=4,shared:2 scale=0.35 knobs=num_splits:1 values=normal:3";
+    let case: Case = line.parse().unwrap();
+    let own = case.with(|parts| {
+        if let Storage::Paged(pages) = &mut parts.cache.storage {
+            pages.shared = 0;
+        }
+    });
+    let row = |case: &Case| {
+        let mut row = Vec::new();
+        let at = RowAt { request: 1, kv_head: 0, member: 0, token: 0 };
+        case.row(Role::K, at, &mut row);
+        row
+    };
+    assert_ne!(row(&case), row(&own.unwrap()));
+    for relation in [Relation::RequestsReversed, Relation::RequestAlone, Relation::KeysPermuted, Relation::LsesMerged] {
+        let checked = check(&Misread { change: |_| {} }, &kernel, &case, relation, None).unwrap();
+        assert!(matches!(checked, Checked::Holds(Held { elements: 1.., .. })), "{relation}: {checked:?}");
+    }
+}
+
 /// Numbers with few exponents underflow where those of 64 times V don't: no exact relation, and no bug.
 #[test]
 fn narrow_accumulators_are_not_asked_to_scale_exactly() {
@@ -243,7 +477,14 @@ fn nan_breaks_every_relation_and_a_fault_of_a_derived_run_is_a_fault() {
         match check(&only_derived, &kernel, &case, relation, None).unwrap() {
             Checked::Broken(d) => assert_eq!(d.ratio, f64::INFINITY, "{relation}"),
             Checked::DoesNotApply(_) => {
-                assert!(matches!(relation, Relation::StepsMerged | Relation::KnobsChanged | Relation::LsesMerged));
+                assert!(matches!(
+                    relation,
+                    Relation::StepsMerged
+                        | Relation::KnobsChanged
+                        | Relation::LsesMerged
+                        | Relation::PagesPermuted
+                        | Relation::PagesResized
+                ));
             }
             held => panic!("{relation}: {held:?}"),
         }

@@ -1,7 +1,10 @@
 //! Where the shrinker lands, and how fast.
 
+use crate::fabricated::{featured_case, featured_domain};
 use crate::generate::{knobbed_domain, narrow_domain, wide_domain};
-use attnfuzz::case::{CacheOrder, Case, Domain, Range, Recipe, codec::fnv1a, default_scale};
+use attnfuzz::case::{
+    CacheOrder, Case, Domain, Features, Pages, Range, Recipe, Storage, StorageKind, codec::fnv1a, default_scale,
+};
 use attnfuzz::float::Dtype;
 use attnfuzz::generate::Space;
 use attnfuzz::shrink::{Shrinker, complexity, irrelevant, shrink};
@@ -13,9 +16,21 @@ const MAX_EXECUTIONS: u32 = 2000;
 /// Shrinks 40 random failing cases of `domain` and checks that each lands on `expected`.
 fn land_in(domain: &Domain, expected: &str, fails: impl Fn(&Case) -> bool) {
     let space = Space::new(domain).unwrap();
-    let starts = (0..).map(|i| space.case_at(7, i)).filter(|c| fails(c));
+    let starts = (0..).map(|i| space.case_at(7, i));
+    let executions = land_from(starts, domain, expected, fails);
+    assert!(executions[20] <= 150, "median of {executions:?}");
+    assert!(executions[39] <= 300, "worst of {executions:?}");
+}
+
+/// Shrinks the first 40 of `starts` that fail, and gives how many executions each took, in ascending order.
+fn land_from(
+    starts: impl Iterator<Item = Case>,
+    domain: &Domain,
+    expected: &str,
+    fails: impl Fn(&Case) -> bool,
+) -> Vec<u32> {
     let mut executions = Vec::new();
-    for start in starts.take(40) {
+    for start in starts.filter(|c| fails(c)).take(40) {
         let shrunk = shrink(start.clone(), domain, MAX_EXECUTIONS, &mut |case| {
             assert_eq!(domain.excludes(case), None);
             fails(case)
@@ -26,8 +41,16 @@ fn land_in(domain: &Domain, expected: &str, fails: impl Fn(&Case) -> bool) {
         executions.push(shrunk.executions);
     }
     executions.sort_unstable();
-    assert!(executions[20] <= 150, "median of {executions:?}");
-    assert!(executions[39] <= 300, "worst of {executions:?}");
+    executions
+}
+
+/// The same from cases with every feature, of a kernel that appends or not. The features double what there is to try.
+fn feature_lands_on(append: bool, expected: &str, fails: impl Fn(&Case) -> bool) {
+    let domain = featured_domain(append);
+    let space = Space::new(&domain).unwrap();
+    let executions = land_from((0..).map(|i| featured_case(&space, i)), &domain, expected, fails);
+    assert!(executions[20] <= 200, "{expected}: median of {executions:?}");
+    assert!(executions[39] <= 400, "{expected}: worst of {executions:?}");
 }
 
 fn lands_on(expected: &str, fails: impl Fn(&Case) -> bool) {
@@ -211,6 +234,166 @@ fn knobs_go_down_to_where_it_fails() {
     assert!(!told.contains(&"knobs") && told.contains(&"steps"), "{told:?}");
 }
 
+/// Whether a request has queries, and `has` holds of its keys.
+fn any_kv_len(case: &Case, has: impl Fn(u32) -> bool) -> bool {
+    let mut requests = 0..case.shape.requests.len();
+    requests.any(|r| case.shape.requests[r].q_len > 0 && has(case.past_len_at(r, case.steps)))
+}
+
+fn pages_of(case: &Case) -> Option<Pages> {
+    case.cache.storage.pages()
+}
+
+const TAIL: &str = "scale=1 values=flat:0";
+
+#[test]
+fn features_that_do_not_matter_go() {
+    feature_lands_on(true, &format!("kv=1 g=1 d=1 past=0 dtype=f32 cache=hnd:1 {TAIL}"), |_| true);
+    feature_lands_on(false, &format!("kv=1 g=1 d=1 past=0 append=no dtype=f32 cache=hnd:1 {TAIL}"), |_| true);
+    feature_lands_on(false, &format!("kv=1 g=1 d=1 past=3 append=no dtype=f32 cache=hnd:3 {TAIL}"), |c| {
+        any_kv_len(c, |n| n >= 3)
+    });
+}
+
+#[test]
+fn a_window_that_hides_keys() {
+    let hides = |c: &Case| c.features.window.is_some_and(|window| any_kv_len(c, |n| n > window));
+    feature_lands_on(true, &format!("kv=1 g=1 d=1 past=1 window=1 dtype=f32 cache=hnd:2 {TAIL}"), hides);
+    feature_lands_on(false, &format!("kv=1 g=1 d=1 past=2 append=no window=1 dtype=f32 cache=hnd:2 {TAIL}"), hides);
+    // A window as such, and one that splits a tile.
+    feature_lands_on(false, &format!("kv=1 g=1 d=1 past=0 append=no window=1 dtype=f32 cache=hnd:1 {TAIL}"), |c| {
+        c.features.window.is_some()
+    });
+    feature_lands_on(true, &format!("kv=1 g=1 d=1 past=0 window=33 dtype=f32 cache=hnd:1 {TAIL}"), |c| {
+        c.features.window.is_some_and(|window| window > 32 && !window.is_multiple_of(32))
+    });
+    // The last key before the window is at the start of a tile.
+    feature_lands_on(false, &format!("kv=1 g=1 d=1 past=2 append=no window=1 dtype=f32 cache=hnd:2 {TAIL}"), |c| {
+        c.features.window.is_some_and(|window| any_kv_len(c, |n| n > window && (n - window) % 4 == 1))
+    });
+}
+
+#[test]
+fn caps_sinks_and_masks() {
+    let line = |words: &str| format!("kv=1 g=1 d=1 past=0 append=no {words} dtype=f32 cache=hnd:1 {TAIL}");
+    feature_lands_on(false, &line("softcap=1"), |c| c.features.softcap.is_some());
+    feature_lands_on(false, &line("softcap=30"), |c| c.features.softcap.is_some_and(|cap| cap > 1.0));
+    feature_lands_on(false, &line("sinks=yes"), |c| c.features.sinks);
+    feature_lands_on(false, &line("causal=no"), |c| !c.features.causal);
+    feature_lands_on(false, &line("window=1 sinks=yes"), |c| c.features.sinks && c.features.window.is_some());
+    let line = format!("kv=1 g=1 d=1 past=1 q=2 append=no causal=no dtype=f32 cache=hnd:1 {TAIL}");
+    feature_lands_on(false, &line, |c| {
+        !c.features.causal && c.shape.requests.iter().any(|r| r.q_len > 1 && r.past_len > 0)
+    });
+}
+
+#[test]
+fn rows_that_see_nothing() {
+    let sees_nothing = |c: &Case| {
+        let requests = 0..c.shape.requests.len();
+        requests.clone().any(|r| (0..c.shape.requests[r].q_len).any(|query| c.visible(r, 0, query).is_empty()))
+    };
+    feature_lands_on(false, &format!("kv=1 g=1 d=1 past=0 append=no dtype=f32 cache=hnd:1 {TAIL}"), sees_nothing);
+    let line = format!("kv=1 g=1 d=1 past=1 q=2 append=no dtype=f32 cache=hnd:1 {TAIL}");
+    feature_lands_on(false, &line, |c| c.shape.requests.iter().any(|r| r.past_len > 0 && r.q_len > r.past_len));
+    let line = format!("kv=1 g=1 d=1 past=3 q=3 append=no dtype=f32 cache=hnd:3 {TAIL}");
+    feature_lands_on(false, &line, |c| c.shape.requests.iter().any(|r| r.past_len == r.q_len && r.q_len >= 3));
+}
+
+#[test]
+fn requests_without_queries() {
+    let has_idle = |c: &Case| c.shape.requests.iter().any(|r| r.q_len == 0);
+    feature_lands_on(false, &format!("kv=1 g=1 d=1 past=0,0 q=0,1 append=no dtype=f32 cache=hnd:1 {TAIL}"), has_idle);
+    feature_lands_on(true, &format!("kv=1 g=1 d=1 past=0,0 q=0,1 dtype=f32 cache=hnd:1 {TAIL}"), has_idle);
+    // The near miss: two requests, idle or not.
+    feature_lands_on(false, &format!("kv=1 g=1 d=1 past=0,0 q=0,1 append=no dtype=f32 cache=hnd:1 {TAIL}"), |c| {
+        c.shape.requests.len() > 1
+    });
+    feature_lands_on(false, &format!("kv=1 g=1 d=1 past=0 q=6 append=no dtype=f32 cache=hnd:1 {TAIL}"), |c| {
+        c.shape.total_q_len() >= 6
+    });
+}
+
+#[test]
+fn packed_and_paged_caches() {
+    let packed = |c: &Case| c.cache.storage == Storage::Packed;
+    feature_lands_on(false, &format!("kv=1 g=1 d=1 past=0 append=no dtype=f32 cache=packed-hnd:1 {TAIL}"), packed);
+    feature_lands_on(false, &format!("kv=1 g=1 d=1 past=1,0 append=no dtype=f32 cache=packed-hnd:1 {TAIL}"), |c| {
+        packed(c)
+            && c.shape.requests.len() > 1
+            && c.shape.requests[0].past_len > 0
+            && c.shape.requests[1..].iter().any(|r| r.q_len > 0)
+            && c.shape.requests[0].q_len > 0
+    });
+    let paged = |past: &str, capacity: u32, pages: &str| {
+        format!("kv=1 g=1 d=1 past={past} append=no dtype=f32 cache=hnd:{capacity} pages={pages} {TAIL}")
+    };
+    feature_lands_on(false, &paged("0", 1, "1"), |c| pages_of(c).is_some());
+    // A second page; the last slot of a page; a page that is not full.
+    feature_lands_on(false, &paged("2", 2, "1"), |c| pages_of(c).is_some_and(|p| any_kv_len(c, |n| n > p.size)));
+    feature_lands_on(false, &paged("3", 3, "2"), |c| {
+        pages_of(c).is_some_and(|p| any_kv_len(c, |n| n > p.size && n % p.size == 1))
+    });
+    feature_lands_on(false, &paged("0", 1, "3"), |c| pages_of(c).is_some_and(|p| !p.size.is_power_of_two()));
+    // Pages out of order; a spare one; a shared one.
+    let out_of_order = |c: &Case| pages_of(c).is_some_and(|p| p.seed > 0 && any_kv_len(c, |n| n > p.size));
+    let shares = |c: &Case| (0..c.shape.requests.len()).any(|request| c.shared_pages(request) > 0);
+    feature_lands_on(false, &paged("2", 2, "1,seed:1"), out_of_order);
+    feature_lands_on(false, &paged("0", 1, "1,spare:1"), |c| pages_of(c).is_some_and(|p| p.spare > 0));
+    feature_lands_on(false, &paged("1,1", 1, "1,shared:1").replace("append", "q=0,1 append"), shares);
+    feature_lands_on(
+        true,
+        &format!("kv=1 g=1 d=1 past=1,1 q=0,1 dtype=f32 cache=hnd:2 pages=1,shared:1 {TAIL}"),
+        shares,
+    );
+}
+
+#[test]
+fn a_kernel_without_slots_per_request_stays_paged() {
+    let domain = Domain {
+        storage: vec![StorageKind::Packed, StorageKind::Paged],
+        page_size: Some(Range::List(vec![16, 32, 64])),
+        ..featured_domain(false)
+    };
+    let space = Space::new(&domain).unwrap();
+    let land = |expected: &str, fails: fn(&Case) -> bool| {
+        land_from((0..).map(|i| featured_case(&space, i)), &domain, expected, fails);
+    };
+    land(&format!("kv=1 g=1 d=1 past=0 append=no dtype=f32 cache=packed-hnd:1 {TAIL}"), |_| true);
+    land(&format!("kv=1 g=1 d=1 past=17 append=no dtype=f32 cache=hnd:17 pages=16 {TAIL}"), |c| {
+        pages_of(c).is_some_and(|p| any_kv_len(c, |n| n > p.size))
+    });
+}
+
+#[test]
+fn features_that_could_be_anything_are_told() {
+    let domain = featured_domain(false);
+    let told = |words: &str, fails: &dyn Fn(&Case) -> bool| {
+        let mut ran = 0;
+        let line = format!("kv=1 g=1 d=1 past=2 append=no {words} scale=1 values=flat:0");
+        let fields = irrelevant(&line.parse().unwrap(), &domain, &mut |case| {
+            assert_eq!(domain.excludes(case), None);
+            ran += 1;
+            fails(case)
+        });
+        assert!(ran <= 60, "{ran}");
+        fields.join(" ")
+    };
+    let all = "kv g d past q causal window softcap sinks dtype cache pages scale values poison sched";
+    assert_eq!(told("dtype=f32 cache=hnd:2", &|_| true), all);
+    let without = |key: &str| all.replace(&format!("{key} "), "");
+    let features = |c: &Case| -> Features { c.features };
+    assert_eq!(told("window=1 dtype=f32 cache=hnd:2", &|c| features(c).window.is_some()), without("window"));
+    assert_eq!(told("softcap=1 dtype=f32 cache=hnd:2", &|c| features(c).softcap.is_some()), without("softcap"));
+    assert_eq!(told("sinks=yes dtype=f32 cache=hnd:2", &|c| features(c).sinks), without("sinks"));
+    assert_eq!(told("causal=no dtype=f32 cache=hnd:2", &|c| !features(c).causal), without("causal"));
+    assert_eq!(told("dtype=f32 cache=hnd:2 pages=1", &|c| pages_of(c).is_some()), without("pages"));
+    let one_query = |c: &Case| c.shape.requests[0].q_len == 1;
+    assert_eq!(told("dtype=f32 cache=hnd:2", &one_query), without("q"));
+    let packed = |c: &Case| c.cache.storage == Storage::Packed;
+    assert_eq!(told("dtype=f32 cache=packed-hnd:2", &packed), without("cache").replace("pages ", ""));
+}
+
 /// 128 of 173 bugs that shipped in attention kernels needed two features at once, so every two of these are crossed.
 #[test]
 fn two_features_at_once_have_one_smallest_case() {
@@ -260,25 +443,25 @@ fn fields_that_could_be_anything_are_told() {
             ran += 1;
             fails(case)
         });
-        assert!(ran <= 40, "{ran}");
+        assert!(ran <= 45, "{ran}");
         fields.join(" ")
     };
     let tail = "dtype=f32 cache=hnd:2 scale=1 values=flat:0";
     assert_eq!(
         told(&format!("kv=1 g=1 d=1 past=0 {tail}"), &|_| true),
-        "kv g d past dtype cache scale steps values poison sched"
+        "kv g d past q dtype cache scale steps values poison sched"
     );
     assert_eq!(
         told(&format!("kv=2 g=3 d=1 past=0 {tail}"), &|c| {
             c.shape.num_kv_heads >= 2 && !c.shape.q_per_kv.is_power_of_two()
         }),
-        "d past dtype cache scale steps values poison sched"
+        "d past q dtype cache scale steps values poison sched"
     );
     assert_eq!(
         told(&format!("kv=1 g=1 d=1 past=0,1 {tail}"), &|c| {
             c.dtype == Dtype::F32 && any_past(c, |n| n != c.shape.requests[0].past_len)
         }),
-        "kv g d cache scale steps values poison sched"
+        "kv g d q cache scale steps values poison sched"
     );
 }
 
@@ -306,12 +489,23 @@ fn a_start_outside_the_domain_stays_or_moves_in() {
     assert!(shrunk.case == start || domain.excludes(&shrunk.case).is_none());
 }
 
+/// A domain and a case of it: without features, with them, or with them and nothing appended.
+fn any_start(seed: u64) -> (Domain, Case) {
+    if seed.is_multiple_of(3) {
+        let domain = wide_domain();
+        let start = Space::new(&domain).unwrap().case_at(seed, 0);
+        return (domain, start);
+    }
+    let domain = featured_domain(seed % 3 == 1);
+    let start = featured_case(&Space::new(&domain).unwrap(), seed);
+    (domain, start)
+}
+
 proptest! {
     /// A predicate without rhyme or reason: a hash decides.
     #[test]
     fn any_predicate_ends_in_a_simpler_failing_case(seed: u64, salt: u64, share in 1..6_u64) {
-        let domain = wide_domain();
-        let start = Space::new(&domain).unwrap().case_at(seed, 0);
+        let (domain, start) = any_start(seed);
         let fails = |c: &Case| {
             c == &start || fnv1a(format!("{salt} {c}").as_bytes()).is_multiple_of(share)
         };
@@ -325,8 +519,7 @@ proptest! {
 
     #[test]
     fn proposals_are_new_simpler_and_of_the_domain(seed: u64, salt: u64, share in 1..40_u64) {
-        let domain = wide_domain();
-        let start = Space::new(&domain).unwrap().case_at(seed, 0);
+        let (domain, start) = any_start(seed);
         let mut seen = HashSet::from([start.to_string()]);
         let mut shrinker = Shrinker::new(start, domain.clone());
         while let Some(case) = shrinker.propose() {

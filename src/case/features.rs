@@ -80,6 +80,26 @@ impl CaseParts {
         let low = self.features.window.map_or(0, |window| (after - i64::from(window)).clamp(0, high));
         low as u32..high as u32
     }
+
+    /// Whether every query of `request` sees every key that the request ever has.
+    pub fn sees_all(&self, request: usize) -> bool {
+        let [first, last] = self.first_and_last_view(request);
+        let q_len = self.shape.requests[request].q_len;
+        q_len == 0 || last.start == 0 && first.end == self.kv_len_at(request, self.steps - 1)
+    }
+
+    /// Ranges of keys of `request` of which each query sees all or nothing, so that their order doesn't matter: those
+    /// before every window, and those that every query sees.
+    pub fn interchangeable(&self, request: usize) -> [Range<u32>; 2] {
+        let [first, last] = self.first_and_last_view(request);
+        [0..first.start, last.start..first.end.max(last.start)]
+    }
+
+    /// What the first query of `request` sees and what the last one does; both ends of what is seen only rise between.
+    fn first_and_last_view(&self, request: usize) -> [Range<u32>; 2] {
+        let last = self.shape.requests[request].q_len.saturating_sub(1);
+        [self.visible(request, 0, 0), self.visible(request, self.steps - 1, last)]
+    }
 }
 
 fn yes() -> bool {
@@ -117,6 +137,41 @@ mod tests {
         assert_eq!(visible("past=2 q=4 append=no cache=hnd:4"), [(0, 0), (0, 0), (0, 1), (0, 2)]);
         assert_eq!(visible("past=2 q=3 append=no causal=no cache=hnd:4"), [(0, 2), (0, 2), (0, 2)]);
         assert_eq!(visible("past=0 q=1 append=no cache=hnd:4"), [(0, 0)]);
+    }
+
+    #[test]
+    fn keys_that_may_change_places_are_seen_by_all_or_none() {
+        for line in [
+            "past=9 cache=hnd:40",
+            "past=9 window=4 cache=hnd:40",
+            "past=9 q=3 steps=2 cache=hnd:40",
+            "past=9 q=3 steps=2 window=8 cache=hnd:40",
+            "past=9 q=3 steps=2 window=2 cache=hnd:40",
+            "past=9 q=3 causal=no cache=hnd:40",
+            "past=9 q=3 steps=3 causal=no window=7 cache=hnd:40",
+            "past=9 q=4 append=no causal=no window=5 cache=hnd:40",
+            "past=9 q=4 append=no cache=hnd:40",
+            "past=3 q=7 append=no cache=hnd:40",
+            "past=3,8 q=7,0 append=no causal=no cache=hnd:40",
+            "past=0 append=no cache=hnd:40",
+        ] {
+            let case: Case = format!("kv=1 g=1 d=8 dtype=f32 scale=1 values=flat:0 {line}").parse().unwrap();
+            let views: Vec<_> = (0..case.steps)
+                .flat_map(|step| (0..case.shape.requests[0].q_len).map(move |query| (step, query)))
+                .map(|(step, query)| case.visible(0, step, query))
+                .collect();
+            let kv_len = case.kv_len_at(0, case.steps - 1);
+            for keys in case.interchangeable(0) {
+                assert!(keys.end <= kv_len, "{line}");
+                for view in &views {
+                    let seen = keys.clone().filter(|key| view.contains(key)).count();
+                    assert!(seen == 0 || seen == keys.len(), "{line}: {keys:?} {view:?}");
+                }
+            }
+            assert_eq!(case.sees_all(0), views.iter().all(|view| *view == (0..kv_len)), "{line}");
+        }
+        let case: Case = "kv=1 g=1 d=8 dtype=f32 scale=1 values=flat:0 past=9 window=4 cache=hnd:40".parse().unwrap();
+        assert_eq!(case.interchangeable(0), [0..6, 6..10]);
     }
 
     #[test]

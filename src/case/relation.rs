@@ -11,10 +11,11 @@ use std::str::FromStr;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Relation {
-    /// The order of the keys doesn't matter: all visible keys where nothing but them is seen (one query token, one
-    /// step), else those that are in the cache from the start. Catches dropped, doubled and stale keys, lost rescales.
+    /// The order of the keys doesn't matter, neither of those that every query sees (where one sees them all, of all)
+    /// nor of those before every window. Catches dropped, doubled and stale keys, lost rescales, windows too wide.
     KeysPermuted,
-    /// Every key and value twice gives the same output (and a log-sum-exp higher by ln 2). Catches tails and lengths.
+    /// Every key and value twice, with a window twice as wide, gives the same output (and a log-sum-exp higher by
+    /// ln 2). Catches tails and lengths.
     KeysRepeated,
     /// A constant added to every logit, through a dimension in which every key is alike, changes nothing (but the
     /// log-sum-exp, by as much). Catches a missing maximum and narrow accumulators.
@@ -23,11 +24,12 @@ pub enum Relation {
     ValuesScaled,
     /// -V gives the output negated, to the bit.
     ValuesNegated,
-    /// V + 1 gives the output + 1. Catches weights that don't sum to one.
+    /// V + 1 gives the output + 1, of a row that sees a key. Catches weights that don't sum to one.
     ValuesRaised,
-    /// V of ones gives ones, whatever the weights are. Catches the same, and columns that are lost.
+    /// V of ones gives ones, whatever the weights are, and zeros where no key is seen. Catches the same, and columns that
+    /// are lost.
     WeightsSumToOne,
-    /// No output is outside the visible values of its column.
+    /// No output is outside the visible values of its column; a sink's is 0.
     WithinValues,
     /// With every KV head copied for each of its query heads, one query head each, the output is the same. Catches any
     /// wrong mapping of heads.
@@ -46,7 +48,8 @@ pub enum Relation {
     FactorsMoved,
     /// Tokens appended by an earlier step are the same as tokens that were in the cache. Catches wrong positions.
     Appended,
-    /// Several query tokens at once give what they give one by one. Catches masks that are off by one.
+    /// Several query tokens at once give what they give one by one: in as many steps, or where nothing is appended one of
+    /// them by itself. Catches masks that are off by one.
     StepsMerged,
     /// Other values of the kernel's knobs, such as the number of splits, change nothing but roundings. Catches what only
     /// one way through a kernel gets wrong.
@@ -54,14 +57,19 @@ pub enum Relation {
     /// Attention over the first keys and over the rest, put together by their log-sum-exps, is attention over all.
     /// Catches a log-sum-exp in another base or without its maximum. For kernels that return it.
     LsesMerged,
-    /// With two keys the output is a logistic function of the difference of their logits: the one property that sees a
-    /// wrong scale.
+    /// With two keys the output is a logistic function of the difference of their logits (with a cap and a sink, a
+    /// function as simple): the one property that sees a wrong scale.
     ScaleProbe,
+    /// Pages in another order, and others that belong to no request, change nothing. Catches a block table that is not
+    /// read, or read at the wrong place.
+    PagesPermuted,
+    /// Pages of another size change nothing but roundings. Catches a size that is fixed, and tails of pages.
+    PagesResized,
 }
 
 impl Relation {
     /// Every relation.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::KeysPermuted,
         Self::KeysRepeated,
         Self::LogitsShifted,
@@ -82,6 +90,8 @@ impl Relation {
         Self::KnobsChanged,
         Self::LsesMerged,
         Self::ScaleProbe,
+        Self::PagesPermuted,
+        Self::PagesResized,
     ];
 
     /// The relation's name as it stands in files.
@@ -107,6 +117,8 @@ impl Relation {
             Self::KnobsChanged => "knobs-changed",
             Self::LsesMerged => "lses-merged",
             Self::ScaleProbe => "scale-probe",
+            Self::PagesPermuted => "pages-permuted",
+            Self::PagesResized => "pages-resized",
         }
     }
 

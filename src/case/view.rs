@@ -13,8 +13,8 @@ use std::str::FromStr;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum View {
-    /// Keys and values in another order: all that the one query token sees, or those that are in the cache from the
-    /// start where there are several query tokens or steps.
+    /// Keys and values in another order: those that every query sees among themselves, and those that none does, see
+    /// [`CaseParts::interchangeable`].
     KeysPermuted,
     /// Token `t` is token `t / n`.
     KeysRepeated(u32),
@@ -87,7 +87,7 @@ impl View {
     fn source(self, case: &CaseParts, role: Role, at: RowAt) -> RowAt {
         match self {
             Self::KeysPermuted if matches!(role, Role::K | Role::V) => {
-                RowAt { token: permuted(at.token, interchangeable(case, at.request)), ..at }
+                RowAt { token: exchanged(case, at.request, at.token), ..at }
             }
             Self::KeysRepeated(n) if matches!(role, Role::K | Role::V) => RowAt { token: at.token / n.max(1), ..at },
             Self::KeysFrom(n) if matches!(role, Role::K | Role::V) => RowAt { token: at.token.wrapping_add(n), ..at },
@@ -124,18 +124,11 @@ impl View {
     }
 }
 
-/// How many of a request's first keys may change places, since every query sees them all or none. Not with a window.
-fn interchangeable(case: &CaseParts, request: u32) -> u32 {
-    let request = request as usize;
-    let r = case.shape.requests[request];
-    let kv_len = case.past_len_at(request, case.steps);
-    if case.steps == 1 && (r.q_len == 1 || !case.features.causal) {
-        kv_len
-    } else if case.features.append {
-        r.past_len
-    } else {
-        (kv_len + 1).saturating_sub(r.q_len).min(kv_len)
-    }
+/// Where the key at `token` comes from: one that no query can tell from it by its place.
+fn exchanged(case: &CaseParts, request: u32, token: u32) -> u32 {
+    let ranges = case.interchangeable(request as usize);
+    let range = ranges.into_iter().find(|range| range.contains(&token));
+    range.map_or(token, |range| range.start + permuted(token - range.start, range.len() as u32))
 }
 
 /// A permutation of `0..count`; what is not below `count` stays.

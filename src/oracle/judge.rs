@@ -152,9 +152,10 @@ fn for_each_row_of_head(case: &Case, request: usize, kv_head: u32, visit: &mut i
     }
 }
 
-/// The bounds of a row; nothing where a right kernel may overflow.
+/// The bounds of a row; nothing where a right kernel may overflow, or the row is empty and the kernel need not give zeros.
 fn bounds_of_row(row: &ExpectedRow<'_>, numbers: &Resolved) -> Option<Bounds> {
-    bound::domain_ok(&row.reference, numbers).then(|| bound::bounds(&row.reference, numbers, SGN_LAMBDA))
+    let known = row.reference.elements() > 0 || numbers.empty_row == EmptyRow::Zero;
+    (known && bound::domain_ok(&row.reference, numbers)).then(|| bound::bounds(&row.reference, numbers, SGN_LAMBDA))
 }
 
 /// The smaller of the two bounds whose violation is a finding.
@@ -169,17 +170,19 @@ fn strictest(bounds: &Bounds, dim: usize, signs_are_random: bool) -> (f64, Tier)
 pub(super) struct Allowed {
     /// In each column of the output.
     pub(super) out: Vec<f64>,
-    /// In the log-sum-exp, in its own base; nothing if the kernel returns none, or it is not judged.
+    /// In the log-sum-exp, in its own base; nothing if the kernel returns none, or it is minus infinity.
     pub(super) lse: Option<f64>,
+    /// Keys that the row sees.
+    pub(super) keys: usize,
 }
 
-/// The errors allowed in a row; nothing where a right kernel may overflow.
+/// The errors allowed in a row; nothing where [`bounds_of_row`] gives nothing.
 pub(super) fn allowed(case: &Case, manifest: &Manifest, row: &ExpectedRow<'_>) -> Option<Allowed> {
     let numbers = manifest.numerics.at_case(row.n, case);
     let bounds = bounds_of_row(row, &numbers)?;
     let out = (0..bounds.det.len()).map(|dim| strictest(&bounds, dim, case.v_is_sign_random()).0).collect();
     let lse = manifest.lse.filter(|_| row.reference.elements() > 0);
-    Some(Allowed { out, lse: lse.map(|lse| lse.base.value_and_bound(&row.reference, &numbers).1) })
+    Some(Allowed { out, lse: lse.map(|lse| lse.base.value_and_bound(&row.reference, &numbers).1), keys: row.n })
 }
 
 impl Judging<'_> {
@@ -212,11 +215,6 @@ impl Judging<'_> {
 
     fn lse_element(&mut self, row: &ExpectedRow<'_>, numbers: &Resolved) {
         let Some((buffer, lse)) = self.output.lse.get(row.step as usize).zip(self.manifest.lse) else { return };
-        // Only of kernels that give zeros is it known what they give here: minus infinity.
-        if row.reference.elements() == 0 && numbers.empty_row != EmptyRow::Zero {
-            self.agreement.out_of_domain += 1;
-            return;
-        }
         let (o, b) = lse.base.value_and_bound(&row.reference, numbers);
         let found = buffer.value(self.case.lse_layout().offset(&row.at));
         let element = Element { found, o, b, tier: Tier::Det, dtype: Dtype::F32 };

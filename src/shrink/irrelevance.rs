@@ -1,7 +1,7 @@
 //! Other values of each field of a case, to see which fields could be anything.
 
 use super::knob::{Knob, followed};
-use crate::case::{CacheOrder, Case, Domain, Recipe, Values, default_scale};
+use crate::case::{CacheOrder, Case, CaseParts, Domain, Pages, Recipe, Storage, Values, default_scale};
 
 /// A field, named as in the one-line form, and the case with other values of it.
 pub(super) struct Probe {
@@ -16,8 +16,14 @@ pub(super) fn probes(case: &Case, domain: &Domain) -> Vec<Probe> {
         ("g", up(Knob::QPerKv, case, domain)),
         ("d", up(Knob::HeadDim, case, domain)),
         ("past", pasts(case, domain)),
+        ("q", q_lens(case, domain)),
+        ("causal", with_each(case, [true, false], |parts, causal| parts.features.causal = causal)),
+        ("window", windows(case, domain)),
+        ("softcap", with_each(case, [None, Some(1.0), Some(30.0)], |parts, cap| parts.features.softcap = cap)),
+        ("sinks", with_each(case, [false, true], |parts, sinks| parts.features.sinks = sinks)),
         ("dtype", dtypes(case, domain)),
         ("cache", caches(case, domain)),
+        ("pages", pages(case, domain)),
         ("scale", scales(case)),
         ("steps", up(Knob::Steps, case, domain)),
         ("knobs", (0..case.knobs.len()).flat_map(|i| up(Knob::Own(i), case, domain)).collect()),
@@ -57,9 +63,45 @@ fn pasts(case: &Case, domain: &Domain) -> Vec<Case> {
         .collect()
 }
 
+/// Other numbers of query tokens, the same for every request.
+fn q_lens(case: &Case, domain: &Domain) -> Vec<Case> {
+    let rank = domain.q_len.rank(case.shape.requests[0].q_len);
+    let others =
+        [0, rank.saturating_add(1), rank.saturating_add(2)].into_iter().filter_map(|rank| domain.q_len.nth(rank));
+    let set = |q_len: u32| followed(case, |parts| parts.shape.requests.iter_mut().for_each(|r| r.q_len = q_len));
+    others.filter_map(set).collect()
+}
+
+/// None, the narrowest, one that is a key too narrow for the longest request, and one that hides nothing.
+fn windows(case: &Case, domain: &Domain) -> Vec<Case> {
+    let Some(range) = &domain.window else { return Vec::new() };
+    let longest = (0..case.shape.requests.len()).map(|r| case.past_len_at(r, case.steps)).max().unwrap_or(0);
+    let some = [range.low(), range.nearest(longest.saturating_sub(1)), range.nearest(longest)].map(Some);
+    with_each(case, some.into_iter().chain([None]), |parts, window| parts.features.window = window)
+}
+
+fn pages(case: &Case, domain: &Domain) -> Vec<Case> {
+    let Some(sizes) = &domain.page_size else { return Vec::new() };
+    let least = Pages { size: sizes.low(), seed: 0, spare: 0, shared: 0 };
+    let pages = case.cache.storage.pages().unwrap_or(least);
+    let size = sizes.nth(sizes.rank(pages.size).saturating_add(1)).unwrap_or(pages.size);
+    let others = [
+        Storage::PerRequest,
+        Storage::Paged(least),
+        Storage::Paged(Pages { size, ..pages }),
+        Storage::Paged(Pages { seed: pages.seed.wrapping_add(1), spare: pages.spare.saturating_add(1), ..pages }),
+        Storage::Paged(Pages { shared: pages.shared.saturating_add(1), ..pages }),
+    ];
+    with_each(case, others, |parts, storage| parts.cache.storage = storage)
+}
+
+/// `case` with one part set to each of `choices`.
+fn with_each<T>(case: &Case, choices: impl IntoIterator<Item = T>, set: impl Fn(&mut CaseParts, T)) -> Vec<Case> {
+    choices.into_iter().filter_map(|choice| case.with(|parts| set(parts, choice)).ok()).collect()
+}
+
 fn dtypes(case: &Case, domain: &Domain) -> Vec<Case> {
-    let dtypes = domain.dtype.iter();
-    dtypes.filter_map(|&dtype| case.with(|parts| parts.dtype = dtype).ok()).collect()
+    with_each(case, domain.dtype.iter().copied(), |parts, dtype| parts.dtype = dtype)
 }
 
 fn caches(case: &Case, domain: &Domain) -> Vec<Case> {
@@ -68,27 +110,28 @@ fn caches(case: &Case, domain: &Domain) -> Vec<Case> {
         [1, 16].map(|more| case.with(|parts| parts.cache.capacity = parts.cache.capacity.saturating_add(more)).ok());
     let mut all: Vec<Case> = orders.into_iter().chain(spare).flatten().collect();
     all.extend(up(Knob::RowPad, case, domain));
+    if case.cache.storage.pages().is_none() {
+        let storages = [Storage::PerRequest, Storage::Packed];
+        all.extend(with_each(case, storages, |parts, storage| parts.cache.storage = storage));
+    }
     all
 }
 
 fn scales(case: &Case) -> Vec<Case> {
     let scales = [1.0, default_scale(case.shape.head_dim), 0.375];
-    scales.into_iter().filter_map(|scale| case.with(|parts| parts.scale = scale).ok()).collect()
+    with_each(case, scales, |parts, scale| parts.scale = scale)
 }
 
 fn values(case: &Case) -> Vec<Case> {
-    [Recipe::Normal, Recipe::Codes, Recipe::Flat]
-        .into_iter()
-        .zip(1..)
-        .filter_map(|(recipe, seed)| case.with(|parts| parts.values = Values { recipe, seed }).ok())
-        .collect()
+    let recipes = [Recipe::Normal, Recipe::Codes, Recipe::Flat].into_iter().zip(1..);
+    with_each(case, recipes, |parts, (recipe, seed)| parts.values = Values { recipe, seed })
 }
 
 fn poisons(case: &Case) -> Vec<Case> {
     let next = case.poison.next();
-    [next, next.next()].into_iter().filter_map(|poison| case.with(|parts| parts.poison = poison).ok()).collect()
+    with_each(case, [next, next.next()], |parts, poison| parts.poison = poison)
 }
 
 fn schedules(case: &Case) -> Vec<Case> {
-    [1, 2, 3].into_iter().filter_map(|seed| case.with(|parts| parts.schedule_seed = seed).ok()).collect()
+    with_each(case, [1, 2, 3], |parts, seed| parts.schedule_seed = seed)
 }

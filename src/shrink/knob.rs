@@ -1,7 +1,7 @@
 //! The numbers of a case that can be turned down, each with what must follow it.
 
 use super::descent::Effort;
-use crate::case::{Case, CaseParts, Domain, Range, default_scale};
+use crate::case::{Case, CaseParts, Domain, Pages, Range, Storage, default_scale};
 
 /// One number of a case, or several that move together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,6 +34,12 @@ pub(super) enum Knob {
     /// Token slots above what is needed.
     Spare,
     Capacity,
+    /// Keys of a window.
+    Window,
+    PageSize,
+    /// Pages of no request.
+    SparePages,
+    SharedPages,
     /// A knob of the kernel's own, by its place among them.
     Own(usize),
 }
@@ -59,6 +65,7 @@ impl Knob {
             knobs.extend((0..requests).map(Self::Past));
         }
         knobs.extend((0..case.knobs.len()).map(Self::Own));
+        knobs.extend([Self::Window, Self::PageSize, Self::SparePages, Self::SharedPages]);
         knobs.push(Self::RowPad);
         knobs.push(Self::Spare);
         knobs.push(Self::StepsAlone);
@@ -75,6 +82,8 @@ impl Knob {
         match self {
             Self::Past(i) | Self::PastAlone(i) | Self::QLen(i) => i < case.shape.requests.len(),
             Self::Own(i) => i < case.knobs.len(),
+            Self::Window => case.features.window.is_some(),
+            Self::PageSize | Self::SparePages | Self::SharedPages => case.cache.storage.pages().is_some(),
             _ => true,
         }
     }
@@ -98,6 +107,7 @@ impl Knob {
         let shape = &case.shape;
         let past = |i: usize| shape.requests[i].past_len;
         let pasts = shape.requests.iter().map(|r| r.past_len);
+        let of_pages = |number: fn(Pages) -> u32| case.cache.storage.pages().map_or(0, number);
         match self {
             Self::KvHeads => shape.num_kv_heads,
             Self::QPerKv => shape.q_per_kv,
@@ -112,6 +122,10 @@ impl Knob {
             Self::RowPad => case.cache.row_pad,
             Self::Spare => case.cache.capacity - needed_capacity(case),
             Self::Capacity => case.cache.capacity,
+            Self::Window => case.features.window.unwrap_or(0),
+            Self::PageSize => of_pages(|pages| pages.size),
+            Self::SparePages => of_pages(|pages| pages.spare),
+            Self::SharedPages => of_pages(|pages| pages.shared),
             Self::Own(i) => case.knobs.values().nth(i).copied().unwrap_or(0),
         }
     }
@@ -129,7 +143,9 @@ impl Knob {
             Self::Steps | Self::StepsAlone => domain.steps.clone(),
             Self::QLenCap | Self::QLenCapAlone | Self::QLen(_) => domain.q_len.clone(),
             Self::RowPad => domain.row_pad.clone(),
-            Self::Spare | Self::Capacity => Range::Span(0, u32::MAX),
+            Self::Window => domain.window.clone().unwrap_or(Range::Span(1, u32::MAX)),
+            Self::PageSize => domain.page_size.clone().unwrap_or(Range::Span(1, u32::MAX)),
+            Self::Spare | Self::Capacity | Self::SparePages | Self::SharedPages => Range::Span(0, u32::MAX),
             Self::Own(i) => domain.knobs.values().nth(i).cloned().unwrap_or(Range::Span(0, u32::MAX)),
         }
     }
@@ -175,6 +191,16 @@ impl Knob {
                 Self::QLen(i) => shape.requests[i].q_len = n,
                 Self::RowPad => parts.cache.row_pad = n,
                 Self::Capacity => parts.cache.capacity = n,
+                Self::Window => parts.features.window = Some(n),
+                Self::PageSize | Self::SparePages | Self::SharedPages => {
+                    if let Storage::Paged(pages) = &mut parts.cache.storage {
+                        match self {
+                            Self::PageSize => pages.size = n,
+                            Self::SparePages => pages.spare = n,
+                            _ => pages.shared = n,
+                        }
+                    }
+                }
                 Self::Own(i) => {
                     if let Some(knob) = parts.knobs.values_mut().nth(i) {
                         *knob = n;

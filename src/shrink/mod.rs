@@ -70,8 +70,8 @@ pub fn shrink(start: Case, domain: &Domain, max_executions: u32, still_fails: &m
 /// Keys of the one-line form of `case`, which fails, whose fields seem not to matter.
 ///
 /// Such a field has other values in `domain`, and the case fails with each of a few of them. That is evidence, not proof:
-/// another value may pass, and two irrelevant fields may matter together. At most 40 executions and four for each knob of the kernel, of cases about as small
-/// as `case`, but not simpler.
+/// another value may pass, and two irrelevant fields may matter together. At most 60 executions and four for each knob of the kernel, of cases about as
+/// small as `case`, but not simpler.
 pub fn irrelevant(case: &Case, domain: &Domain, still_fails: &mut dyn FnMut(&Case) -> bool) -> Vec<&'static str> {
     irrelevance::probes(case, domain)
         .into_iter()

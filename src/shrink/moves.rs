@@ -1,8 +1,8 @@
 //! Changes of a case that are not one number turned down: each is a list of cases to try, best first.
 
 use super::knob::{Knob, followed, needed_capacity};
-use super::order::SCALE_OF_ITS_OWN;
-use crate::case::{CacheOrder, Case, CaseParts, Domain, Poison, Recipe, default_scale};
+use super::order::{SCALE_OF_ITS_OWN, SIMPLEST_CAP};
+use crate::case::{CacheOrder, Case, CaseParts, Domain, Features, Pages, Poison, Recipe, Storage, default_scale};
 use crate::float::Dtype;
 
 /// A kind of change.
@@ -16,11 +16,12 @@ pub(super) enum Move {
     Sort,
     /// One request's past handed to the next.
     HandOn,
-    /// One request's tokens handed to its neighbour, and the request left out.
+    /// One request's tokens handed to its neighbour, its queries too or not, and the request left out.
     Merge,
     /// The last step alone: the steps before it become past.
     StepsIntoPast,
-    /// The last query token of each step alone: those before it become past.
+    /// The last query token of each step alone: those before it become past. Where nothing is appended, the first query
+    /// tokens alone: those after them go, with as many keys.
     QueriesIntoPast,
     /// Fewer requests, each with more KV heads.
     RequestsIntoHeads,
@@ -30,6 +31,12 @@ pub(super) enum Move {
     Dims,
     /// Less of one number and more of another, so that their product stays.
     Trade,
+    /// Without a window, a cap, sinks, or with a mask; or a simpler cap.
+    Features,
+    /// Slots of its own for every request, or one kind of storage for another.
+    Storage,
+    /// Pages in a simpler order.
+    PageSeed,
     Order,
     Dtype,
     Scale,
@@ -57,8 +64,11 @@ impl Move {
     ];
 
     /// Those that change one decoration, in order.
-    pub(super) const OF_DECORATION: [Self; 8] = [
+    pub(super) const OF_DECORATION: [Self; 11] = [
         Self::Relation,
+        Self::Features,
+        Self::Storage,
+        Self::PageSeed,
         Self::Order,
         Self::Dtype,
         Self::Scale,
@@ -82,6 +92,13 @@ impl Move {
             Self::HeadsIntoGroups => heads_into_groups(case),
             Self::Dims => dims(case, domain),
             Self::Trade => trade(case, domain),
+            Self::Features => features(case),
+            Self::Storage => each(case, storages(domain), |parts, storage| parts.cache.storage = storage),
+            Self::PageSeed => each(case, 0..4, |parts, seed| {
+                if let Storage::Paged(pages) = &mut parts.cache.storage {
+                    pages.seed = seed;
+                }
+            }),
             Self::Order => each(case, [CacheOrder::Hnd], |parts, order| {
                 parts.cache.order = order;
             }),
@@ -114,10 +131,20 @@ fn each<T>(case: &Case, choices: impl IntoIterator<Item = T>, set: impl Fn(&mut 
 fn plain(case: &Case, domain: &Domain) -> Vec<Case> {
     let layout = |parts: &mut CaseParts| {
         parts.cache.row_pad = domain.row_pad.low();
+        parts.cache.storage = match (storages(domain).first(), parts.cache.storage) {
+            (Some(Storage::Paged(_)), Storage::Paged(pages)) => Storage::Paged(Pages { size: pages.size, ..NO_FRILLS }),
+            (Some(&storage), _) => storage,
+            (None, storage) => storage,
+        };
         parts.cache.capacity = needed_capacity(parts);
         if domain.cache.contains(&CacheOrder::Hnd) {
             parts.cache.order = CacheOrder::Hnd;
         }
+    };
+    let causal = domain.causal.contains(&true);
+    let features = |parts: &mut CaseParts| {
+        parts.features =
+            Features { append: parts.features.append, causal: parts.features.causal || causal, ..Features::PLAIN };
     };
     let numbers = |parts: &mut CaseParts| {
         parts.dtype = domain.dtype.iter().copied().min().unwrap_or(parts.dtype);
@@ -129,16 +156,45 @@ fn plain(case: &Case, domain: &Domain) -> Vec<Case> {
             parts.scale = 1.0;
         }
     };
-    let both = case.with(|parts| {
+    let all = case.with(|parts| {
         layout(parts);
+        features(parts);
         numbers(parts);
         parts.values.recipe = Recipe::Flat;
     });
     let keep_recipe = case.with(|parts| {
         layout(parts);
+        features(parts);
         numbers(parts);
     });
-    [both, keep_recipe, case.with(layout), case.with(numbers)].into_iter().filter_map(Result::ok).collect()
+    let keep_features = case.with(|parts| {
+        layout(parts);
+        numbers(parts);
+    });
+    let singly = [case.with(features), case.with(layout), case.with(numbers)];
+    [all, keep_recipe, keep_features].into_iter().chain(singly).filter_map(Result::ok).collect()
+}
+
+/// Pages of one token, in order, with none beside them.
+const NO_FRILLS: Pages = Pages { size: 1, seed: 0, spare: 0, shared: 0 };
+
+/// The kinds of storage of a domain, simplest first.
+fn storages(domain: &Domain) -> Vec<Storage> {
+    let has = |storage: &Storage| domain.storage.contains(&storage.kind());
+    let size = domain.page_size.as_ref().map_or(1, |sizes| sizes.low());
+    let paged = Storage::Paged(Pages { size, ..NO_FRILLS });
+    [Storage::PerRequest, Storage::Packed, paged].into_iter().filter(has).collect()
+}
+
+fn features(case: &Case) -> Vec<Case> {
+    let changes: [fn(&mut Features); 5] = [
+        |features| features.window = None,
+        |features| features.softcap = None,
+        |features| features.softcap = features.softcap.map(|_| SIMPLEST_CAP),
+        |features| features.sinks = false,
+        |features| features.causal = true,
+    ];
+    each(case, changes, |parts, change| change(&mut parts.features))
 }
 
 fn fewer_requests(case: &Case) -> Vec<Case> {
@@ -188,12 +244,18 @@ fn hand_on(case: &Case) -> Vec<Case> {
 
 fn merge(case: &Case) -> Vec<Case> {
     (1..case.shape.requests.len())
-        .filter_map(|i| {
-            followed(case, |parts| {
-                let gone = parts.shape.requests.remove(i - 1);
-                let kept = &mut parts.shape.requests[i - 1];
-                kept.past_len = kept.past_len.saturating_add(gone.past_len + gone.q_len);
-            })
+        .flat_map(|i| {
+            let merged = move |with_queries: bool| {
+                followed(case, |parts| {
+                    let appended = parts.appended_len(i - 1);
+                    let gone = parts.shape.requests.remove(i - 1);
+                    let kept = &mut parts.shape.requests[i - 1];
+                    let tokens = if with_queries { gone.past_len } else { gone.past_len + appended };
+                    kept.past_len = kept.past_len.saturating_add(tokens);
+                    kept.q_len += if with_queries { gone.q_len } else { 0 };
+                })
+            };
+            [false, true].into_iter().filter_map(merged)
         })
         .collect()
 }
@@ -210,11 +272,13 @@ fn steps_into_past(case: &Case) -> Vec<Case> {
 }
 
 fn queries_into_past(case: &Case) -> Vec<Case> {
-    each_followed(case, [1, 2], |parts, q_len| {
+    let most = case.shape.requests.iter().map(|r| r.q_len).max().unwrap_or(1);
+    let fewer: &[u32] = if case.features.append { &[1, 2] } else { &[1, 2, most / 2, most - 1] };
+    each_followed(case, fewer.iter().copied(), |parts, q_len| {
         for r in &mut parts.shape.requests {
             let gone = r.q_len.saturating_sub(q_len);
             r.q_len -= gone;
-            r.past_len += gone;
+            r.past_len = if parts.features.append { r.past_len + gone } else { r.past_len.saturating_sub(gone) };
         }
     })
 }
@@ -295,15 +359,33 @@ fn trade(case: &Case, domain: &Domain) -> Vec<Case> {
             candidates.extend(traded.and_then(|(case, enough)| more.turned(&case, enough)));
         }
     }
-    candidates.extend(own_with_past(case, domain));
+    candidates.extend(part_with_past(case, domain));
+    candidates.extend(window_with_past(case, domain));
     candidates
 }
 
-/// Less of a knob of the kernel's own, and as much less of every past: what splits a sequence goes wrong at the same
-/// place of a part.
-fn own_with_past(case: &Case, domain: &Domain) -> Vec<Case> {
+/// A window and every past, as many keys less of each: what is wrong at one end of a window stays there.
+fn window_with_past(case: &Case, domain: &Domain) -> Vec<Case> {
+    let Some((window, low)) = case.features.window.zip(domain.window.as_ref().map(|range| range.low())) else {
+        return Vec::new();
+    };
+    let shortest = case.shape.requests.iter().map(|r| r.past_len).min().unwrap_or(0);
+    let mut numbers = vec![low, low + 1, window / 2, window - 1, window.saturating_sub(shortest)];
+    numbers.retain(|&n| n >= low && n < window);
+    each_followed(case, numbers, |parts, n| {
+        parts.features.window = Some(n);
+        for r in &mut parts.shape.requests {
+            r.past_len = r.past_len.saturating_sub(window - n);
+        }
+    })
+}
+
+/// Less of a knob of the kernel's own or of a page, and as much less of every past: what splits a sequence goes wrong at
+/// the same place of a part.
+fn part_with_past(case: &Case, domain: &Domain) -> Vec<Case> {
     let mut candidates = Vec::new();
-    for knob in (0..case.knobs.len()).map(Knob::Own) {
+    let pages = Some(Knob::PageSize).filter(|knob| knob.is_in(case));
+    for knob in (0..case.knobs.len()).map(Knob::Own).chain(pages) {
         let (from, low) = (knob.of(case), knob.range(domain).low());
         let mut numbers = vec![low, low + 1, from / 2, from.saturating_sub(1)];
         numbers.retain(|&n| n >= low.max(1) && n < from);

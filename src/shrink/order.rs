@@ -2,13 +2,17 @@
 //!
 //! Cases are compared field by field, the first difference decides: requests, steps, query tokens, KV heads, query heads
 //! of a KV head, whether v_head_dim differs from head_dim, head_dim, v_head_dim, tokens of past, each past, each query
-//! length, each of the kernel's knobs, row padding, capacity, cache order, dtype, scale, recipe, poison, value seed,
+//! length, each of the kernel's knobs, window, softcap, sinks, whether a query sees later keys, how the cache is stored, its
+//! pages (size, spare ones, shared ones, order), row padding, capacity, cache order, dtype, scale, recipe, poison, value seed,
 //! schedule seed, view and relation. What shapes the
 //! work comes first, what merely decorates it last.
 //!
+//! Without a window, a cap and sinks is simplest, then less of each; causal is simpler than not, being what the domains
+//! have in common. A cache in which every request has its own slots is simplest, one with pages least.
+//!
 //! Every field is a whole number bounded below, so a sequence of ever smaller cases ends.
 
-use crate::case::{CacheOrder, CaseParts, Poison, Recipe, default_scale};
+use crate::case::{CacheOrder, CaseParts, Poison, Recipe, Storage, default_scale};
 use crate::float::Dtype;
 
 /// How complex a case is; smaller is simpler.
@@ -18,6 +22,8 @@ pub struct Complexity {
     past_lens: Vec<u32>,
     q_lens: Vec<u32>,
     knobs: Vec<u32>,
+    features: [u32; 4],
+    storage: [u32; 5],
     decoration: [u32; 11],
 }
 
@@ -43,6 +49,17 @@ pub fn complexity(case: &CaseParts) -> Complexity {
         past_lens,
         q_lens,
         knobs: case.knobs.values().copied().collect(),
+        features: [
+            case.features.window.unwrap_or(0),
+            softcap_rank(case),
+            u32::from(case.features.sinks),
+            u32::from(!case.features.causal),
+        ],
+        storage: match case.cache.storage {
+            Storage::PerRequest => [0; 5],
+            Storage::Packed => [1, 0, 0, 0, 0],
+            Storage::Paged(pages) => [2, pages.size, pages.spare, pages.shared, pages.seed],
+        },
         decoration: [
             case.cache.row_pad,
             case.cache.capacity,
@@ -56,6 +73,18 @@ pub fn complexity(case: &CaseParts) -> Complexity {
             u32::from(case.view.is_some()),
             u32::from(case.relation.is_some()),
         ],
+    }
+}
+
+/// The simplest cap.
+pub(super) const SIMPLEST_CAP: f32 = 1.0;
+
+/// None is simplest, then 1, then any other.
+fn softcap_rank(case: &CaseParts) -> u32 {
+    match case.features.softcap {
+        None => 0,
+        Some(SIMPLEST_CAP) => 1,
+        Some(_) => 2,
     }
 }
 

@@ -24,18 +24,18 @@ pub(super) fn check(
     let Some(returned) = kernel.manifest.lse else {
         return Ok(Checked::DoesNotApply("the kernel returns no log-sum-exp"));
     };
-    let [front, back] = match derive::halves(case, &kernel.manifest.domain) {
+    let [whole, front, back] = match derive::halves(case, &kernel.manifest.domain) {
         Ok(halves) => halves,
         Err(why) => return Ok(Checked::DoesNotApply(why)),
     };
     let mut outputs = Vec::new();
-    for case in [case, &front, &back] {
+    for case in [&whole, &front, &back] {
         match run(case)? {
             Outcome::Output(output) => outputs.push(output),
             Outcome::Fault(fault) => return Ok(Checked::Fault(fault)),
         }
     }
-    let rows = [case, &front, &back].map(|case| allowed_rows(kernel, case));
+    let rows = [&whole, &front, &back].map(|case| allowed_rows(kernel, case));
     let mut tally = Tally::new(Relation::LsesMerged, false);
     for (&(step, token, head), whole) in &rows[0] {
         let [Some(first), Some(second)] = [&rows[1], &rows[2]].map(|rows| rows.get(&(step, token, head))) else {

@@ -130,7 +130,14 @@ fn compare(kernel: &Kernel, relation: Relation, pair: &Pair, base: &Output, othe
             } else {
                 factor * UNDERFLOW
             };
-            tally.near(TensorName::Out, step, vec![token, head, dim as u64], y, expected(relation, x), tolerance);
+            tally.near(
+                TensorName::Out,
+                step,
+                vec![token, head, dim as u64],
+                y,
+                expected(relation, x, row.keys),
+                tolerance,
+            );
         }
         let lses = base.lse.get(base_step as usize).zip(other.lse.get(step as usize));
         let bounds = base_row.lse.zip(row.lse);
@@ -168,7 +175,7 @@ fn compare_with_formula(kernel: &Kernel, relation: Relation, case: &Case, output
                     let (value, error) = probe.value(dim);
                     (value, value, error)
                 }
-                None if relation == Relation::WeightsSumToOne => (1.0, 1.0, 0.0),
+                None if relation == Relation::WeightsSumToOne && row.n > 0 => (1.0, 1.0, 0.0),
                 None => (row.reference.v_min[dim], row.reference.v_max[dim], 0.0),
             };
             let at = vec![row.at[0], row.at[1], dim as u64];
@@ -183,11 +190,12 @@ fn compare_with_formula(kernel: &Kernel, relation: Relation, case: &Case, output
     tally.result()
 }
 
-/// A row of two keys: `v_1 + (v_0 - v_1) / (1 + exp(-c (q k_0 - q k_1)))`.
+/// A row of two keys and perhaps a sink: `sum_j w_j v_j / sum_j w_j` with `w_j = exp(s_j)`, `s_j` the scaled and capped
+/// product of the query with a key, or the sink's logit, whose value is 0.
 struct Probe {
-    /// Weight of the first key.
-    weight: f64,
-    /// Error of that weight in f64.
+    /// Weights of the keys.
+    weights: [f64; 2],
+    /// Error of a weight in f64.
     error: f64,
     values: [Vec<f64>; 2],
 }
@@ -207,13 +215,19 @@ impl Probe {
         let scale = f64::from(case.scale);
         let [first, second] = [0, 1].map(|token| {
             let products: Vec<f64> = q.iter().zip(read(Role::K, 0, token)).map(|(q, k)| q * k).collect();
-            (scale * products.iter().sum::<f64>(), scale * products.iter().map(|x| x.abs()).sum::<f64>())
+            let logit = scale * products.iter().sum::<f64>();
+            let capped = case.features.softcap.map(f64::from).map_or(logit, |cap| cap * libm::tanh(logit / cap));
+            (capped, scale * products.iter().map(|x| x.abs()).sum::<f64>())
         });
-        let roundings = f64::from(case.shape.head_dim) + 4.0;
+        let sink = case.sink(kv_head, member);
+        let sum = |own: f64| -> f64 {
+            [Some(first.0), Some(second.0), sink].into_iter().flatten().map(|logit| libm::exp(logit - own)).sum()
+        };
+        let roundings = f64::from(case.shape.head_dim) + 8.0;
         Self {
-            weight: 1.0 / (1.0 + libm::exp(second.0 - first.0)),
-            // The logistic function is nowhere steeper than 1/4.
-            error: f64::EPSILON * (1.0 + roundings * (first.1 + second.1) / 4.0),
+            weights: [first, second].map(|(logit, _)| 1.0 / sum(logit)),
+            // A softmax moves by no more than half of what its logits do, and capping makes that no more.
+            error: f64::EPSILON * (4.0 + roundings * (first.1 + second.1) / 2.0),
             values: [0, 1].map(|token| read(Role::V, 0, token)),
         }
     }
@@ -221,8 +235,8 @@ impl Probe {
     /// The output of a column, and how far this computation may be off.
     fn value(&self, dim: usize) -> (f64, f64) {
         let [first, second] = [0, 1].map(|token| self.values[token][dim]);
-        let error = self.error * (first - second).abs() + 4.0 * f64::EPSILON * (first.abs() + second.abs());
-        (second + (first - second) * self.weight, error)
+        let error = (self.error + 4.0 * f64::EPSILON) * (first.abs() + second.abs());
+        (first * self.weights[0] + second * self.weights[1], error)
     }
 }
 
