@@ -112,8 +112,12 @@ impl<R: RngCore> Draft<'_, R> {
         let part = self.dice.pick(&PARTS_OF_BUDGET);
         self.purse = Purse::new(self.space.domain(), self.space.budget >> part);
         let mut axes = Axis::ALL.to_vec();
+        self.causality(&mut parts);
         if self.dice.one_in(LONG_CASES) {
             return self.long_case(parts);
+        }
+        if let Some(longest) = self.tiles(&mut parts) {
+            return self.with_lengths(parts, longest);
         }
         if self.dice.one_in(9) && self.preset(&mut parts) {
             axes.retain(|axis| !matches!(axis, Axis::KvHeads | Axis::QPerKv | Axis::HeadDim));
@@ -192,11 +196,12 @@ impl<R: RngCore> Draft<'_, R> {
             parts.scale = default_scale(head_dim);
         }
         parts.cache.capacity = needed_capacity(parts).saturating_add(spare);
+        self.space.afford_pages(parts);
     }
 
     /// One long request in the smallest heads, so that even an emulated kernel can be asked about it: positions beyond
     /// what 15 or 16 bits hold.
-    fn long_case(mut self, mut parts: CaseParts) -> Case {
+    fn long_case(mut self, parts: CaseParts) -> Case {
         self.purse = Purse::new(self.space.domain(), self.space.budget);
         let shape = &parts.shape;
         for (axis, n) in [
@@ -212,6 +217,11 @@ impl<R: RngCore> Draft<'_, R> {
         let fitting: Vec<u32> =
             tables::LONG_PAST_LEN.iter().copied().filter(|&n| n <= cap && domain.past_len.contains(n)).collect();
         let longest = if fitting.is_empty() { domain.past_len.nearest(cap) } else { self.dice.pick(&fitting) };
+        self.with_lengths(parts, longest)
+    }
+
+    /// A case of the heads and the batch in `parts`.
+    fn with_lengths(mut self, mut parts: CaseParts, longest: u32) -> Case {
         self.all_but_extents(&mut parts, longest);
         self.knobs(&mut parts, false);
         self.space.legalize(parts)
@@ -219,7 +229,6 @@ impl<R: RngCore> Draft<'_, R> {
 
     fn all_but_extents(&mut self, parts: &mut CaseParts, longest: u32) {
         self.requests(parts, longest);
-        self.causality(parts);
         self.whole_prompts(parts);
         self.features(parts);
         self.rest(parts);

@@ -63,6 +63,10 @@ pub(super) const Q_LEN: Table =
 pub(super) const Q_LEN_OF_FULL_CACHE: Table =
     Table { usual: &[1, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33], wide: Q_LEN.wide };
 
+/// Queries, and keys, of cases that have several tiles of both.
+pub(super) const TILED_LEN: &[u32] =
+    &[17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 80, 95, 96, 97, 127, 128, 129, 130, 160, 191, 193, 257];
+
 /// Sliding windows: around tiles and warps, and those of models.
 pub(super) const WINDOW: Table = Table {
     usual: &[1, 2, 3, 4, 5, 7, 8, 9, 12],

@@ -16,7 +16,40 @@ const WINDOWED: u32 = 3;
 /// One in this many cases has a softcap, has sinks, or is not causal, each where the domain says so.
 const CHANGED: u32 = 4;
 
+/// One in this many cases of a full cache has several tiles of queries and of keys: see [`Draft::tiles`].
+const TILED: u32 = 6;
+
 impl<R: RngCore> Draft<'_, R> {
+    /// Few and short heads, so that the budget has room for several tiles of queries by several tiles of keys. Gives the
+    /// most keys of a request; nothing for most cases, and where no such case is affordable.
+    pub(super) fn tiles(&mut self, parts: &mut CaseParts) -> Option<u32> {
+        let domain = self.space.domain();
+        if domain.append || !self.dice.one_in(TILED) {
+            return None;
+        }
+        let mut trial = parts.clone();
+        let shape = &mut trial.shape;
+        shape.num_kv_heads = domain.num_kv_heads.nearest(self.dice.pick(&[1, 1, 1, 2]));
+        shape.q_per_kv = domain.q_per_kv.nearest(self.dice.pick(&[1, 1, 2, 3]));
+        shape.head_dim = self.dice.pick(&tables::HEAD_DIM.choices(false, &domain.head_dim, 64));
+        let batch = domain.batch.nearest(self.dice.pick(&[1, 1, 2])) as usize;
+        let lens = |range: &Range| tables::TILED_LEN.iter().copied().filter(|&n| range.contains(n)).collect::<Vec<_>>();
+        let (q_lens, past_lens) = (lens(&domain.q_len), lens(&domain.past_len));
+        let all = q_lens.iter().flat_map(|&q_len| past_lens.iter().map(move |&past_len| Request { past_len, q_len }));
+        let affordable = |request: &Request| {
+            trial.shape.requests = vec![*request; batch];
+            cost(&trial) <= self.space.budget
+        };
+        let affordable: Vec<Request> = all.filter(affordable).collect();
+        if affordable.is_empty() {
+            return None;
+        }
+        let request = self.dice.pick(&affordable);
+        trial.shape.requests = vec![request; batch];
+        *parts = trial;
+        Some(request.past_len)
+    }
+
     /// Query tokens of a request among others, where the longest has `longest`.
     pub(super) fn q_len(&mut self, longest: u32) -> u32 {
         let domain = self.space.domain();
