@@ -1,3 +1,82 @@
+// Prefill attention with grouped query heads over a batch of requests of different lengths, on tensor cores.
+//
+// For each request r of a batch, with queries q_len[r] and keys kv_len[r] of its own, one launch
+//   1. attends from every query to the keys it may see, which all are in the cache already;
+//   2. returns the log-sum-exp of each row, natural logarithm, beside the output.
+//
+// Entries: gqa_prefill_{f16,bf16}_d{64,128,192,256}. The element type T is that of q, both caches and out; lse, sinks
+// and arithmetic are f32. The number is what head_dim and v_head_dim are padded to, in shared memory and registers only:
+//   d64      head_dim <= 64,  v_head_dim <= 64
+//   d128     head_dim <= 128, v_head_dim <= 128
+//   d192     head_dim <= 192, v_head_dim <= 128
+//   d256     head_dim <= 256, v_head_dim <= 256
+//
+// Arguments, in order (shapes slowest dimension first; "contiguous" means no padding at all)
+//   q            [total_q, num_q_heads, head_dim]     contiguous, read
+//   k_cache      [total_kv, num_kv_heads, head_dim]   strided, read
+//   v_cache      [total_kv, num_kv_heads, v_head_dim] strided, read
+//   out          [total_q, num_q_heads, v_head_dim]   contiguous, every element written
+//   lse          [total_q, num_q_heads]               f32, every element written
+//   cu_q_len     [batch + 1]                          i32, read; request r has rows cu_q_len[r] .. cu_q_len[r + 1] of q
+//   cu_kv_len    [batch + 1]                          i32, read; and these tokens of the caches
+//   sinks        [num_q_heads]                        f32, read; null for none
+//   q_per_kv, head_dim, v_head_dim                    i32
+//   k_stride_head, k_stride_token, v_stride_head, v_stride_token
+//                                                     i64, in elements; the last dimension is dense
+//   scale, softcap                                    f32; softcap 0 for none
+//   causal, window                                    i32; causal 0 or 1, window 0 for none
+//
+// num_q_heads = num_kv_heads * q_per_kv, and query head h reads KV head h / q_per_kv. HND and NHD caches differ only in
+// the strides. Nothing between rows, and no token of another request, is read.
+//
+// Attention
+//   Query i of a request is at position p = kv_len - q_len + i, which may be negative. It sees the keys below kv_len,
+//   of them with causal those up to p, and with a window those above p - window.
+//   The logit of a key is x = scale * q . k, or with a softcap softcap * tanh(x / softcap). A sink is one logit more,
+//   neither scaled nor capped, in the denominator and the log-sum-exp of each row of its head; its value is zero.
+//   A row that sees no key gets zeros, and a log-sum-exp of -inf, or of its sink.
+//
+// Domain
+//   head_dim and v_head_dim are multiples of 8 from 8 to 256. All tensors of T begin at multiples of 16 bytes, and all
+//   strides are multiples of 8 elements. Requests may have no queries, no keys, or more queries than keys; lengths and
+//   window are below 2^30, batch and num_q_heads below 2^16. softcap is at least 0; any scale. No two tensors overlap.
+//   q . k, and its product with scale and log2(e), must be finite in f32.
+//
+// Launch
+//   grid (ceil(longest q_len / R), num_q_heads, batch)   block (128, 1, 1)
+//   R = 128 rows a block, but 64 in d256; dynamic shared memory at least 2 * (R * K + 2 * X * (K + V)) bytes, K and V
+//   the padded dimensions, X = 64 keys a tile, but 32 in d192 and d256:
+//   d64 49152      d128 98304      d192 90112      d256 98304
+//
+// Who does what
+//   A block owns R queries of one head of one request. Each of its four warps owns R / 4 of them, as one or two tiles
+//   of mma. The queries stay in shared memory; K and V of the keys that any of them sees go through it in tiles of X,
+//   which begin at multiples of X. While one tile is worked on the next is copied (cp.async) to the other of two stages:
+//   one barrier a tile. Dimensions, keys and queries past the last are zeros in shared memory. Warps skip tiles that
+//   none of their rows sees; only tiles that a row doesn't see all of are masked.
+//   Chunks of 16 bytes lie in shared memory with their column's lowest three bits exclusive-or their row's, so that no
+//   ldmatrix and no copy meets a bank twice. Four lanes hold a row of scores and of the numerator. A warp's output goes
+//   through its own queries' place in shared memory, and from there in chunks of 16 bytes.
+//
+// Numerics (n visible keys; at most t = ceil((n - 1) / X) + 1 tiles hold some of them)
+//   q . k        mma.m16n8k16 with f32 sums over the padded dimensions, in their order; zeros change no sum.
+//   logit        in base 2: one rounding multiplies q . k by scale * log2(e), itself one rounding and 0.23 units of
+//                roundoff for the constant. With a softcap c: y = q . k times fl(2 log2(e) scale / c), then
+//                fma(-2 c', 1 / (1 + 2^y), c') with c' = fl(c log2(e)). tanh is 1 - z with z = 2 / (1 + 2^y), 0 to 2. In
+//                units of roundoff z has 3 of the reciprocal, 1 of the sum and (1 - z / 2) times 5 of ex2: tanh's absolute
+//                error is at most 4 z + 5 z (1 - z / 2), 8.1 at most. y's relative one is 3, and 0.23 for the constant.
+//   sink         one rounding multiplies it by log2(e). It is where maximum and sum begin: weight 1.
+//   softmax      online, base 2, a running maximum per row; it is always one of the logits, so exact. Weights are
+//                ex2.approx.ftz(logit - maximum), the difference rounded once; those below 2^-126 are 0. A tile that
+//                raises the maximum rescales the sums of earlier tiles by ex2.approx.ftz(old - new), at most t - 1 times;
+//                where the maximum stays the factor is exactly 1. A row that has seen nothing subtracts 0, not -inf.
+//   numerator    weights rounded to T, to nearest, then mma with f32 sums over the keys of the tile, in their order. A
+//                rescale is one rounding.
+//   denominator  of weights not rounded to T: in each lane a sum from zero over its X / 4 keys of a tile, at most 15
+//                roundings; one fma(sum, factor, tile), exact in the first tile but for a sink; 2 butterfly additions.
+//   division     1 / denominator, rounded to nearest, and one product; then one rounding to T, to nearest even.
+//   lse          fma(maximum, ln 2, logf(denominator)): logf is CUDA's full-range function (1 ulp).
+//   No operation but ex2 and the softcap's reciprocal flushes subnormals.
 #include "common.cuh"
 
 #include <math_constants.h>
@@ -28,7 +107,11 @@ __device__ __forceinline__ float exp2_approx(float x) {
 // 1 / (1 + 2^x)
 __device__ __forceinline__ float logistic(float x) {
     float y;
-    asm("ex2.approx.ftz.f32 %0, %1;\n\tadd.rn.f32 %0, %0, 0f3F800000;\n\trcp.approx.ftz.f32 %0, %0;" : "=f"(y) : "f"(x));
+    asm("ex2.approx.ftz.f32 %0, %1;\n\t"
+        "add.rn.f32 %0, %0, 0f3F800000;\n\t"
+        "rcp.approx.ftz.f32 %0, %0;"
+        : "=f"(y)
+        : "f"(x));
     return y;
 }
 
@@ -46,18 +129,24 @@ template <> __device__ __forceinline__ unsigned pack<__nv_bfloat16>(float low, f
 }
 
 // c += a b, all of 16 by 16 elements; c as two halves of 8 columns, one behind the other.
-template <typename T> __device__ __forceinline__ void mma(float (*c)[4], const unsigned (&a)[4], const unsigned (&b)[4]);
-template <> __device__ __forceinline__ void mma<__half>(float (*c)[4], const unsigned (&a)[4], const unsigned (&b)[4]) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%8,%9,%10,%11}, {%12,%13}, {%0,%1,%2,%3};\n\t"
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%4,%5,%6,%7}, {%8,%9,%10,%11}, {%14,%15}, {%4,%5,%6,%7};"
+template <typename T>
+__device__ __forceinline__ void mma(float (*c)[4], const unsigned (&a)[4], const unsigned (&b)[4]);
+template <>
+__device__ __forceinline__ void mma<__half>(float (*c)[4], const unsigned (&a)[4], const unsigned (&b)[4]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0,%1,%2,%3}, {%8,%9,%10,%11}, {%12,%13}, {%0,%1,%2,%3};\n\t"
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%4,%5,%6,%7}, {%8,%9,%10,%11}, {%14,%15}, {%4,%5,%6,%7};"
         : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]), "+f"(c[1][2]),
           "+f"(c[1][3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), "r"(b[3]));
 }
 template <>
 __device__ __forceinline__ void mma<__nv_bfloat16>(float (*c)[4], const unsigned (&a)[4], const unsigned (&b)[4]) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%8,%9,%10,%11}, {%12,%13}, {%0,%1,%2,%3};\n\t"
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%4,%5,%6,%7}, {%8,%9,%10,%11}, {%14,%15}, {%4,%5,%6,%7};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0,%1,%2,%3}, {%8,%9,%10,%11}, {%12,%13}, {%0,%1,%2,%3};\n\t"
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%4,%5,%6,%7}, {%8,%9,%10,%11}, {%14,%15}, {%4,%5,%6,%7};"
         : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]), "+f"(c[1][2]),
           "+f"(c[1][3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), "r"(b[3]));
@@ -85,8 +174,8 @@ __device__ __forceinline__ void copy_or_zero(unsigned to, const void* from, bool
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
 
-// Byte of a chunk in a tile of shared memory whose rows have DIMS elements. The chunks of one column in eight rows lie in
-// different banks.
+// Byte of a chunk in a tile of shared memory whose rows have DIMS elements. The chunks of one column in eight rows lie
+// in different banks.
 template <int DIMS> __device__ __forceinline__ unsigned chunk_at(int row, int chunk) {
     return row * DIMS * 2 + (chunk ^ (row % 8)) * CHUNK_BYTES;
 }
@@ -370,15 +459,15 @@ __device__ __forceinline__ void prefill(const T* q, const T* k_cache, const T* v
     }
 }
 
-#define PREFILL_ENTRY(DTYPE, T, DIMS, V_DIMS, M_TILES, TILE_KEYS, BLOCKS_PER_SM)                                      \
+#define PREFILL_ENTRY(DTYPE, T, DIMS, V_DIMS, M_TILES, TILE_KEYS, BLOCKS_PER_SM)                                       \
     extern "C" __global__ void __launch_bounds__(THREADS_PER_BLOCK, BLOCKS_PER_SM) gqa_prefill_##DTYPE##_d##DIMS(      \
         const T* q, const T* k_cache, const T* v_cache, T* out, float* lse, const int* cu_q_len, const int* cu_kv_len, \
         const float* sinks, int q_per_kv, int head_dim, int v_head_dim, long long k_stride_head,                       \
         long long k_stride_token, long long v_stride_head, long long v_stride_token, float scale, float softcap,       \
         int causal, int window) {                                                                                      \
-        prefill<T, DIMS, V_DIMS, M_TILES, TILE_KEYS>(q, k_cache, v_cache, out, lse, cu_q_len, cu_kv_len, sinks,      \
-                                                       q_per_kv, head_dim, v_head_dim, k_stride_head, k_stride_token,  \
-                                                       v_stride_head, v_stride_token, scale, softcap, causal, window); \
+        prefill<T, DIMS, V_DIMS, M_TILES, TILE_KEYS>(q, k_cache, v_cache, out, lse, cu_q_len, cu_kv_len, sinks,        \
+                                                     q_per_kv, head_dim, v_head_dim, k_stride_head, k_stride_token,    \
+                                                     v_stride_head, v_stride_token, scale, softcap, causal, window);   \
     }
 
 #define PREFILL_ENTRIES(DTYPE, T)                  \
