@@ -2,12 +2,12 @@
 
 use arbitrary::Unstructured;
 use attnfuzz::case::{
-    Cache, CacheOrder, Case, CaseParts, Domain, KnobName, Poison, Range, Recipe, Request, Shape, Values,
+    Cache, CacheOrder, Case, CaseParts, Domain, Features, KnobName, Poison, Range, Recipe, Request, Shape, Storage,
+    Values,
 };
 use attnfuzz::float::Dtype;
 use attnfuzz::generate::{DEFAULT_BUDGET, EmptyDomain, Feature, Space, Statistics, cost};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
 
 /// A kernel that claims nearly everything.
 pub(crate) fn wide_domain() -> Domain {
@@ -24,7 +24,7 @@ pub(crate) fn wide_domain() -> Domain {
         cache: vec![CacheOrder::Hnd, CacheOrder::Nhd],
         row_pad: Range::Span(0, 64),
         any_scale: true,
-        knobs: BTreeMap::new(),
+        ..Domain::default()
     }
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn narrow_domain() -> Domain {
         cache: vec![CacheOrder::Nhd],
         row_pad: Range::Span(0, 0),
         any_scale: false,
-        knobs: BTreeMap::new(),
+        ..Domain::default()
     }
 }
 
@@ -296,6 +296,7 @@ fn any_domain() -> impl Strategy<Value = Domain> {
                 row_pad,
                 any_scale,
                 knobs,
+                ..Domain::default()
             },
         )
 }
@@ -330,7 +331,9 @@ fn any_parts() -> impl Strategy<Value = CaseParts> {
                     order: if cache.0 { CacheOrder::Hnd } else { CacheOrder::Nhd },
                     capacity: cache.1,
                     row_pad: cache.2,
+                    storage: Storage::PerRequest,
                 },
+                features: Features::PLAIN,
                 values: Values { recipe: Recipe::ALL[values.0], seed: values.1 },
                 knobs,
                 view: None,

@@ -143,26 +143,29 @@ impl Kernel {
         let mut programs = BTreeMap::new();
         for launch in &manifest.launches {
             for &dtype in &manifest.domain.dtype {
-                let entry = launch.entry_for(dtype);
-                if !module.entries().any(|e| e == entry) {
+                let entries: Vec<&str> = module.entries().filter(|e| launch.entry.may_be(e, dtype)).collect();
+                if entries.is_empty() {
                     let found = module.entries().collect::<Vec<_>>().join(", ");
+                    let wanted = launch.entry.text.replace("{dtype}", &dtype.to_string());
                     return Err(ManifestError {
                         file: file.clone(),
                         line: None,
                         key: "launch.entry: ".into(),
                         message: format!(
-                            "expected an entry of {}, found {entry:?}; it has {found}",
+                            "expected an entry of {}, found {wanted:?}; it has {found}",
                             ptx_file.display()
                         ),
                     }
                     .into());
                 }
-                let program = module.lower(&entry);
-                if let Ok(program) = &program {
-                    let sizes: Vec<usize> = program.params().iter().map(|p| p.size_bytes).collect();
-                    manifest.check_params(&file, launch, &entry, &sizes)?;
+                for entry in entries {
+                    let program = module.lower(entry);
+                    if let Ok(program) = &program {
+                        let sizes: Vec<usize> = program.params().iter().map(|p| p.size_bytes).collect();
+                        manifest.check_params(&file, launch, entry, &sizes)?;
+                    }
+                    programs.insert(entry.to_owned(), program.map(Arc::new));
                 }
-                programs.insert(entry, program.map(Arc::new));
             }
         }
         let space = Space::new(&manifest.domain).map_err(|error| ManifestError {
@@ -257,7 +260,9 @@ impl Kernel {
 
     /// Whether the emulator can run the entry for `dtype`; if not, why.
     pub fn emulator_limit(&self, dtype: Dtype) -> Option<String> {
-        self.manifest.launches.iter().find_map(|l| self.program(&l.entry_for(dtype)).err()).map(|e| e.to_string())
+        let launches = &self.manifest.launches;
+        let entries = self.programs.keys().filter(|entry| launches.iter().any(|l| l.entry.may_be(entry, dtype)));
+        entries.filter_map(|entry| self.program(entry).err()).map(|e| e.to_string()).next()
     }
 
     pub(super) fn program(&self, entry: &str) -> Result<&Program, BackendError> {

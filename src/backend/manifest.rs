@@ -102,8 +102,8 @@ impl WorkspaceType {
 /// One launch of a step.
 #[derive(Clone, Debug)]
 pub struct Launch {
-    /// Entry point; `{dtype}` stands for the case's dtype.
-    pub entry: String,
+    /// Entry point.
+    pub entry: EntryName,
     /// Blocks along x, y, z.
     pub grid: [Expr; 3],
     /// Threads of a block along x, y, z.
@@ -116,13 +116,31 @@ pub struct Launch {
     arg_lines: Vec<usize>,
 }
 
+/// Name of an entry point, with placeholders: `{dtype}` for the case's dtype, or `{EXPRESSION}` for a whole number.
+#[derive(Clone, Debug)]
+pub struct EntryName {
+    /// As it is written.
+    pub text: String,
+    parts: Vec<NamePart>,
+}
+
+#[derive(Clone, Debug)]
+enum NamePart {
+    Text(String),
+    Dtype,
+    Number(Box<Expr>),
+}
+
 /// One kernel argument.
 #[derive(Clone, Debug)]
 pub enum Arg {
-    /// Address of a tensor's first element.
+    /// Address of a tensor's first element; null for sinks that the case has not.
     Tensor(TensorName),
-    /// Address of an `i32` array with one length for each request.
+    /// Address of an `i32` array of lengths.
     Lengths(Lengths),
+    /// Address of the block table: `i32`, `[request, page]`, rows of `pages_per_request` entries. Those behind a request's
+    /// last page are [`NO_PAGE`](crate::case::NO_PAGE).
+    BlockTable,
     /// Address of the workspace with this place in [`Manifest::workspaces`].
     Workspace(usize),
     /// A number.
@@ -130,13 +148,57 @@ pub enum Arg {
 }
 
 /// Arrays of lengths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lengths {
-    /// Tokens in the cache before the step.
+    /// Tokens in the cache before the step, one for each request.
     PastLen,
-    /// Tokens in the cache after the step.
+    /// Tokens in the cache after the step, one for each request.
     KvLen,
+    /// Query tokens of the step, one for each request.
+    QLen,
+    /// Query tokens of the step in all requests before each, and in all.
+    CuQLen,
+    /// Tokens in the cache after the step in all requests before each, and in all.
+    CuKvLen,
+}
+
+impl Lengths {
+    /// Every array.
+    pub const ALL: [Self; 5] = [Self::PastLen, Self::KvLen, Self::QLen, Self::CuQLen, Self::CuKvLen];
+
+    /// Its name in arguments and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PastLen => "past_len",
+            Self::KvLen => "kv_len",
+            Self::QLen => "q_len",
+            Self::CuQLen => "cu_q_len",
+            Self::CuKvLen => "cu_kv_len",
+        }
+    }
+
+    /// What it holds at `step`.
+    pub fn of(self, case: &Case, step: u32) -> Vec<u32> {
+        let requests = 0..case.shape.requests.len();
+        let each = |len: &dyn Fn(usize) -> u32| requests.clone().map(len).collect::<Vec<u32>>();
+        let sums = |lens: Vec<u32>| {
+            let sums = lens.into_iter().scan(0u32, |sum, n| {
+                *sum = sum.wrapping_add(n);
+                Some(*sum)
+            });
+            std::iter::once(0).chain(sums).collect()
+        };
+        let q_lens = || each(&|r| case.shape.requests[r].q_len);
+        let kv_lens = || each(&|r| case.kv_len_at(r, step));
+        match self {
+            Self::PastLen => each(&|r| case.past_len_at(r, step)),
+            Self::KvLen => kv_lens(),
+            Self::QLen => q_lens(),
+            Self::CuQLen => sums(q_lens()),
+            Self::CuKvLen => sums(kv_lens()),
+        }
+    }
 }
 
 /// Type of a number argument.
@@ -193,7 +255,7 @@ impl fmt::Display for Colon {
 }
 
 /// Variables of manifest expressions, in the order of [`variables`]; the kernel's knobs come after them.
-pub const VARIABLES: [&str; 20] = [
+pub const VARIABLES: [&str; 30] = [
     "batch",
     "num_kv_heads",
     "q_per_kv",
@@ -214,14 +276,31 @@ pub const VARIABLES: [&str; 20] = [
     "v_stride_request",
     "v_stride_head",
     "v_stride_token",
+    "total_kv_len",
+    "causal",
+    "window",
+    "softcap",
+    "sinks",
+    "page_size",
+    "num_pages",
+    "pages_per_request",
+    "k_stride_page",
+    "v_stride_page",
 ];
 
 /// Values of [`VARIABLES`] and then of the knobs of `domain` for one step. Lengths in tokens, strides in elements.
+///
+/// `causal` and `sinks` are 0 or 1; `window` and `softcap` are 0 if there is none. A stride that the cache has not, such as
+/// that from request to request in a packed one, is NaN, which no argument takes.
 pub fn variables(domain: &Domain, case: &Case, step: u32) -> Vec<f64> {
     let shape = &case.shape;
     let max = |f: &dyn Fn(usize) -> u32| f64::from((0..shape.requests.len()).map(f).max().unwrap_or(0));
-    let k = case.cache_layout(shape.head_dim);
-    let v = case.cache_layout(shape.v_head_dim);
+    let k = case.cache_map(shape.head_dim);
+    let v = case.cache_map(shape.v_head_dim);
+    let stride = |stride: Option<u64>| stride.map_or(f64::NAN, |n| n as f64);
+    let page_size = case.cache.storage.pages().map_or(f64::NAN, |pages| f64::from(pages.size));
+    let features = &case.features;
+    let total_kv_len: u64 = (0..shape.requests.len()).map(|r| u64::from(case.kv_len_at(r, step))).sum();
     let fixed: [f64; VARIABLES.len()] = [
         f64::from(shape.batch()),
         f64::from(shape.num_kv_heads),
@@ -232,17 +311,27 @@ pub fn variables(domain: &Domain, case: &Case, step: u32) -> Vec<f64> {
         f64::from(shape.total_q_len()),
         max(&|r| shape.requests[r].q_len),
         max(&|r| case.past_len_at(r, step)),
-        max(&|r| case.past_len_at(r, step + 1)),
+        max(&|r| case.kv_len_at(r, step)),
         f64::from(case.cache.capacity),
         f64::from(case.scale),
         f64::from(step),
         case.dtype.size_bytes() as f64,
-        k.strides()[0] as f64,
-        k.strides()[1] as f64,
-        k.strides()[2] as f64,
-        v.strides()[0] as f64,
-        v.strides()[1] as f64,
-        v.strides()[2] as f64,
+        stride(k.request_stride()),
+        k.head_stride() as f64,
+        k.token_stride() as f64,
+        stride(v.request_stride()),
+        v.head_stride() as f64,
+        v.token_stride() as f64,
+        total_kv_len as f64,
+        f64::from(u8::from(features.causal)),
+        f64::from(features.window.unwrap_or(0)),
+        f64::from(features.softcap.unwrap_or(0.0)),
+        f64::from(u8::from(features.sinks)),
+        page_size,
+        case.num_pages() as f64,
+        f64::from(case.pages_per_request()),
+        stride(k.page_stride()),
+        stride(v.page_stride()),
     ];
     let knobs = domain.knobs.keys().map(|name| case.knobs.get(name).map_or(f64::NAN, |&n| f64::from(n)));
     fixed.into_iter().chain(knobs).collect()
@@ -274,7 +363,7 @@ impl Arg {
     /// Bytes the argument takes in the kernel's parameter space; also its alignment.
     pub fn size_bytes(&self) -> usize {
         match self {
-            Self::Tensor(_) | Self::Lengths(_) | Self::Workspace(_) => 8,
+            Self::Tensor(_) | Self::Lengths(_) | Self::BlockTable | Self::Workspace(_) => 8,
             Self::Value(_, scalar) => scalar.size_bytes(),
         }
     }
@@ -310,9 +399,39 @@ impl Manifest {
     }
 }
 
-impl Launch {
-    /// Name of the entry point for a case.
-    pub fn entry_for(&self, dtype: Dtype) -> String {
-        self.entry.replace("{dtype}", &dtype.to_string())
+impl EntryName {
+    /// The entry point for a dtype and values of [`VARIABLES`] and knobs.
+    pub fn of(&self, dtype: Dtype, values: &[f64]) -> Result<String, ExprError> {
+        let part = |part: &NamePart| {
+            Ok(match part {
+                NamePart::Text(text) => text.clone(),
+                NamePart::Dtype => dtype.to_string(),
+                NamePart::Number(expr) => expr.whole(values, 0, i64::from(u32::MAX))?.to_string(),
+            })
+        };
+        self.parts.iter().map(part).collect()
+    }
+
+    /// Whether `entry` is the entry point for a dtype and some numbers.
+    pub fn may_be(&self, entry: &str, dtype: Dtype) -> bool {
+        may_be(&self.parts, entry, &dtype.to_string())
+    }
+}
+
+fn may_be(parts: &[NamePart], entry: &str, dtype: &str) -> bool {
+    let Some((first, rest)) = parts.split_first() else { return entry.is_empty() };
+    match first {
+        NamePart::Text(text) => entry.strip_prefix(text.as_str()).is_some_and(|tail| may_be(rest, tail, dtype)),
+        NamePart::Dtype => entry.strip_prefix(dtype).is_some_and(|tail| may_be(rest, tail, dtype)),
+        NamePart::Number(_) => {
+            let digits = entry.bytes().take_while(u8::is_ascii_digit).count();
+            (1..=digits).any(|n| may_be(rest, &entry[n..], dtype))
+        }
+    }
+}
+
+impl fmt::Display for EntryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }

@@ -2,11 +2,12 @@
 
 use super::manifest::{self, Arg, Lengths, Workspace};
 use super::{BackendError, Kernel, Run};
-use crate::case::{Case, Inputs, MAX_TENSOR_ELEMENTS, TensorName};
+use crate::case::{Case, Inputs, MAX_TENSOR_ELEMENTS, NO_PAGE, TensorName};
 use crate::expr::{Expr, ExprError};
 use crate::float::Dtype;
 use crate::outcome::Output;
 use crate::tensor::Buffer;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Regions and launches of one run.
@@ -66,11 +67,14 @@ struct StepRegions {
     /// Only of a kernel that returns it.
     lse: Option<usize>,
     q: usize,
-    k_new: usize,
-    v_new: usize,
+    /// New keys and values, of a kernel that appends them.
+    new: Option<[usize; 2]>,
     out: usize,
-    past_len: usize,
-    kv_len: usize,
+    /// Those that some launch takes.
+    lengths: BTreeMap<Lengths, usize>,
+    block_table: Option<usize>,
+    /// Only of a case that has them.
+    sinks: Option<usize>,
 }
 
 const K_CACHE: usize = 0;
@@ -81,11 +85,11 @@ impl Plan {
         let inputs = Inputs::of(case, run.poison);
         let cached = |dim: u32| {
             let size = case.dtype.size_bytes();
-            Initialised::Ranges(case.cached_ranges(dim, 0).map(|r| r.start * size..r.end * size).collect())
+            Initialised::Ranges(case.cached_ranges(dim, 0).into_iter().map(|r| r.start * size..r.end * size).collect())
         };
         let mut regions = vec![
-            Region::new("k_cache", inputs.k_cache.into_bytes(), cached(case.shape.head_dim), Use::KCache),
-            Region::new("v_cache", inputs.v_cache.into_bytes(), cached(case.shape.v_head_dim), Use::VCache),
+            Region::cache("k_cache", case, inputs.k_cache.into_bytes(), cached(case.shape.head_dim), Use::KCache),
+            Region::cache("v_cache", case, inputs.v_cache.into_bytes(), cached(case.shape.v_head_dim), Use::VCache),
         ];
         let manifest = &kernel.manifest;
         let variables: Vec<Vec<f64>> =
@@ -94,10 +98,18 @@ impl Plan {
         for workspace in &manifest.workspaces {
             regions.push(Region::workspace(workspace, case, run, &variables).map_err(BackendError::Launch)?);
         }
+        let takes = |wanted: &dyn Fn(&Arg) -> bool| manifest.launches.iter().flat_map(|l| &l.args).any(wanted);
+        let block_table = takes(&|arg| matches!(arg, Arg::BlockTable)).then(|| {
+            regions.push(Region::new("block_table", block_table(case), Initialised::All, Use::Input));
+            regions.len() - 1
+        });
+        let sinks = inputs.sinks.filter(|_| takes(&|arg| matches!(arg, Arg::Tensor(TensorName::Sinks)))).map(|sinks| {
+            regions.push(Region::new("sinks", sinks.into_bytes(), Initialised::All, Use::Input));
+            regions.len() - 1
+        });
         let mut steps = Vec::new();
         for (step, tensors) in inputs.steps.into_iter().enumerate() {
             let step = step as u32;
-            let kv_lens: Vec<u32> = (0..case.shape.requests.len()).map(|r| case.past_len_at(r, step + 1)).collect();
             let out = Buffer::filled(case.dtype, case.output_layout().span(), run.poison.bits(case.dtype));
             let mut add = |region: Region| {
                 regions.push(region);
@@ -111,11 +123,21 @@ impl Plan {
                 workspaces,
                 lse,
                 q: add(Region::new("q", tensors.q.into_bytes(), Initialised::All, Use::Input)),
-                k_new: add(Region::new("k_new", tensors.k_new.into_bytes(), Initialised::All, Use::Input)),
-                v_new: add(Region::new("v_new", tensors.v_new.into_bytes(), Initialised::All, Use::Input)),
+                new: case.features.append.then(|| {
+                    [("k_new", tensors.k_new), ("v_new", tensors.v_new)]
+                        .map(|(name, tensor)| add(Region::new(name, tensor.into_bytes(), Initialised::All, Use::Input)))
+                }),
                 out: add(Region::new("out", out.into_bytes(), Initialised::Nothing, Use::Out)),
-                past_len: add(Region::new("past_len", lengths(&tensors.past_lens), Initialised::All, Use::Input)),
-                kv_len: add(Region::new("kv_len", lengths(&kv_lens), Initialised::All, Use::Input)),
+                lengths: Lengths::ALL
+                    .into_iter()
+                    .filter(|wanted| takes(&|arg| matches!(arg, Arg::Lengths(lengths) if lengths == wanted)))
+                    .map(|which| {
+                        let bytes = int32s(&which.of(case, step));
+                        (which, add(Region::new(which.name(), bytes, Initialised::All, Use::Input)))
+                    })
+                    .collect(),
+                block_table,
+                sinks,
             };
             let values = &variables[step as usize];
             let launches = manifest.launches.iter().map(|launch| plan_launch(launch, case, values, &at));
@@ -158,6 +180,11 @@ impl Region {
         Self { name: name.into(), bytes, initialised, writable: use_ != Use::Input, use_ }
     }
 
+    /// A cache, which only a kernel that appends to it may write.
+    fn cache(name: &str, case: &Case, bytes: Vec<u8>, initialised: Initialised, use_: Use) -> Self {
+        Self { writable: case.features.append, ..Self::new(name, bytes, initialised, use_) }
+    }
+
     /// A workspace as it is before the first step, as large as any step asks for.
     fn workspace(workspace: &Workspace, case: &Case, run: Run, variables: &[Vec<f64>]) -> Result<Self, ExprError> {
         let mut elements = 0;
@@ -171,8 +198,16 @@ impl Region {
     }
 }
 
-fn lengths(lens: &[u32]) -> Vec<u8> {
-    lens.iter().flat_map(|&n| (n as i32).to_le_bytes()).collect()
+fn int32s(numbers: &[u32]) -> Vec<u8> {
+    numbers.iter().flat_map(|n| n.to_le_bytes()).collect()
+}
+
+/// The rows of a block table, those behind a request's last page included.
+fn block_table(case: &Case) -> Vec<u8> {
+    let row_len = case.pages_per_request() as usize;
+    let mut rows = case.block_table();
+    rows.iter_mut().for_each(|row| row.resize(row_len, NO_PAGE as u32));
+    int32s(&rows.concat())
 }
 
 fn plan_launch(
@@ -186,25 +221,29 @@ fn plan_launch(
         let dim = |expr: &Expr| Ok(expr.whole(values, 1, i64::from(u32::MAX))? as u32);
         Ok([dim(x)?, dim(y)?, dim(z)?])
     };
+    let declared = |region: Option<usize>| {
+        PlannedArg::Region(region.unwrap_or_else(|| unreachable!("the manifest declares what it binds")))
+    };
     let args = launch.args.iter().map(|arg| {
         Ok(match arg {
             Arg::Tensor(TensorName::Q) => PlannedArg::Region(at.q),
-            Arg::Tensor(TensorName::KNew) => PlannedArg::Region(at.k_new),
-            Arg::Tensor(TensorName::VNew) => PlannedArg::Region(at.v_new),
+            Arg::Tensor(TensorName::KNew) => declared(at.new.map(|[k, _]| k)),
+            Arg::Tensor(TensorName::VNew) => declared(at.new.map(|[_, v]| v)),
             Arg::Tensor(TensorName::KCache) => PlannedArg::Region(K_CACHE),
             Arg::Tensor(TensorName::VCache) => PlannedArg::Region(V_CACHE),
             Arg::Tensor(TensorName::Out) => PlannedArg::Region(at.out),
-            Arg::Tensor(TensorName::Lse) => {
-                PlannedArg::Region(at.lse.unwrap_or_else(|| unreachable!("the manifest declares what it binds")))
+            Arg::Tensor(TensorName::Lse) => declared(at.lse),
+            Arg::Tensor(TensorName::Sinks) => {
+                at.sinks.map_or_else(|| PlannedArg::Bytes(0u64.to_le_bytes().into()), PlannedArg::Region)
             }
             Arg::Workspace(index) => PlannedArg::Region(at.workspaces + index),
-            Arg::Lengths(Lengths::PastLen) => PlannedArg::Region(at.past_len),
-            Arg::Lengths(Lengths::KvLen) => PlannedArg::Region(at.kv_len),
+            Arg::Lengths(lengths) => declared(at.lengths.get(lengths).copied()),
+            Arg::BlockTable => declared(at.block_table),
             Arg::Value(expr, scalar) => PlannedArg::Bytes(scalar.bytes(expr, values)?),
         })
     });
     Ok(PlannedLaunch {
-        entry: launch.entry_for(case.dtype),
+        entry: launch.entry.of(case.dtype, values)?,
         args: args.collect::<Result<_, ExprError>>()?,
         grid: dims(&launch.grid)?,
         block: dims(&launch.block)?,

@@ -13,7 +13,13 @@
 //! | `past` | past length of each request | |
 //! | `q` | new tokens of each request in a step, or one number for all | all 1 |
 //! | `dtype` | `f32`, `f16`, `bf16` | |
-//! | `cache` | `hnd` or `nhd`, then capacity in tokens, then `+` padding elements after each row | padding 0 |
+//! | `append` | `no`: the cache holds every key from the start, none is appended | `yes` |
+//! | `causal` | `no`: a query sees the keys after its position too | `yes` |
+//! | `window` | keys that a query sees at most, up to its own position | there is no window |
+//! | `softcap` | cap of the logits | there is none |
+//! | `sinks` | `yes`: each query head has a sink | `no` |
+//! | `cache` | `hnd` or `nhd`, packed ones with `packed-` before it, then capacity in tokens, then `+` padding elements after each row | padding 0 |
+//! | `pages` | page size, then `seed`, `spare` and `shared`, as in `16,seed:3,spare:2,shared:1`; see [`Pages`] | there are no pages; those that are 0 |
 //! | `scale` | factor of the logits (shortest decimal that gives the same binary32) | |
 //! | `steps` | consecutive calls | 1 |
 //! | `knobs` | value of each of the kernel's knobs, as in `num_splits:4,stages:2` | there are none |
@@ -25,7 +31,10 @@
 //!
 //! Keys may come in any order, each once.
 
-use super::{Cache, CacheOrder, Case, CaseParts, Invalid, KnobName, Knobs, Poison, Recipe, Request, Shape, Values};
+use super::{
+    Cache, CacheOrder, Case, CaseParts, Features, Invalid, KnobName, Knobs, Pages, Poison, Recipe, Request, Shape,
+    Storage, Values,
+};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -60,9 +69,9 @@ pub enum ParseError {
     Invalid(#[from] Invalid),
 }
 
-const KEYS: [&str; 16] = [
-    "kv", "g", "d", "dv", "past", "q", "dtype", "cache", "scale", "steps", "knobs", "values", "poison", "sched",
-    "view", "relation",
+const KEYS: [&str; 22] = [
+    "kv", "g", "d", "dv", "past", "q", "append", "causal", "window", "softcap", "sinks", "dtype", "cache", "pages",
+    "scale", "steps", "knobs", "values", "poison", "sched", "view", "relation",
 ];
 
 /// Names a case in files and messages: a hash of its one-line form, 12 hexadecimal digits.
@@ -107,9 +116,14 @@ impl fmt::Display for Case {
         } else if first != 1 {
             write!(f, " q={first}")?;
         }
-        write!(f, " dtype={} cache={}:{}", self.dtype, self.cache.order, self.cache.capacity)?;
+        self.features.fmt(f)?;
+        let packed = if self.cache.storage == Storage::Packed { "packed-" } else { "" };
+        write!(f, " dtype={} cache={packed}{}:{}", self.dtype, self.cache.order, self.cache.capacity)?;
         if self.cache.row_pad != 0 {
             write!(f, "+{}", self.cache.row_pad)?;
+        }
+        if let Storage::Paged(pages) = self.cache.storage {
+            write!(f, " pages={pages}")?;
         }
         write!(f, " scale={}", self.scale)?;
         if self.steps != 1 {
@@ -133,6 +147,68 @@ impl fmt::Display for Case {
             write!(f, " relation={relation}")?;
         }
         Ok(())
+    }
+}
+
+/// Each with a space before it.
+impl fmt::Display for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.append {
+            f.write_str(" append=no")?;
+        }
+        if !self.causal {
+            f.write_str(" causal=no")?;
+        }
+        if let Some(window) = self.window {
+            write!(f, " window={window}")?;
+        }
+        if let Some(cap) = self.softcap {
+            write!(f, " softcap={cap}")?;
+        }
+        if self.sinks {
+            f.write_str(" sinks=yes")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.size)?;
+        for (name, n) in [("seed", self.seed), ("spare", self.spare), ("shared", self.shared)] {
+            if n != 0 {
+                write!(f, ",{name}:{n}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Pages {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("expected SIZE and then seed:N, spare:N and shared:N, like 16,seed:3,spare:2, found {s:?}");
+        let mut words = s.split(',');
+        let number = |text: &str| text.parse::<u32>().map_err(|_| wrong());
+        let mut pages = Self { size: number(words.next().unwrap_or(""))?, seed: 0, spare: 0, shared: 0 };
+        let mut seen = Vec::new();
+        for word in words {
+            let (name, n) = word.split_once(':').ok_or_else(wrong)?;
+            let field = match name {
+                "seed" => &mut pages.seed,
+                "spare" => &mut pages.spare,
+                "shared" => &mut pages.shared,
+                _ => return Err(wrong()),
+            };
+            if seen.contains(&name) {
+                return Err(wrong());
+            }
+            seen.push(name);
+            *field = number(n)?;
+        }
+        Ok(pages)
     }
 }
 
@@ -172,6 +248,7 @@ impl FromStr for Case {
                 requests,
             },
             cache: fields.cache()?,
+            features: fields.features()?,
             values: fields.values()?,
             knobs: fields.knobs()?,
             view: fields.parsed_if("view")?,
@@ -234,18 +311,45 @@ impl Fields {
 
     fn scale(&mut self) -> Result<f32, ParseError> {
         let text = self.text("scale")?;
-        text.parse().map_err(|_| value("scale", "a number".into(), &text))
+        float("scale", &text)
     }
 
     fn cache(&mut self) -> Result<Cache, ParseError> {
         let text = self.text("cache")?;
-        let wrong = || value("cache", "ORDER:CAPACITY or ORDER:CAPACITY+PADDING, like nhd:40 or hnd:8+3".into(), &text);
+        let expected = "ORDER:CAPACITY or ORDER:CAPACITY+PADDING, like nhd:40, hnd:8+3 or packed-nhd:40";
+        let wrong = || value("cache", expected.into(), &text);
         let (order, rest) = text.split_once(':').ok_or_else(wrong)?;
         let (capacity, row_pad) = rest.split_once('+').unwrap_or((rest, "0"));
+        let (order, packed) = order.strip_prefix("packed-").map_or((order, false), |order| (order, true));
+        let storage = match (packed, self.parsed_if("pages")?) {
+            (false, None) => Storage::PerRequest,
+            (true, None) => Storage::Packed,
+            (false, Some(pages)) => Storage::Paged(pages),
+            (true, Some(pages)) => return Err(value("pages", "none with a packed cache".into(), &pages.to_string())),
+        };
         Ok(Cache {
             order: order.parse().map_err(|_: String| wrong())?,
             capacity: capacity.parse().map_err(|_| wrong())?,
             row_pad: row_pad.parse().map_err(|_| wrong())?,
+            storage,
+        })
+    }
+
+    fn features(&mut self) -> Result<Features, ParseError> {
+        Ok(Features {
+            append: self.yes_or("append", true)?,
+            causal: self.yes_or("causal", true)?,
+            window: self.optional("window").map(|text| parse_number("window", &text)).transpose()?,
+            softcap: self.optional("softcap").map(|text| float("softcap", &text)).transpose()?,
+            sinks: self.yes_or("sinks", false)?,
+        })
+    }
+
+    fn yes_or(&mut self, key: &'static str, default: bool) -> Result<bool, ParseError> {
+        self.optional(key).map_or(Ok(default), |text| match text.as_str() {
+            "yes" => Ok(true),
+            "no" => Ok(false),
+            _ => Err(value(key, "yes or no".into(), &text)),
         })
     }
 
@@ -280,6 +384,10 @@ fn parse<T: FromStr<Err = String>>(key: &'static str, text: &str) -> Result<T, P
 
 fn parse_number(key: &'static str, text: &str) -> Result<u32, ParseError> {
     text.parse().map_err(|_| value(key, "a whole number from 0 to 4294967295".into(), text))
+}
+
+fn float(key: &'static str, text: &str) -> Result<f32, ParseError> {
+    text.parse().map_err(|_| value(key, "a number".into(), text))
 }
 
 fn parse_numbers(key: &'static str, text: &str) -> Result<Vec<u32>, ParseError> {
@@ -335,6 +443,42 @@ mod tests {
         assert_eq!(case.scale, crate::case::default_scale(128));
         let full = "kv=1 g=1 d=8 dv=4 past=3,0 q=2,5 dtype=bf16 cache=hnd:9 scale=1 values=mixed:0 poison=huge sched=9 view=request:1 relation=scale-probe";
         assert_eq!(full.parse::<Case>().unwrap().to_string(), full);
+    }
+
+    #[test]
+    fn features_and_pages_print_back() {
+        for words in [
+            "past=3,0 q=0,2 append=no causal=no window=5 softcap=30 sinks=yes dtype=f16 cache=packed-nhd:9+8 scale=1",
+            "past=3,0 append=no sinks=yes dtype=f16 cache=nhd:9 pages=4,seed:2,spare:3,shared:1 scale=1",
+            "past=3,0 window=1 dtype=f16 cache=hnd:9 pages=1 scale=1 steps=2",
+        ] {
+            let line = format!("kv=2 g=3 d=8 {words} values=flat:0");
+            assert_eq!(line.parse::<Case>().unwrap().to_string(), line);
+        }
+    }
+
+    #[test]
+    fn bad_features_say_what_and_where() {
+        let error = |words: &str| {
+            let line = format!("kv=1 g=1 d=8 past=3 dtype=f32 scale=1 values=flat:0 {words}");
+            line.parse::<Case>().unwrap_err().to_string()
+        };
+        assert_eq!(error("cache=hnd:4 append=maybe"), "append: expected yes or no, found \"maybe\"");
+        assert_eq!(error("cache=hnd:4 window=0"), "window: expected at least 1 key, found 0");
+        assert_eq!(error("cache=hnd:4 softcap=-1"), "softcap: expected a finite number above 0, found -1");
+        assert_eq!(error("cache=hnd:4 softcap=x"), "softcap: expected a number, found \"x\"");
+        assert_eq!(error("cache=packed-hnd:4"), "append: expected append=no with a packed cache, found yes");
+        assert_eq!(error("cache=hnd:4 append=no steps=2"), "steps: expected 1 if no token is appended, found 2");
+        assert_eq!(error("cache=hnd:4 q=0"), "q_len: expected a request with a query token, found 0 for every request");
+        assert_eq!(error("cache=hnd:4 pages=0"), "page size: expected 1 to 65536, found 0");
+        assert!(error("cache=packed-hnd:4 append=no pages=2").starts_with("pages: expected none with a packed cache"));
+        for pages in ["", "x", "4,seed", "4,sed:1", "4,seed:1,seed:1", "4,spare:-1"] {
+            assert!(
+                error(&format!("cache=hnd:4 pages={pages}")).starts_with("pages: expected SIZE and then "),
+                "{pages}"
+            );
+        }
+        assert_eq!(error("cache=hnd:2 append=no"), "capacity: expected at least past_len = 3, found 2");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The set of cases a kernel claims to support.
 
-use super::{CacheOrder, Case, KnobName};
+use super::{CacheOrder, Case, KnobName, StorageKind};
 use crate::float::Dtype;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -45,6 +45,27 @@ pub struct Domain {
     /// Whether any scale is taken; if not, only 1/sqrt(head_dim) is.
     #[serde(default = "yes")]
     pub any_scale: bool,
+    /// Whether the kernel appends each step's keys and values to the cache; if not, they are there already.
+    #[serde(default = "yes")]
+    pub append: bool,
+    /// Whether attention may be causal, and whether it may be otherwise.
+    #[serde(default = "causal")]
+    pub causal: Vec<bool>,
+    /// Sliding windows that the kernel takes besides none; absent: none only.
+    #[serde(default)]
+    pub window: Option<Range>,
+    /// Whether the kernel takes a cap of the logits.
+    #[serde(default)]
+    pub softcap: bool,
+    /// Whether the kernel takes attention sinks.
+    #[serde(default)]
+    pub sinks: bool,
+    /// Where the cache may have its tokens.
+    #[serde(default = "per_request")]
+    pub storage: Vec<StorageKind>,
+    /// Tokens of a page, for a paged cache.
+    #[serde(default)]
+    pub page_size: Option<Range>,
     /// The kernel's knobs and the values they may have.
     #[serde(default)]
     pub knobs: BTreeMap<KnobName, Range>,
@@ -149,7 +170,44 @@ impl Domain {
             .or_else(|| outside("row_pad", case.cache.row_pad, &self.row_pad))
             .or_else(|| requests.clone().find_map(|r| outside("q_len", r.q_len, &self.q_len)))
             .or_else(|| requests.clone().find_map(|r| outside("past_len", r.past_len, &self.past_len)))
+            .or_else(|| self.excludes_features(case))
+            .or_else(|| self.excludes_storage(case))
             .or_else(|| self.excludes_knobs(case))
+    }
+
+    fn excludes_features(&self, case: &Case) -> Option<String> {
+        let features = &case.features;
+        if features.append != self.append {
+            let what = if self.append { "appends to its cache" } else { "finds every key in its cache" };
+            return Some(format!("the kernel {what}, which this case does not ask for"));
+        }
+        if !self.causal.contains(&features.causal) {
+            let what = if features.causal { "causal attention" } else { "attention that is not causal" };
+            return Some(format!("the kernel does not claim {what}"));
+        }
+        if let Some(window) = features.window {
+            match &self.window {
+                None => return Some("the kernel claims no sliding window".into()),
+                Some(range) if !range.contains(window) => {
+                    return Some(format!("window is {window}, the kernel claims {range}"));
+                }
+                Some(_) => {}
+            }
+        }
+        if features.softcap.is_some() && !self.softcap {
+            return Some("the kernel claims no softcap".into());
+        }
+        (features.sinks && !self.sinks).then(|| "the kernel claims no sinks".into())
+    }
+
+    fn excludes_storage(&self, case: &Case) -> Option<String> {
+        let storage = case.cache.storage;
+        if !self.storage.contains(&storage.kind()) {
+            return Some(format!("the kernel does not claim a cache that is {}", storage.kind()));
+        }
+        let (pages, range) = (storage.pages()?, self.page_size.as_ref()?);
+        let size = pages.size;
+        (!range.contains(size)).then(|| format!("the page size is {size}, the kernel claims {range}"))
     }
 
     fn excludes_knobs(&self, case: &Case) -> Option<String> {
@@ -170,6 +228,52 @@ pub fn default_scale(head_dim: u32) -> f32 {
 
 fn yes() -> bool {
     true
+}
+
+fn causal() -> Vec<bool> {
+    vec![true]
+}
+
+fn per_request() -> Vec<StorageKind> {
+    vec![StorageKind::PerRequest]
+}
+
+/// Plain decoding of one token in f32: what a literal with few fields of its own starts from.
+impl Default for Domain {
+    fn default() -> Self {
+        Self {
+            dtype: vec![Dtype::F32],
+            head_dim: Range::Span(1, 256),
+            v_head_dim: None,
+            num_kv_heads: Range::Span(1, 64),
+            q_per_kv: Range::Span(1, 64),
+            batch: Range::Span(1, 64),
+            q_len: Range::Span(1, 1),
+            past_len: Range::Span(0, 4096),
+            steps: Range::Span(1, 1),
+            cache: vec![CacheOrder::Hnd, CacheOrder::Nhd],
+            row_pad: Range::Span(0, 0),
+            any_scale: true,
+            append: true,
+            causal: causal(),
+            window: None,
+            softcap: false,
+            sinks: false,
+            storage: per_request(),
+            page_size: None,
+            knobs: BTreeMap::new(),
+        }
+    }
+}
+
+impl fmt::Display for StorageKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PerRequest => "per-request",
+            Self::Packed => "packed",
+            Self::Paged => "paged",
+        })
+    }
 }
 
 impl fmt::Display for CacheOrder {

@@ -2,6 +2,7 @@
 
 use super::values::{Role, RowAt};
 use super::{Case, Poison};
+use crate::float::Dtype;
 use crate::tensor::Buffer;
 use std::fmt;
 
@@ -10,23 +11,26 @@ use std::fmt;
 pub enum TensorName {
     /// Queries of a step, `[token, q_head, head_dim]`.
     Q,
-    /// New keys of a step, `[token, kv_head, head_dim]`.
+    /// New keys of a step, `[token, kv_head, head_dim]`; none if nothing is appended.
     KNew,
-    /// New values of a step, `[token, kv_head, v_head_dim]`.
+    /// New values of a step, `[token, kv_head, v_head_dim]`; none if nothing is appended.
     VNew,
-    /// Key cache, `[request, kv_head, token, head_dim]` through strides.
+    /// Key cache, rows of `head_dim`, where [`CacheMap`](super::CacheMap) says.
     KCache,
-    /// Value cache, `[request, kv_head, token, v_head_dim]` through strides.
+    /// Value cache, rows of `v_head_dim`.
     VCache,
     /// Output of a step, `[token, q_head, v_head_dim]`.
     Out,
     /// Log-sum-exp of each row of a step, `[token, q_head]`, in binary32 whatever the case's dtype.
     Lse,
+    /// Logits of the sinks, `[q_head]`, in binary32 whatever the case's dtype.
+    Sinks,
 }
 
 impl TensorName {
     /// Every tensor.
-    pub const ALL: [Self; 7] = [Self::Q, Self::KNew, Self::VNew, Self::KCache, Self::VCache, Self::Out, Self::Lse];
+    pub const ALL: [Self; 8] =
+        [Self::Q, Self::KNew, Self::VNew, Self::KCache, Self::VCache, Self::Out, Self::Lse, Self::Sinks];
 }
 
 /// Inputs of one step.
@@ -51,6 +55,8 @@ pub struct Inputs {
     pub k_cache: Buffer,
     /// Value cache before the first step.
     pub v_cache: Buffer,
+    /// See [`TensorName::Sinks`]; nothing without sinks.
+    pub sinks: Option<Buffer>,
 }
 
 impl Inputs {
@@ -61,6 +67,7 @@ impl Inputs {
             steps: (0..case.steps).map(|step| StepInputs::of(case, step)).collect(),
             k_cache: cache(case, Role::K, poison, tokens),
             v_cache: cache(case, Role::V, poison, tokens),
+            sinks: sinks(case),
         }
     }
 
@@ -86,9 +93,11 @@ impl StepInputs {
                         let at = RowAt { request, kv_head, member, token: step * r.q_len + query };
                         case.row(Role::Q, at, &mut q);
                     }
-                    let at = RowAt { request, kv_head, member: 0, token: position };
-                    case.row(Role::K, at, &mut k_new);
-                    case.row(Role::V, at, &mut v_new);
+                    if case.features.append {
+                        let at = RowAt { request, kv_head, member: 0, token: position };
+                        case.row(Role::K, at, &mut k_new);
+                        case.row(Role::V, at, &mut v_new);
+                    }
                 }
             }
         }
@@ -98,19 +107,24 @@ impl StepInputs {
     }
 }
 
+fn sinks(case: &Case) -> Option<Buffer> {
+    let heads = (0..case.shape.num_kv_heads).flat_map(|kv_head| (0..case.shape.q_per_kv).map(move |g| (kv_head, g)));
+    let logits: Option<Vec<f64>> = heads.map(|(kv_head, member)| case.sink(kv_head, member)).collect();
+    logits.map(|logits| Buffer::of_values(Dtype::F32, &logits))
+}
+
 /// A cache that holds `tokens` of each request and poison everywhere else.
 fn cache(case: &Case, role: Role, poison: Poison, tokens: impl Fn(usize) -> std::ops::Range<u32>) -> Buffer {
     let dim = if role == Role::K { case.shape.head_dim } else { case.shape.v_head_dim };
-    let layout = case.cache_layout(dim);
-    let mut buffer = Buffer::filled(case.dtype, layout.span(), poison.bits(case.dtype));
+    let map = case.cache_map(dim);
+    let mut buffer = Buffer::filled(case.dtype, map.span(), poison.bits(case.dtype));
     let mut row = Vec::new();
     for request in 0..case.shape.batch() {
         for kv_head in 0..case.shape.num_kv_heads {
             for token in tokens(request as usize) {
                 row.clear();
                 case.row(role, RowAt { request, kv_head, member: 0, token }, &mut row);
-                let offset = layout.offset(&[request, kv_head, token, 0].map(u64::from));
-                buffer.set_values(offset, &row);
+                buffer.set_values(map.offset(request, kv_head, token), &row);
             }
         }
     }
@@ -118,20 +132,20 @@ fn cache(case: &Case, role: Role, poison: Poison, tokens: impl Fn(usize) -> std:
 }
 
 impl Case {
-    /// Element ranges of the cache (rows of `dim`) that hold past tokens when step `step` starts.
-    pub fn cached_ranges(&self, dim: u32, step: u32) -> impl Iterator<Item = std::ops::Range<usize>> {
-        let layout = self.cache_layout(dim);
-        (0..self.shape.batch()).flat_map(move |request| {
-            let layout = layout.clone();
-            let tokens = self.past_len_at(request as usize, step);
-            (0..self.shape.num_kv_heads).flat_map(move |head| {
-                let layout = layout.clone();
-                (0..tokens).map(move |token| {
-                    let start = layout.offset(&[request, head, token, 0].map(u64::from));
+    /// Element ranges of the cache (rows of `dim`) that hold past tokens when step `step` starts. Shared rows come for each
+    /// request that has them.
+    pub fn cached_ranges(&self, dim: u32, step: u32) -> Vec<std::ops::Range<usize>> {
+        let map = self.cache_map(dim);
+        let mut ranges = Vec::new();
+        for request in 0..self.shape.batch() {
+            for head in 0..self.shape.num_kv_heads {
+                ranges.extend((0..self.past_len_at(request as usize, step)).map(|token| {
+                    let start = map.offset(request, head, token);
                     start..start + dim as usize
-                })
-            })
-        })
+                }));
+            }
+        }
+        ranges
     }
 }
 
@@ -145,6 +159,7 @@ impl fmt::Display for TensorName {
             Self::VCache => "v_cache",
             Self::Out => "out",
             Self::Lse => "lse",
+            Self::Sinks => "sinks",
         })
     }
 }

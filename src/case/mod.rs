@@ -6,8 +6,10 @@
 //!
 //! Deliberately absent: which kernel runs it and what that kernel supports. That is a [`Domain`].
 
+mod cache;
 pub mod codec;
 mod domain;
+mod features;
 mod inputs;
 mod knobs;
 mod recipe;
@@ -15,8 +17,10 @@ mod relation;
 pub mod values;
 mod view;
 
+pub use cache::{Cache, CacheMap, CacheOrder, NO_PAGE, Pages, Storage, StorageKind};
 pub use codec::{CaseId, ParseError};
 pub use domain::{Domain, Range, default_scale};
+pub use features::Features;
 pub use inputs::{Inputs, StepInputs, TensorName};
 pub use knobs::{KnobName, Knobs, MAX_KNOBS};
 pub use recipe::Recipe;
@@ -36,7 +40,7 @@ use std::ops::Deref;
 pub struct Request {
     /// Tokens already in the KV cache before the first step. May be 0.
     pub past_len: u32,
-    /// New query tokens of each step; 1 in decoding.
+    /// Query tokens of each step; 1 in decoding. May be 0, but not for every request.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub q_len: u32,
 }
@@ -55,29 +59,6 @@ pub struct Shape {
     pub v_head_dim: u32,
     /// The batch.
     pub requests: Vec<Request>,
-}
-
-/// Order of the token and head axes of a contiguous KV cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CacheOrder {
-    /// `[request, head, token, dim]`.
-    Hnd,
-    /// `[request, token, head, dim]`.
-    Nhd,
-}
-
-/// How the KV cache lies in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Cache {
-    /// Order of the axes.
-    pub order: CacheOrder,
-    /// Token slots of each request.
-    pub capacity: u32,
-    /// Elements of padding after each `head_dim` row.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub row_pad: u32,
 }
 
 /// What fills memory that must not be read, and outputs before they are written.
@@ -100,7 +81,7 @@ pub struct CaseParts {
     pub dtype: Dtype,
     /// Factor of the logits, passed to the kernel in binary32.
     pub scale: f32,
-    /// Consecutive calls; each appends `q_len` tokens to every request.
+    /// Consecutive calls; each appends `q_len` tokens to every request. One if nothing is appended.
     pub steps: u32,
     /// Fill of everything that must not be read.
     pub poison: Poison,
@@ -110,6 +91,9 @@ pub struct CaseParts {
     pub shape: Shape,
     /// Cache layout.
     pub cache: Cache,
+    /// Masks and changes of the logits.
+    #[serde(default, skip_serializing_if = "Features::is_plain")]
+    pub features: Features,
     /// Element values.
     pub values: Values,
     /// Value of each of the kernel's knobs; none for a kernel without.
@@ -158,17 +142,29 @@ impl Case {
         within("row_pad", parts.cache.row_pad, 0, 4096)?;
         within("capacity", parts.cache.capacity, 1, MAX_TOKENS)?;
         within("number of knobs", u32::try_from(parts.knobs.len()).unwrap_or(u32::MAX), 0, MAX_KNOBS as u32)?;
-        for request in &shape.requests {
-            within("q_len", request.q_len, 1, MAX_TOKENS)?;
+        parts.features.check()?;
+        parts.cache.storage.check()?;
+        for (index, request) in shape.requests.iter().enumerate() {
+            within("q_len", request.q_len, 0, MAX_TOKENS)?;
             within("past_len", request.past_len, 0, MAX_TOKENS)?;
-            let needed = u64::from(request.past_len) + u64::from(parts.steps) * u64::from(request.q_len);
+            let appended = u64::from(parts.steps) * u64::from(parts.appended_len(index));
+            let needed = u64::from(request.past_len) + appended;
             if needed > u64::from(parts.cache.capacity) {
+                let terms = if parts.features.append { "past_len + steps * q_len" } else { "past_len" };
                 return Err(Invalid {
                     field: "capacity",
-                    expected: format!("at least past_len + steps * q_len = {needed}"),
+                    expected: format!("at least {terms} = {needed}"),
                     found: parts.cache.capacity.to_string(),
                 });
             }
+        }
+        if !parts.features.append && parts.steps != 1 {
+            let expected = "1 if no token is appended".into();
+            return Err(Invalid { field: "steps", expected, found: parts.steps.to_string() });
+        }
+        if parts.features.append && parts.cache.storage == Storage::Packed {
+            let (expected, found) = ("append=no with a packed cache".into(), "yes".into());
+            return Err(Invalid { field: "append", expected, found });
         }
         if !parts.scale.is_finite() || parts.scale <= 0.0 {
             return Err(Invalid {
@@ -180,9 +176,20 @@ impl Case {
         let dim = u64::from(shape.head_dim.max(shape.v_head_dim)) + u64::from(parts.cache.row_pad);
         let heads = u64::from(shape.num_kv_heads);
         let queries: u64 = shape.requests.iter().map(|r| u64::from(r.q_len)).sum();
-        let cache = [heads, u64::from(parts.cache.capacity), dim];
+        if queries == 0 {
+            let expected = "a request with a query token".into();
+            return Err(Invalid { field: "q_len", expected, found: "0 for every request".into() });
+        }
+        let cached = match parts.cache.storage {
+            Storage::PerRequest => shape.requests.len() as u64 * u64::from(parts.cache.capacity),
+            Storage::Packed => {
+                shape.requests.iter().map(|r| u64::from(r.past_len)).sum::<u64>() + u64::from(parts.cache.capacity)
+            }
+            Storage::Paged(pages) => parts.num_pages() * u64::from(pages.size),
+        };
+        let table = [shape.requests.len() as u64, u64::from(parts.pages_per_request())];
         let query = [heads * u64::from(shape.q_per_kv), dim];
-        for elements in [product(shape.requests.len() as u64, &cache), product(queries, &query)] {
+        for elements in [product(cached, &[heads, dim]), product(queries, &query), product(1, &table)] {
             if elements.is_none_or(|n| n > MAX_TENSOR_ELEMENTS) {
                 return Err(Invalid {
                     field: "shape",
@@ -236,17 +243,6 @@ impl Shape {
 }
 
 impl CaseParts {
-    /// Tokens in the cache of `request` when step `step` (from 0) starts.
-    pub fn past_len_at(&self, request: usize, step: u32) -> u32 {
-        let r = self.shape.requests[request];
-        r.past_len + step * r.q_len
-    }
-
-    /// Keys that query token `query` (from 0, within its step) of `request` may see at `step`: causal, so all up to itself.
-    pub fn visible_len(&self, request: usize, step: u32, query: u32) -> u32 {
-        self.past_len_at(request, step) + query + 1
-    }
-
     /// Layout of the queries and outputs of a step: `[token, q_head, dim]`, tokens of all requests in a row.
     pub fn query_layout(&self) -> Layout {
         let shape = &self.shape;
@@ -267,17 +263,6 @@ impl CaseParts {
     /// Layout of a step's new keys (or values, with `v_head_dim`): `[token, kv_head, dim]`.
     pub fn new_token_layout(&self, dim: u32) -> Layout {
         Layout::contiguous(&[self.shape.total_q_len(), self.shape.num_kv_heads, dim])
-    }
-
-    /// Layout of a cache with rows of `dim`, its axes named in the order `[request, kv_head, token, dim]` whatever the order in memory.
-    pub fn cache_layout(&self, dim: u32) -> Layout {
-        let [batch, heads, tokens] = [self.shape.batch(), self.shape.num_kv_heads, self.cache.capacity].map(u64::from);
-        let row = u64::from(dim) + u64::from(self.cache.row_pad);
-        let (head_stride, token_stride) = match self.cache.order {
-            CacheOrder::Hnd => (tokens * row, row),
-            CacheOrder::Nhd => (row, heads * row),
-        };
-        Layout::strided(&[batch, heads, tokens, u64::from(dim)], &[heads * tokens * row, head_stride, token_stride, 1])
     }
 }
 
@@ -342,9 +327,4 @@ fn one() -> u32 {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
 fn is_one(n: &u32) -> bool {
     *n == 1
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
-fn is_zero(n: &u32) -> bool {
-    *n == 0
 }

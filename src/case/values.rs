@@ -31,6 +31,8 @@ pub enum Role {
     K,
     /// Values; `token` is the position in the request's sequence.
     V,
+    /// The logit of a query head's sink: one element, the same for every request and token.
+    Sink,
 }
 
 /// Which row of a tensor.
@@ -65,6 +67,14 @@ impl Values {
             (Recipe::Cancel, Role::V) => RowKind::Alternating(48.0),
             (Recipe::Tiny, Role::V) => RowKind::Subnormal(dtype.min_exponent()),
             (_, Role::V) => RowKind::SignedSteps,
+            (Recipe::Flat | Recipe::Codes, Role::Sink) => RowKind::Scaled(1.0),
+            (_, Role::Sink) => match hash >> 32 & 7 {
+                // Beyond what exp takes without a maximum; beneath notice; about as large as logits.
+                0 => RowKind::Constant(96.0),
+                1 => RowKind::Constant(-96.0),
+                2..=4 => RowKind::Scaled(8.0),
+                _ => RowKind::Scaled(1.5),
+            },
             (Recipe::Codes, _) => RowKind::Ternary,
             (Recipe::Flat, Role::Q) => RowKind::Scaled(0.0),
             (Recipe::Select, Role::Q) => RowKind::OneHot(last_or_any(hash, dim, 1, 0)),
@@ -259,7 +269,7 @@ fn normal(hash: u64) -> f64 {
 }
 
 /// The finaliser of splitmix64 (Steele, Lea and Flood, 2014): a bijection that spreads every input bit.
-fn mix(x: u64) -> u64 {
+pub(super) fn mix(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -47,13 +47,32 @@ pub enum View {
 }
 
 impl Case {
-    /// Appends the row of `role` at `at` to `out`: `head_dim` elements, of V `v_head_dim`, all of the case's dtype.
+    /// Appends the row of `role` at `at` to `out`: `head_dim` elements, of V `v_head_dim`, all of the case's dtype. Of a
+    /// sink it is one element, in binary32.
     pub fn row(&self, role: Role, at: RowAt, out: &mut Vec<f64>) {
-        let dim = if role == Role::V { self.shape.v_head_dim } else { self.shape.head_dim };
-        let Some(view) = self.view else { return self.values.row(role, at, dim, self.dtype, out) };
+        let dim = match role {
+            Role::V => self.shape.v_head_dim,
+            Role::Q | Role::K => self.shape.head_dim,
+            Role::Sink => 1,
+        };
+        let at = match role {
+            Role::K | Role::V => RowAt { request: self.owner(at.request, at.token), ..at },
+            Role::Q | Role::Sink => at,
+        };
+        let dtype = if role == Role::Sink { Dtype::F32 } else { self.dtype };
+        let Some(view) = self.view else { return self.values.row(role, at, dim, dtype, out) };
         let start = out.len();
-        self.values.row(role, view.source(self, role, at), dim, self.dtype, out);
+        self.values.row(role, view.source(self, role, at), dim, dtype, out);
         view.change(role, self.dtype, &mut out[start..]);
+    }
+
+    /// The logit of a query head's sink, if there are sinks.
+    pub fn sink(&self, kv_head: u32, member: u32) -> Option<f64> {
+        self.features.sinks.then(|| {
+            let mut row = Vec::with_capacity(1);
+            self.row(Role::Sink, RowAt { request: 0, kv_head, member, token: 0 }, &mut row);
+            row[0]
+        })
     }
 
     /// Whether V has independent random signs, independent of Q, K and |V|.
@@ -67,16 +86,17 @@ impl View {
     /// Which row of the case without a view is at `at`.
     fn source(self, case: &CaseParts, role: Role, at: RowAt) -> RowAt {
         match self {
-            Self::KeysPermuted if role != Role::Q => {
+            Self::KeysPermuted if matches!(role, Role::K | Role::V) => {
                 RowAt { token: permuted(at.token, interchangeable(case, at.request)), ..at }
             }
-            Self::KeysRepeated(n) if role != Role::Q => RowAt { token: at.token / n.max(1), ..at },
-            Self::KeysFrom(n) if role != Role::Q => RowAt { token: at.token.wrapping_add(n), ..at },
+            Self::KeysRepeated(n) if matches!(role, Role::K | Role::V) => RowAt { token: at.token / n.max(1), ..at },
+            Self::KeysFrom(n) if matches!(role, Role::K | Role::V) => RowAt { token: at.token.wrapping_add(n), ..at },
             Self::QueriesFrom(n) if role == Role::Q => RowAt { token: at.token.wrapping_add(n), ..at },
             Self::HeadsRepeated(n) => {
-                let member = if role == Role::Q { at.kv_head % n.max(1) } else { at.member };
+                let member = if matches!(role, Role::Q | Role::Sink) { at.kv_head % n.max(1) } else { at.member };
                 RowAt { kv_head: at.kv_head / n.max(1), member, ..at }
             }
+            Self::RequestsReversed | Self::Request(_) if role == Role::Sink => at,
             Self::RequestsReversed => RowAt { request: (case.shape.batch() - 1).saturating_sub(at.request), ..at },
             Self::Request(request) => RowAt { request, ..at },
             _ => at,
@@ -104,10 +124,18 @@ impl View {
     }
 }
 
-/// How many of a request's first keys may change places.
+/// How many of a request's first keys may change places, since every query sees them all or none. Not with a window.
 fn interchangeable(case: &CaseParts, request: u32) -> u32 {
-    let r = case.shape.requests[request as usize];
-    if case.steps == 1 && r.q_len == 1 { r.past_len + 1 } else { r.past_len }
+    let request = request as usize;
+    let r = case.shape.requests[request];
+    let kv_len = case.past_len_at(request, case.steps);
+    if case.steps == 1 && (r.q_len == 1 || !case.features.causal) {
+        kv_len
+    } else if case.features.append {
+        r.past_len
+    } else {
+        (kv_len + 1).saturating_sub(r.q_len).min(kv_len)
+    }
 }
 
 /// A permutation of `0..count`; what is not below `count` stays.

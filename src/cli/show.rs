@@ -76,19 +76,42 @@ fn describe(case: &Case) {
     println!("batch     {} requests", shape.batch());
     for (index, r) in shape.requests.iter().enumerate() {
         let kv_len = case.past_len_at(index, case.steps);
-        println!("          request {index}: {} past tokens, {} new a step, {kv_len} in the end", r.past_len, r.q_len);
+        println!(
+            "          request {index}: {} past tokens, {} queries a step, {kv_len} tokens in the end",
+            r.past_len, r.q_len
+        );
     }
-    let CaseParts { dtype, scale, steps, poison, schedule_seed, cache, values, knobs, view, relation, .. } = &**case;
+    let CaseParts {
+        dtype, scale, steps, poison, schedule_seed, cache, features, values, knobs, view, relation, ..
+    } = &**case;
     println!("dtype     {dtype}");
     println!("scale     {scale}");
     println!("steps     {steps}");
-    let strides = case.cache_layout(shape.head_dim);
-    println!(
-        "cache     {}, {} slots, strides {:?} elements (request, head, token, dim)",
-        cache.order,
-        cache.capacity,
-        strides.strides()
-    );
+    let map = case.cache_map(shape.head_dim);
+    println!("cache     {} {}, {} slots a request", cache.storage.kind(), cache.order, cache.capacity);
+    let blocks = [("request", map.request_stride()), ("page", map.page_stride())];
+    let strides = blocks.into_iter().filter_map(|(name, stride)| Some((name, stride?)));
+    for (name, stride) in strides.chain([("head", map.head_stride()), ("token", map.token_stride())]) {
+        println!("          {stride} elements from {name} to {name}");
+    }
+    if let Some(pages) = cache.storage.pages() {
+        println!("pages     {} of {} tokens, {} of them unused", case.num_pages(), pages.size, pages.spare);
+        for (request, row) in case.block_table().iter().enumerate() {
+            println!("          request {request}: {row:?}");
+        }
+    }
+    let yes = |b: bool| if b { "yes" } else { "no" };
+    println!("append    {}", yes(features.append));
+    println!("causal    {}", yes(features.causal));
+    if let Some(window) = features.window {
+        println!("window    {window} keys");
+    }
+    if let Some(cap) = features.softcap {
+        println!("softcap   {cap}");
+    }
+    if features.sinks {
+        println!("sinks     one for each query head");
+    }
     for (name, n) in knobs {
         println!("knob      {name} is {n}");
     }
@@ -115,14 +138,20 @@ fn dump(
     let extents = |layout: &Layout| layout.extents().iter().map(|&n| n as usize).collect::<Vec<_>>();
     for (step, tensor) in inputs.steps.into_iter().enumerate() {
         tensors.push((format!("q.{step}"), tensor.q, extents(&case.query_layout())));
-        tensors.push((format!("k_new.{step}"), tensor.k_new, extents(&case.new_token_layout(shape.head_dim))));
-        tensors.push((format!("v_new.{step}"), tensor.v_new, extents(&case.new_token_layout(shape.v_head_dim))));
+        if case.features.append {
+            tensors.push((format!("k_new.{step}"), tensor.k_new, extents(&case.new_token_layout(shape.head_dim))));
+            tensors.push((format!("v_new.{step}"), tensor.v_new, extents(&case.new_token_layout(shape.v_head_dim))));
+        }
     }
-    // Caches are dumped densely, [request, kv_head, token, dim], whatever their layout in memory.
+    // Caches are dumped densely, whatever their layout in memory.
     let caches = [("k_cache", &inputs.k_cache, shape.head_dim), ("v_cache", &inputs.v_cache, shape.v_head_dim)];
     for (name, cache, dim) in caches {
-        let layout = case.cache_layout(dim);
-        tensors.push((name.into(), dense(cache, &layout), extents(&layout)));
+        let (tensor, extents) = dense(cache, case, dim);
+        tensors.push((name.into(), tensor, extents));
+    }
+    if let Some(sinks) = inputs.sinks {
+        let heads = sinks.len();
+        tensors.push(("sinks".into(), sinks, vec![heads]));
     }
     let out = case.output_layout();
     let mut reference: Vec<Buffer> =
@@ -171,17 +200,22 @@ fn dump(
     Ok(())
 }
 
-fn dense(buffer: &Buffer, layout: &Layout) -> Buffer {
-    let [requests, heads, tokens, dims] = [0, 1, 2, 3].map(|axis| layout.extents()[axis]);
+/// The rows of a cache in the order `[request, kv_head, token, dim]`, up to the longest request; zeros where it has no token.
+fn dense(buffer: &Buffer, case: &Case, dim: u32) -> (Buffer, Vec<usize>) {
+    let map = case.cache_map(dim);
+    let len = |request: u32| case.past_len_at(request as usize, case.steps);
+    let longest = (0..case.shape.batch()).map(len).max().unwrap_or(0);
+    let size = buffer.dtype().size_bytes();
+    let row_bytes = dim as usize * size;
     let mut bytes = Vec::new();
-    let row_bytes = dims as usize * buffer.dtype().size_bytes();
-    for request in 0..requests {
-        for head in 0..heads {
-            for token in 0..tokens {
-                let start = layout.offset(&[request, head, token, 0]) * buffer.dtype().size_bytes();
-                bytes.extend_from_slice(&buffer.bytes()[start..][..row_bytes]);
+    for request in 0..case.shape.batch() {
+        for head in 0..case.shape.num_kv_heads {
+            for token in 0..len(request) {
+                bytes.extend_from_slice(&buffer.bytes()[map.offset(request, head, token) * size..][..row_bytes]);
             }
+            bytes.resize(bytes.len() + (longest - len(request)) as usize * row_bytes, 0);
         }
     }
-    Buffer::from_bytes(buffer.dtype(), bytes)
+    let extents = [case.shape.batch(), case.shape.num_kv_heads, longest, dim].map(|n| n as usize);
+    (Buffer::from_bytes(buffer.dtype(), bytes), extents.into())
 }

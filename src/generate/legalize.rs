@@ -1,7 +1,9 @@
 //! Pulls any parts into a domain.
 
-use crate::case::{Cache, Poison, Recipe};
-use crate::case::{Case, CaseParts, Domain, KnobName, MAX_TOKENS, Range, Request, Shape, Values, default_scale};
+use crate::case::{
+    Cache, Case, CaseParts, Domain, Features, KnobName, MAX_TOKENS, Pages, Poison, Range, Recipe, Request, Shape,
+    Storage, StorageKind, Values, default_scale,
+};
 
 /// Why no case at all is in a domain.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -38,7 +40,13 @@ impl Space {
     /// The cases of `domain`, or why there are none.
     pub fn new(domain: &Domain) -> Result<Self, EmptyDomain> {
         let mut domain = domain.clone();
-        for (field, empty) in [("dtype", domain.dtype.is_empty()), ("cache", domain.cache.is_empty())] {
+        let choices = [
+            ("dtype", domain.dtype.is_empty()),
+            ("cache", domain.cache.is_empty()),
+            ("causal", domain.causal.is_empty()),
+            ("storage", domain.storage.is_empty()),
+        ];
+        for (field, empty) in choices {
             if empty {
                 return Err(EmptyDomain::NoChoice(field));
             }
@@ -50,10 +58,18 @@ impl Space {
             cut("v_head_dim", range, 1, 4096)?;
         }
         cut("batch", &mut domain.batch, 1, 1 << 20)?;
-        cut("q_len", &mut domain.q_len, 1, MAX_TOKENS)?;
+        cut("q_len", &mut domain.q_len, 0, MAX_TOKENS)?;
         cut("past_len", &mut domain.past_len, 0, MAX_TOKENS)?;
         cut("steps", &mut domain.steps, 1, 1024)?;
         cut("row_pad", &mut domain.row_pad, 0, 4096)?;
+        if let Some(range) = &mut domain.window {
+            cut("window", range, 1, u32::MAX)?;
+        }
+        if let Some(range) = &mut domain.page_size {
+            cut("page_size", range, 1, 1 << 16)?;
+        } else if domain.storage.contains(&StorageKind::Paged) {
+            return Err(EmptyDomain::NoChoice("page_size"));
+        }
         for (name, range) in &mut domain.knobs {
             cut(name.as_str(), range, 0, u32::MAX)?;
         }
@@ -117,7 +133,10 @@ impl Space {
             request.past_len = domain.past_len.nearest(request.past_len);
             request.q_len = domain.q_len.nearest(request.q_len);
         }
-        parts.steps = domain.steps.nearest(parts.steps);
+        give_a_query(domain, &mut shape.requests);
+        self.pull_features(&mut parts.features);
+        parts.cache.storage = self.pulled_storage(parts.cache.storage);
+        parts.steps = if parts.features.append { domain.steps.nearest(parts.steps) } else { 1 };
         parts.cache.row_pad = domain.row_pad.nearest(parts.cache.row_pad);
         let knobs = std::mem::take(&mut parts.knobs);
         let knob = |(name, range): (&KnobName, &Range)| {
@@ -238,9 +257,46 @@ impl Field {
     }
 }
 
+impl Space {
+    fn pull_features(&self, features: &mut Features) {
+        let domain = &self.domain;
+        features.append = domain.append;
+        if !domain.causal.contains(&features.causal) {
+            features.causal = !features.causal;
+        }
+        features.window = domain.window.as_ref().and_then(|range| features.window.map(|window| range.nearest(window)));
+        features.softcap = features.softcap.filter(|cap| domain.softcap && cap.is_finite() && *cap > 0.0);
+        features.sinks &= domain.sinks;
+    }
+
+    fn pulled_storage(&self, storage: Storage) -> Storage {
+        let domain = &self.domain;
+        let kind = if domain.storage.contains(&storage.kind()) { storage.kind() } else { domain.storage[0] };
+        match (kind, &domain.page_size) {
+            (StorageKind::Paged, Some(sizes)) => {
+                let lowest = Pages { size: sizes.low(), seed: 0, spare: 0, shared: 0 };
+                let pages = storage.pages().unwrap_or(lowest);
+                Storage::Paged(Pages { size: sizes.nearest(pages.size), spare: pages.spare.min(1 << 20), ..pages })
+            }
+            (StorageKind::Packed, _) => Storage::Packed,
+            _ => Storage::PerRequest,
+        }
+    }
+}
+
+/// At least one request has a query.
+fn give_a_query(domain: &Domain, requests: &mut [Request]) {
+    if requests.iter().all(|r| r.q_len == 0)
+        && let Some(first) = requests.first_mut()
+    {
+        first.q_len = domain.q_len.nth(domain.q_len.rank(1)).unwrap_or(0);
+    }
+}
+
 /// Token slots that the longest request needs; at most `u32::MAX`.
 pub(super) fn needed_capacity(parts: &CaseParts) -> u32 {
-    let needed = |r: &Request| u64::from(r.past_len) + u64::from(parts.steps) * u64::from(r.q_len);
+    let appended = |r: &Request| if parts.features.append { u64::from(parts.steps) * u64::from(r.q_len) } else { 0 };
+    let needed = |r: &Request| u64::from(r.past_len) + appended(r);
     let most = parts.shape.requests.iter().map(needed).max().unwrap_or(1);
     u32::try_from(most.max(1)).unwrap_or(u32::MAX)
 }
@@ -249,10 +305,20 @@ pub(super) fn needed_capacity(parts: &CaseParts) -> u32 {
 fn smallest(domain: &Domain) -> CaseParts {
     let head_dim = domain.head_dim.low();
     let request = Request { past_len: domain.past_len.low(), q_len: domain.q_len.low() };
+    let mut requests = vec![request; domain.batch.low() as usize];
+    give_a_query(domain, &mut requests);
+    let storage = match domain.storage[0] {
+        StorageKind::PerRequest => Storage::PerRequest,
+        StorageKind::Packed => Storage::Packed,
+        StorageKind::Paged => {
+            let size = domain.page_size.as_ref().map_or(1, Range::low);
+            Storage::Paged(Pages { size, seed: 0, spare: 0, shared: 0 })
+        }
+    };
     let mut parts = CaseParts {
         dtype: domain.dtype[0],
         scale: default_scale(head_dim),
-        steps: domain.steps.low(),
+        steps: if domain.append { domain.steps.low() } else { 1 },
         poison: Poison::Nan,
         schedule_seed: 0,
         shape: Shape {
@@ -260,9 +326,10 @@ fn smallest(domain: &Domain) -> CaseParts {
             q_per_kv: domain.q_per_kv.low(),
             head_dim,
             v_head_dim: domain.v_head_dim.as_ref().map_or(head_dim, Range::low),
-            requests: vec![request; domain.batch.low() as usize],
+            requests,
         },
-        cache: Cache { order: domain.cache[0], capacity: 1, row_pad: domain.row_pad.low() },
+        cache: Cache { order: domain.cache[0], capacity: 1, row_pad: domain.row_pad.low(), storage },
+        features: Features { append: domain.append, causal: domain.causal.contains(&true), ..Features::PLAIN },
         values: Values { recipe: Recipe::Flat, seed: 0 },
         view: None,
         relation: None,

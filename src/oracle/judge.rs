@@ -4,11 +4,11 @@ use super::{Agreement, Divergence, SGN_LAMBDA, Tier, Verdict};
 use crate::backend::manifest::Manifest;
 use crate::bound::{self, Bounds, EmptyRow, Resolved};
 use crate::case::values::{Role, RowAt};
-use crate::case::{Case, Inputs, Poison, TensorName};
+use crate::case::{CacheMap, Case, Inputs, Poison, TensorName};
 use crate::float::Dtype;
 use crate::outcome::Output;
 use crate::reference::{self, Row};
-use crate::tensor::{Buffer, Layout};
+use crate::tensor::Buffer;
 
 /// Judges the output of a run of `case` under `poison`, of a kernel with this manifest.
 pub fn judge(case: &Case, manifest: &Manifest, poison: Poison, output: &Output) -> Verdict {
@@ -21,7 +21,7 @@ pub fn judge(case: &Case, manifest: &Manifest, poison: Poison, output: &Output) 
         (TensorName::VCache, &output.v_cache, &v_expected, case.shape.v_head_dim),
     ];
     for (name, found, expected, dim) in caches {
-        if let Some(divergence) = compare_cache(case, name, found, expected, &case.cache_layout(dim)) {
+        if let Some(divergence) = compare_cache(case, name, found, expected, &case.cache_map(dim)) {
             return Verdict::Diverge(divergence);
         }
     }
@@ -78,7 +78,7 @@ fn compare_cache(
     name: TensorName,
     found: &Buffer,
     expected: &Buffer,
-    layout: &Layout,
+    map: &CacheMap,
 ) -> Option<Divergence> {
     let first = found.first_difference(expected)?;
     let wrong = (0..expected.len()).filter(|&i| found.bits(i) != expected.bits(i)).count() as u64;
@@ -89,7 +89,7 @@ fn compare_cache(
         tensor: name.to_string(),
         step: case.steps - 1,
         // A gap between rows has no coordinate of its own: it is told by its offset in elements.
-        at: layout.coordinate(first).unwrap_or_else(|| vec![first as u64]),
+        at: map.coordinate(first).map_or_else(|| vec![first as u64], Vec::from),
         found: found.value(first),
         expected: value,
         low: value,
@@ -135,15 +135,18 @@ fn for_each_row_of_head(case: &Case, request: usize, kv_head: u32, visit: &mut i
     let [head_dim, v_head_dim] = [shape.head_dim, shape.v_head_dim].map(|n| n as usize);
     for step in 0..case.steps {
         for query in 0..q_len {
-            let n = case.visible_len(request, step, query) as usize;
+            let visible = case.visible(request, step, query);
+            let (low, high) = (visible.start as usize, visible.end as usize);
             for member in 0..shape.q_per_kv {
                 q.clear();
                 let row = RowAt { member, token: step * q_len + query, ..at };
                 case.row(Role::Q, row, &mut q);
-                let (k, v) = (&k[..n * head_dim], &v[..n * v_head_dim]);
-                let row = Row { q: &q, k, v, head_dim, v_head_dim, scale: case.scale, softcap: None, sink: None };
+                let (k, v) = (&k[low * head_dim..high * head_dim], &v[low * v_head_dim..high * v_head_dim]);
+                let sink = case.sink(kv_head, member);
+                let softcap = case.features.softcap;
+                let row = Row { q: &q, k, v, head_dim, v_head_dim, scale: case.scale, softcap, sink };
                 let at = [first_token + query, kv_head * shape.q_per_kv + member].map(u64::from);
-                visit(ExpectedRow { step, at, n, reference: reference::attend(&row) });
+                visit(ExpectedRow { step, at, n: visible.len(), reference: reference::attend(&row) });
             }
         }
     }

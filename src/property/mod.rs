@@ -35,7 +35,7 @@ use rand_chacha::ChaCha8Rng;
 ///     cache: vec![CacheOrder::Nhd],
 ///     row_pad: Range::Span(0, 0),
 ///     any_scale: false,
-///     knobs: Default::default(),
+///     ..Domain::default()
 /// };
 /// TestRunner::default()
 ///     .run(&cases(&domain)?, |case| {

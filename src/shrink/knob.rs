@@ -197,7 +197,7 @@ impl Knob {
 /// Token slots that the longest request needs.
 pub(super) fn needed_capacity(parts: &CaseParts) -> u32 {
     let requests = 0..parts.shape.requests.len();
-    requests.map(|r| parts.past_len_at(r, parts.steps)).max().unwrap_or(1)
+    requests.map(|r| parts.past_len_at(r, parts.steps)).max().unwrap_or(1).max(1)
 }
 
 /// `case` with `change` applied, the capacity as much above what is needed as before.

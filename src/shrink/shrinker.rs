@@ -15,7 +15,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 /// #     num_kv_heads: Range::Span(1, 8), q_per_kv: Range::Span(1, 64), batch: Range::Span(1, 4),
 /// #     q_len: Range::Span(1, 1), past_len: Range::Span(0, 4096), steps: Range::Span(1, 4),
 /// #     cache: vec![CacheOrder::Hnd, CacheOrder::Nhd], row_pad: Range::Span(0, 16), any_scale: true,
-/// #     knobs: Default::default() };
+/// #     ..Domain::default() };
 /// let start: Case = "kv=4 g=28 d=128 past=9,33 dtype=f16 cache=nhd:40 scale=0.088388346 values=normal:42".parse()?;
 /// let mut shrinker = Shrinker::new(start, domain);
 /// while let Some(case) = shrinker.propose() {

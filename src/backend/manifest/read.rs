@@ -3,10 +3,13 @@
 //! The text is read in two steps: TOML into `Raw` (types and unknown keys, by serde), then every expression, name and
 //! type into a [`Manifest`]. Both steps answer with the file, the line and the key.
 
-use super::{Arg, Launch, Lengths, Lse, Manifest, ManifestError, Scalar, VARIABLES, Workspace, WorkspaceType, line_of};
+use super::{
+    Arg, EntryName, Launch, Lengths, Lse, Manifest, ManifestError, NamePart, Scalar, VARIABLES, Workspace,
+    WorkspaceType, line_of,
+};
 use crate::backend::compile::CompileSpec;
 use crate::bound::Contract;
-use crate::case::{Domain, KnobName, Knobs, Relation, TensorName};
+use crate::case::{Domain, KnobName, Knobs, Relation, StorageKind, TensorName};
 use crate::expr::Expr;
 use serde::Deserialize;
 use std::fmt;
@@ -69,7 +72,7 @@ enum Init {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawLaunch {
-    entry: String,
+    entry: Spanned<String>,
     grid: [Spanned<String>; 3],
     block: [Spanned<String>; 3],
     shared_bytes: Option<Spanned<String>>,
@@ -81,10 +84,19 @@ struct RawLaunch {
 struct RawArg {
     tensor: Option<String>,
     lengths: Option<Lengths>,
+    block_table: Option<BlockTable>,
     workspace: Option<String>,
     value: Option<String>,
     #[serde(rename = "type")]
     scalar: Option<Scalar>,
+}
+
+/// Forms of a block table.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum BlockTable {
+    /// Rows of the same length, [`Arg::BlockTable`].
+    Padded,
 }
 
 /// Makes errors with lines.
@@ -152,6 +164,7 @@ impl Raw {
         if launches.is_empty() {
             return Err(reader.error(&(0..0), "launch", "expected at least one launch, found none"));
         }
+        check_domain(reader, &self.domain, &launches)?;
         let has_lse = launches.iter().flat_map(|l| &l.args).any(|arg| matches!(arg, Arg::Tensor(TensorName::Lse)));
         match (self.lse.is_some(), has_lse) {
             (true, false) => {
@@ -186,6 +199,82 @@ impl Raw {
             launches,
         })
     }
+}
+
+/// What arguments and domain say of each other.
+fn check_domain(reader: &Reader<'_>, domain: &Domain, launches: &[Launch]) -> Result<(), ManifestError> {
+    let args = || launches.iter().flat_map(|launch| launch.args.iter().zip(&launch.arg_lines));
+    let find = |wanted: &dyn Fn(&Arg) -> bool| args().find(|(arg, _)| wanted(arg)).map(|(_, &line)| line);
+    let at = |line: usize, message: String| ManifestError {
+        file: reader.file.into(),
+        line: Some(line),
+        key: "launch.args: ".into(),
+        message,
+    };
+    let tensor = |name: TensorName| move |arg: &Arg| matches!(arg, Arg::Tensor(tensor) if *tensor == name);
+    if domain.causal.is_empty() {
+        return Err(reader.error_at(&["domain", "causal"], "expected true, false or both, found an empty list"));
+    }
+    if domain.storage.is_empty() {
+        return Err(
+            reader.error_at(&["domain", "storage"], "expected at least one kind of storage, found an empty list")
+        );
+    }
+    let paged = domain.storage.contains(&StorageKind::Paged);
+    if paged != domain.page_size.is_some() {
+        let message =
+            if paged { "expected it with paged storage, found nothing" } else { "expected it only with paged storage" };
+        return Err(reader.error_at(&["domain", "page_size"], message));
+    }
+    if domain.append && domain.storage.contains(&StorageKind::Packed) {
+        let message = "expected append = false with packed storage, which has no room for another token";
+        return Err(reader.error_at(&["domain", "storage"], message));
+    }
+    if let Some(range) = domain.page_size.as_ref().filter(|range| range.low() == 0) {
+        return Err(reader.error_at(&["domain", "page_size"], format!("expected at least 1 token, found {range}")));
+    }
+    if let Some(range) = domain.window.as_ref().filter(|range| range.low() == 0) {
+        return Err(reader.error_at(&["domain", "window"], format!("expected at least 1 key, found {range}")));
+    }
+    for name in [TensorName::KNew, TensorName::VNew] {
+        if let Some(line) = find(&tensor(name)).filter(|_| !domain.append) {
+            return Err(at(line, format!("expected no {name}, since the domain has append = false")));
+        }
+    }
+    let has_table = find(&|arg| matches!(arg, Arg::BlockTable));
+    match (paged, has_table) {
+        (false, Some(line)) => Err(at(line, "expected no block table, since the domain has no paged storage".into())),
+        (true, None) => Err(reader.error_at(
+            &["domain", "storage"],
+            "expected an argument { block_table = \"padded\" } for paged storage, found none",
+        )),
+        _ if domain.sinks != find(&tensor(TensorName::Sinks)).is_some() => {
+            let message = "expected sinks = true in the domain and an argument { tensor = \"sinks\" }, or neither";
+            Err(reader.error_at(&["domain", "sinks"], message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An entry point's name: text, `{dtype}` and `{EXPRESSION}`.
+fn entry_name(reader: &Reader<'_>, name: &Spanned<String>) -> Result<EntryName, ManifestError> {
+    let key = "launch.entry";
+    let text = name.get_ref();
+    let mut parts = Vec::new();
+    let mut rest = text.as_str();
+    while let Some((before, after)) = rest.split_once('{') {
+        let Some((inside, after)) = after.split_once('}') else {
+            return Err(reader.error(&name.span(), key, format!("expected }} after each {{, found {text:?}")));
+        };
+        parts.push(NamePart::Text(before.to_owned()));
+        parts.push(match inside {
+            "dtype" => NamePart::Dtype,
+            _ => NamePart::Number(Box::new(reader.expr(key, &Spanned::new(name.span(), inside.to_owned()))?)),
+        });
+        rest = after;
+    }
+    parts.push(NamePart::Text(rest.to_owned()));
+    Ok(EntryName { text: text.clone(), parts })
 }
 
 /// A knob's name must mean the knob, and nothing else, wherever an expression can be.
@@ -256,7 +345,7 @@ impl RawLaunch {
         let args = self.args.iter().enumerate().map(|(index, arg)| check_arg(reader, workspaces, index, arg));
         Ok(Launch {
             args: args.collect::<Result<_, _>>()?,
-            entry: self.entry,
+            entry: entry_name(reader, &self.entry)?,
             grid: reader.exprs("launch.grid", &self.grid)?,
             block: reader.exprs("launch.block", &self.block)?,
             shared_bytes: reader.expr("launch.shared_bytes", self.shared_bytes.as_ref().unwrap_or(&zero))?,
@@ -273,8 +362,9 @@ fn check_arg(
 ) -> Result<Arg, ManifestError> {
     let key = format!("launch.args[{index}]");
     let span = arg.span();
-    match arg.get_ref() {
-        RawArg { tensor: Some(name), lengths: None, workspace: None, value: None, scalar: None } => {
+    let RawArg { tensor, lengths, block_table, workspace, value, scalar } = arg.get_ref();
+    match (tensor, lengths, block_table, workspace, value, scalar) {
+        (Some(name), None, None, None, None, None) => {
             let tensors = TensorName::ALL;
             let tensor = tensors.into_iter().find(|t| t.to_string() == *name).ok_or_else(|| {
                 let names = tensors.map(|t| t.to_string()).join(", ");
@@ -282,24 +372,23 @@ fn check_arg(
             })?;
             Ok(Arg::Tensor(tensor))
         }
-        RawArg { tensor: None, lengths: Some(lengths), workspace: None, value: None, scalar: None } => {
-            Ok(Arg::Lengths(*lengths))
-        }
-        RawArg { tensor: None, lengths: None, workspace: Some(name), value: None, scalar: None } => {
+        (None, Some(lengths), None, None, None, None) => Ok(Arg::Lengths(*lengths)),
+        (None, None, Some(BlockTable::Padded), None, None, None) => Ok(Arg::BlockTable),
+        (None, None, None, Some(name), None, None) => {
             workspaces.iter().position(|w| w.name == *name).map(Arg::Workspace).ok_or_else(|| {
                 let names = workspaces.iter().map(|w| w.name.as_str()).collect::<Vec<_>>().join(", ");
                 let message = format!("expected the name of a [[workspace]] ({names}), found {name:?}");
                 reader.error(&span, &format!("{key}.workspace"), message)
             })
         }
-        RawArg { tensor: None, lengths: None, workspace: None, value: Some(text), scalar: Some(scalar) } => {
+        (None, None, None, None, Some(text), Some(scalar)) => {
             let expr = reader.expr(&format!("{key}.value"), &Spanned::new(span, text.clone()))?;
             Ok(Arg::Value(Box::new(expr), *scalar))
         }
         _ => Err(reader.error(
             &span,
             &key,
-            "expected one of { tensor = NAME }, { lengths = NAME }, { workspace = NAME } and { value = EXPRESSION, type = TYPE }, found another set of keys",
+            "expected one of { tensor = NAME }, { lengths = NAME }, { block_table = \"padded\" }, { workspace = NAME } and { value = EXPRESSION, type = TYPE }, found another set of keys",
         )),
     }
 }
