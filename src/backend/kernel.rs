@@ -103,7 +103,7 @@ macro_rules! shipped {
     };
 }
 
-pub(super) const SHIPPED: &[Shipped] = shipped!["gqa_decode", "gqa_decode_split_kv", "gqa_prefill"];
+pub(super) const SHIPPED: &[Shipped] = shipped!["gqa_decode", "gqa_decode_paged", "gqa_decode_split_kv", "gqa_prefill"];
 
 /// Names of the kernels that are part of the program.
 pub fn shipped_names() -> Vec<&'static str> {

@@ -82,7 +82,7 @@ pub(super) fn describe(kernel: &Kernel) -> Result<(), Failure> {
     }
     let text = toml::to_string(&manifest.numerics)
         .map_err(|e| Failure { exit: Exit::Internal, message: format!("the contract can't be written: {e}") })?;
-    println!("\n[numerics]\n{}", text.trim_end());
+    println!("\n[numerics]\n{}", text.trim_end().replace("\n[", "\n[numerics."));
     let words: Vec<&str> = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
     let mut used = Constant::all().filter(|constant| words.contains(&constant.name.as_str())).peekable();
     if used.peek().is_some() {
