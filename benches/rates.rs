@@ -2,9 +2,10 @@
 //!
 //! - `emulate`: a long and a short launch of the decode kernel, in lane instructions a second, with the optional checks
 //!   on and off.
-//! - `judge`: whole cases of the generator's distribution, two runs and the verdict, on 1 and 2 threads.
+//! - `judge`: whole cases of the generator's distribution of each shipped kernel, two runs and the verdict, on 1 and 2
+//!   threads.
 
-use attnfuzz::backend::{Emulator, Kernel, Run};
+use attnfuzz::backend::{Emulator, Kernel, Run, shipped_names};
 use attnfuzz::case::Case;
 use attnfuzz::emulator::Checks;
 use attnfuzz::oracle::{Verdict, examine};
@@ -41,12 +42,13 @@ fn emulate(bencher: Bencher, which: &str) {
     bencher.counter(ItemsCount::new(stats.lane_instructions)).bench_local(|| black_box(run()));
 }
 
-#[divan::bench(threads = [1, 2], sample_count = 40)]
-fn judge(bencher: Bencher) {
-    let cases: Vec<Case> = (0..64).map(|index| KERNEL.space().case_at(0, index)).collect();
+#[divan::bench(args = shipped_names(), threads = [1, 2], sample_count = 10)]
+fn judge(bencher: Bencher, name: &str) {
+    let kernel = Kernel::open(name).expect("a shipped kernel opens");
+    let cases: Vec<Case> = (0..64).map(|index| kernel.space().case_at(0, index)).collect();
     bencher.counter(ItemsCount::new(cases.len())).bench(|| {
         for case in &cases {
-            let verdict = examine(&Emulator, &KERNEL, case).expect("it runs").verdict;
+            let verdict = examine(&Emulator, &kernel, case).expect("it runs").verdict;
             assert!(matches!(verdict, Verdict::Agree(_)), "{case}");
         }
     });

@@ -13,10 +13,10 @@ pub mod ptx;
 
 use crate::backend::cuda::{Cuda, Unavailable};
 use crate::backend::{Backend, Emulator, Kernel, OpenError, shipped_names};
-use crate::campaign::{Found, minimise};
+use crate::campaign::{Found, Minimised, minimise};
 use crate::case::Case;
 use crate::oracle::{self, Verdict};
-use crate::regression::Store;
+use crate::regression::{Finding, Provenance, Store};
 use crate::report::human;
 use arbitrary::Unstructured;
 
@@ -104,12 +104,28 @@ impl Harness {
             Verdict::Diverge(_) | Verdict::Fault(_) => {}
         }
         let found = minimise(&self.kernel, &*self.backend, case, &verdict, "harness".into(), MAX_SHRINK);
-        let Some((finding, executions)) = found else {
+        let Some(Minimised { finding, executions, others }) = found else {
             return Err(format!("{case}: {verdict:?}"));
         };
+        let id = finding.case.id();
+        let mut report = human::found(&self.saved(finding, executions));
+        for (case, verdict) in others {
+            let origin = Provenance {
+                kernel: self.kernel.reference(),
+                backend: self.backend.describe(),
+                found_by: format!("met while {id} was shrunk"),
+            };
+            if let Some(finding) = Finding::new(origin, &case, case.clone(), &verdict) {
+                report += &human::met(&self.saved(finding, 0));
+            }
+        }
+        Err(report)
+    }
+
+    fn saved(&self, finding: Finding, executions: u32) -> Found {
         let kernel = self.kernel.name().to_owned();
         let saved = self.store.as_ref().map(|store| store.save(&kernel, &finding).map_err(|e| e.to_string()));
-        Err(human::found(&Found { kernel, finding, executions, saved }))
+        Found { kernel, finding, executions, saved }
     }
 
     fn verdict(&self, case: &Case) -> Result<Verdict, String> {

@@ -129,6 +129,61 @@ fn jsonl_is_json_in_every_line_and_the_same_for_any_number_of_jobs() {
     assert_eq!(run("1"), run("4"));
 }
 
+/// The four words of replay, and the exit code of each and of mixtures.
+#[test]
+fn replay_tells_four_ends_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string("examples/findings/m01_head_mod.toml").unwrap();
+    let kernel = format!("{}/{M01}", env!("CARGO_MANIFEST_DIR"));
+    let still = text.replace(M01, &kernel);
+    let write = |name: &str, text: &str| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        file.to_string_lossy().into_owned()
+    };
+    let files = [
+        ("still fails", write("still.toml", &still)),
+        ("fails differently", write("other.toml", &still.replace("diverge out value", "diverge out nan"))),
+        ("fixed", write("fixed.toml", &still.replace(&kernel, "gqa_decode"))),
+        ("cannot run", write("gone.toml", &still.replace(&kernel, "no/such/kernel.toml"))),
+    ];
+    for (chosen, expected) in
+        [(&[0][..], 100), (&[1], 101), (&[2], 0), (&[3], 4), (&[0, 1, 2, 3], 100), (&[1, 2, 3], 101), (&[2, 3], 3)]
+    {
+        let mut args = vec!["replay", "--backend", "emulator"];
+        args.extend(chosen.iter().map(|&i| files[i].1.as_str()));
+        let output = attnfuzz(&args);
+        assert_eq!(code(&output), expected, "{chosen:?}: {}", stdout(&output));
+        for &i in chosen {
+            assert!(stdout(&output).contains(&format!("{}: ", files[i].0)), "{chosen:?}: {}", stdout(&output));
+        }
+    }
+}
+
+#[test]
+fn shrink_makes_a_case_smaller_and_saves_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let regressions = folder.path().to_string_lossy();
+    let case = "kv=3 g=4 d=40 past=5,0 dtype=f16 cache=nhd:9 scale=0.5 values=normal:3";
+    let shrink = |kernel: &str, case: &str| {
+        attnfuzz(&["shrink", case, "--kernel", kernel, "--backend", "emulator", "--regressions", &regressions])
+    };
+    let output = shrink(M01, case);
+    assert_eq!(code(&output), 100);
+    assert!(stdout(&output).contains("kv=2 g=2 d=1 past=0 dtype=f32"), "{}", stdout(&output));
+    let saved = attnfuzz(&["shrink", &regressions, "--backend", "emulator", "--regressions", &regressions]);
+    assert_eq!(code(&saved), 100);
+    assert!(stdout(&saved).contains("not shrunk: nothing smaller failed"), "{}", stdout(&saved));
+    assert_eq!(code(&shrink("gqa_decode", case)), 0);
+    let outside = case.replace("d=40", "d=400");
+    assert_eq!(code(&shrink("gqa_decode", &outside)), 4);
+    assert!(refused(&["shrink", case]).contains("--kernel"));
+    assert!(refused(&["shrink", "no/such/file.toml"]).contains("no/such/file.toml"));
+    assert!(
+        refused(&["shrink", &case.replace("kv=3", "kv=x"), "--kernel", M01]).contains("kv: expected a whole number")
+    );
+}
+
 #[test]
 fn nothing_to_replay_exits_4() {
     let folder = tempfile::tempdir().unwrap();

@@ -2,8 +2,8 @@
 
 use arbitrary::Unstructured;
 use attnfuzz::case::{
-    Cache, CacheOrder, Case, CaseParts, Domain, Features, KnobName, Poison, Range, Recipe, Request, Shape, Storage,
-    Values,
+    Cache, CacheOrder, Case, CaseParts, Domain, Features, KnobName, Pages, Poison, Range, Recipe, Request, Shape,
+    Storage, StorageKind, Values,
 };
 use attnfuzz::float::Dtype;
 use attnfuzz::generate::{DEFAULT_BUDGET, EmptyDomain, Feature, Space, Statistics, cost};
@@ -54,6 +54,38 @@ pub(crate) fn knobbed_domain() -> Domain {
     Domain { knobs, ..wide_domain() }
 }
 
+/// A kernel of a serving engine: prefill and decoding over a cache that something else filled, with every feature there is.
+pub(crate) fn serving_domain() -> Domain {
+    Domain {
+        append: false,
+        q_len: Range::Span(0, 512),
+        v_head_dim: Some(Range::Span(1, 1024)),
+        steps: Range::Span(1, 1),
+        causal: vec![true, false],
+        window: Some(Range::Span(1, u32::MAX)),
+        softcap: true,
+        sinks: true,
+        storage: vec![StorageKind::PerRequest, StorageKind::Packed, StorageKind::Paged],
+        page_size: Some(Range::Span(1, 256)),
+        ..wide_domain()
+    }
+}
+
+/// The wide domain of a kernel that appends to pages of a few sizes.
+pub(crate) fn paged_domain() -> Domain {
+    Domain {
+        q_len: Range::Span(0, 64),
+        v_head_dim: Some(Range::Span(1, 1024)),
+        causal: vec![true, false],
+        window: Some(Range::List(vec![4, 16, 128, 4096])),
+        softcap: true,
+        sinks: true,
+        storage: vec![StorageKind::PerRequest, StorageKind::Paged],
+        page_size: Some(Range::List(vec![1, 16, 32, 64])),
+        ..wide_domain()
+    }
+}
+
 fn drawn(domain: &Domain, count: u64) -> Vec<Case> {
     let space = Space::new(domain).unwrap();
     (0..count).map(|i| space.case_at(2026, i)).collect()
@@ -61,7 +93,7 @@ fn drawn(domain: &Domain, count: u64) -> Vec<Case> {
 
 #[test]
 fn drawn_cases_are_in_the_domain_and_the_budget() {
-    for domain in [wide_domain(), narrow_domain()] {
+    for domain in [wide_domain(), narrow_domain(), serving_domain(), paged_domain()] {
         for case in drawn(&domain, 5000) {
             assert_eq!(domain.excludes(&case), None, "{case:?}");
             assert!(cost(&case) <= DEFAULT_BUDGET, "{case:?} costs {}", cost(&case));
@@ -79,21 +111,135 @@ fn half_of_the_cases_are_small() {
 
 #[test]
 fn every_feature_comes_up() {
-    let statistics: Statistics = drawn(&wide_domain(), 2000).into_iter().collect();
-    for (name, count) in statistics.counts() {
-        assert!(count >= 10, "{name}: {count} of 2000\n{statistics}");
+    let [wide, serving, paged] =
+        [wide_domain(), serving_domain(), paged_domain()].map(|d| drawn(&d, 2000).into_iter().collect::<Statistics>());
+    for Feature { name, .. } in Feature::ALL {
+        let count = [&wide, &serving, &paged].map(|statistics| statistics.count(name).unwrap());
+        assert!(count.iter().any(|&count| count >= 10), "{name}: {count:?} of 2000");
     }
-    let share = |name: &str| statistics.count(name).unwrap() as f64 / 2000.0;
-    for (name, low, high) in [
-        ("heads of a model", 0.05, 0.25),
-        ("two extents equal", 0.01, 0.15),
-        ("q_per_kv no power of two", 0.5, 0.8),
-        ("an empty past among others", 0.1, 0.5),
-        ("row padding", 0.2, 0.5),
-        ("several steps", 0.05, 0.3),
-        ("scale 1/sqrt(head_dim)", 0.5, 0.8),
-    ] {
-        assert!((low..high).contains(&share(name)), "{name}: {}\n{statistics}", share(name));
+    let shares = |statistics: &Statistics, bounds: &[(&str, f64, f64)]| {
+        for &(name, low, high) in bounds {
+            let share = statistics.count(name).unwrap() as f64 / 2000.0;
+            assert!((low..high).contains(&share), "{name}: {share}\n{statistics}");
+        }
+    };
+    shares(
+        &wide,
+        &[
+            ("heads of a model", 0.05, 0.25),
+            ("two extents equal", 0.01, 0.15),
+            ("q_per_kv no power of two", 0.5, 0.8),
+            ("an empty past among others", 0.1, 0.5),
+            ("row padding", 0.2, 0.5),
+            ("several steps", 0.05, 0.3),
+            ("scale 1/sqrt(head_dim)", 0.5, 0.8),
+        ],
+    );
+    // Each feature in many cases, each absent from many more.
+    shares(
+        &serving,
+        &[
+            ("no mask but causality, no softcap, no sinks", 0.2, 0.4),
+            ("not causal", 0.15, 0.35),
+            ("a window that hides keys", 0.15, 0.35),
+            ("a softcap", 0.15, 0.35),
+            ("sinks", 0.15, 0.35),
+            ("packed", 0.25, 0.4),
+            ("paged", 0.25, 0.4),
+            ("shuffled pages", 0.1, 0.3),
+            ("shared pages", 0.02, 0.2),
+            ("several pages of a request", 0.15, 0.3),
+            ("v_head_dim below head_dim", 0.1, 0.4),
+            ("a request without keys", 0.2, 0.45),
+            ("a request without queries", 0.2, 0.45),
+            ("no request with keys", 0.005, 0.05),
+            ("more queries than keys", 0.1, 0.4),
+            ("a whole prompt", 0.2, 0.5),
+            ("a part of a prompt", 0.2, 0.5),
+            ("several tiles of queries and of keys", 0.08, 0.25),
+        ],
+    );
+}
+
+#[test]
+fn every_pair_of_features_comes_up() {
+    let [serving, paged] =
+        [serving_domain(), paged_domain()].map(|d| drawn(&d, 4000).into_iter().collect::<Statistics>());
+    let impossible = |pair: [&str; 2]| {
+        let both = |a, b| pair.contains(&a) && pair.contains(&b);
+        ["paged", "shuffled pages", "shared pages", "several steps"].iter().any(|other| both("packed", other))
+            || both("more queries than keys", "several steps")
+    };
+    for ((pair, in_serving), (same, in_paged)) in serving.pairs().zip(paged.pairs()) {
+        assert_eq!(pair, same);
+        let count = in_serving.max(in_paged);
+        if impossible(pair) {
+            assert_eq!(count, 0, "{pair:?}");
+        } else {
+            assert!(count >= 10, "{pair:?}: {count} of 4000");
+        }
+    }
+}
+
+#[test]
+fn every_boundary_of_a_feature_is_hit() {
+    let cases = drawn(&serving_domain(), 20_000);
+    let hit = |what: &str, has: &dyn Fn(&Case) -> bool| {
+        let count = cases.iter().filter(|case| has(case)).count();
+        assert!(count >= 3, "{what}: {count} of {}", cases.len());
+    };
+    let about = |tiles: [u32; 4]| tiles.into_iter().flat_map(|tile| [tile - 1, tile, tile + 1]);
+    for n in about([16, 32, 64, 128]) {
+        hit(&format!("window={n}"), &|c| c.features.window == Some(n));
+        hit(&format!("q={n}"), &|c| c.shape.requests.iter().any(|r| r.q_len == n));
+        hit(&format!("{n} keys before the window"), &|c| {
+            c.shape
+                .requests
+                .iter()
+                .any(|r| c.features.window.is_some_and(|window| r.past_len.checked_sub(n) == Some(window)))
+        });
+    }
+    for window in [1, 2, u32::MAX] {
+        hit(&format!("window={window}"), &|c| c.features.window == Some(window));
+    }
+    for cap in [0.5, 5.0, 30.0, 50.0, 1000.0] {
+        hit(&format!("softcap={cap}"), &|c| c.features.softcap == Some(cap));
+    }
+    for size in [1, 2, 3, 8, 15, 16, 17, 32, 64, 128, 256] {
+        hit(&format!("pages={size}"), &|c| c.cache.storage.pages().is_some_and(|pages| pages.size == size));
+    }
+    hit("dv=128 of 192", &|c| (c.shape.head_dim, c.shape.v_head_dim) == (192, 128));
+    hit("dv=512 of 576", &|c| (c.shape.head_dim, c.shape.v_head_dim) == (576, 512));
+    hit("a page shared by three", &|c| c.shape.requests.len() > 2 && (1..3).all(|r| c.shared_pages(r) > 0));
+}
+
+#[test]
+fn the_heads_of_a_model_bring_its_features() {
+    let cases = drawn(&serving_domain(), 20_000);
+    let like = |kv: u32, group: u32, d: u32| {
+        let heads = move |c: &&Case| (c.shape.num_kv_heads, c.shape.q_per_kv, c.shape.head_dim) == (kv, group, d);
+        cases.iter().filter(heads).collect::<Vec<_>>()
+    };
+    let (gpt_oss, gemma_2) = (like(8, 8, 64), like(4, 2, 256));
+    assert!(gpt_oss.iter().filter(|c| c.features.sinks && c.features.window == Some(128)).count() >= 10);
+    assert!(gemma_2.iter().filter(|c| c.features.softcap == Some(50.0)).count() >= 5);
+    for case in drawn(&wide_domain(), 2000) {
+        assert!(case.features.is_plain(), "{case}");
+    }
+}
+
+/// A page for each of few tokens costs memory, and none of the multiply-adds that the budget counts.
+#[test]
+fn pages_stay_affordable() {
+    let domain = Domain { page_size: Some(Range::List(vec![16, 4096, 65536])), ..serving_domain() };
+    let space = Space::new(&domain).unwrap();
+    let bytes = |i: u64| (0..60).map(|at| (i * 97 + at * (i % 7 + 50)) as u8).collect::<Vec<_>>();
+    let from_bytes = (0..2000).map(|i| space.arbitrary(&mut Unstructured::new(&bytes(i))).unwrap());
+    for case in drawn(&domain, 4000).into_iter().chain(from_bytes) {
+        let shape = &case.shape;
+        let size = case.cache.storage.pages().map_or(0, |pages| u64::from(pages.size));
+        let row = u64::from(shape.num_kv_heads) * u64::from(shape.head_dim.max(shape.v_head_dim) + case.cache.row_pad);
+        assert!(case.num_pages() * size * row <= 1 << 24, "{case}");
     }
 }
 
@@ -134,6 +280,19 @@ fn the_cases_of_a_campaign_never_change() {
             "kv=3 g=4 d=63 past=24,32 dtype=f32 cache=nhd:33 scale=0.12598816 values=normal:65448 poison=huge sched=30122",
         ]
     );
+}
+
+/// What a domain does not claim takes no random number, so that its campaigns are the same whatever else can be drawn.
+#[test]
+fn a_claim_without_a_choice_changes_nothing() {
+    let domain = Domain { page_size: Some(Range::Span(1, 64)), v_head_dim: None, ..wide_domain() };
+    assert_eq!(drawn(&domain, 500), drawn(&wide_domain(), 500));
+    let full = Domain { append: false, steps: Range::Span(1, 1), q_len: Range::Span(1, 1), ..wide_domain() };
+    let packed = Domain { storage: vec![StorageKind::Packed], causal: vec![false], ..full.clone() };
+    let as_full = |case: Case| {
+        case.with(|parts| (parts.cache.storage, parts.features.causal) = (Storage::PerRequest, true)).unwrap()
+    };
+    assert_eq!(drawn(&packed, 500).into_iter().map(as_full).collect::<Vec<_>>(), drawn(&full, 500));
 }
 
 #[test]
@@ -212,7 +371,7 @@ fn every_feature_has_its_own_name() {
 
 #[test]
 fn no_bytes_are_the_smallest_case() {
-    for domain in [wide_domain(), narrow_domain()] {
+    for domain in [wide_domain(), narrow_domain(), serving_domain(), paged_domain()] {
         let space = Space::new(&domain).unwrap();
         let case = space.arbitrary(&mut Unstructured::new(&[])).unwrap();
         assert_eq!(&case, space.smallest());
@@ -226,7 +385,36 @@ fn a_domain_without_cases_says_why() {
         change(&mut domain);
         Space::new(&domain).unwrap_err().to_string()
     };
-    assert_eq!(error(&|d| d.dtype.clear()), "domain.dtype: expected at least one choice, found none");
+    let changes: [(_, fn(&mut Domain)); 5] = [
+        ("dtype", |d| d.dtype.clear()),
+        ("cache", |d| d.cache.clear()),
+        ("causal", |d| d.causal.clear()),
+        ("storage", |d| d.storage.clear()),
+        ("page_size", |d| d.storage = vec![StorageKind::Paged]),
+    ];
+    for (field, change) in changes {
+        assert_eq!(error(&change), format!("domain.{field}: expected at least one choice, found none"));
+    }
+    assert_eq!(
+        error(&|d| d.window = Some(Range::Span(0, 0))),
+        "domain.window: expected a value from 1 to 4294967295, found 0..=0"
+    );
+    assert_eq!(
+        error(&|d| d.page_size = Some(Range::List(vec![0, 65537]))),
+        "domain.page_size: expected a value from 1 to 65536, found one of [0, 65537]"
+    );
+    assert_eq!(
+        error(&|d| (d.append, d.steps) = (false, Range::Span(2, 8))),
+        "domain.steps: expected a value from 1 to 1, found 2..=8"
+    );
+    assert_eq!(
+        error(&|d| d.storage = vec![StorageKind::Packed]),
+        "the smallest case of the domain is illegal: append: expected append=no with a packed cache, found yes"
+    );
+    assert_eq!(
+        error(&|d| d.q_len = Range::Span(0, 0)),
+        "the smallest case of the domain is illegal: q_len: expected a request with a query token, found 0 for every request"
+    );
     assert_eq!(
         error(&|d| d.head_dim = Range::Span(5000, 6000)),
         "domain.head_dim: expected a value from 1 to 4096, found 5000..=6000"
@@ -256,6 +444,8 @@ fn knob_name() -> impl Strategy<Value = KnobName> {
     proptest::sample::select(vec!["num_splits", "stages", "tile"]).prop_map(|name| name.parse().unwrap())
 }
 
+const KINDS: [StorageKind; 3] = [StorageKind::PerRequest, StorageKind::Packed, StorageKind::Paged];
+
 /// Domains, most of them odd; some hold no case.
 fn any_domain() -> impl Strategy<Value = Domain> {
     let range = |high: u32| {
@@ -273,6 +463,14 @@ fn any_domain() -> impl Strategy<Value = Domain> {
         (range(9), range(9), any::<bool>()),
         proptest::sample::subsequence(vec![CacheOrder::Hnd, CacheOrder::Nhd], 1..=2),
         proptest::collection::btree_map(knob_name(), range(40), 0..3),
+        (
+            proptest::bool::weighted(0.5),
+            proptest::sample::subsequence(vec![true, false], 1..=2),
+            proptest::option::of(range(200)),
+            any::<(bool, bool)>(),
+            proptest::sample::subsequence(KINDS.to_vec(), 1..=3),
+            proptest::option::weighted(0.9, range(70_000)),
+        ),
     )
         .prop_map(
             |(
@@ -282,6 +480,7 @@ fn any_domain() -> impl Strategy<Value = Domain> {
                 (steps, row_pad, any_scale),
                 cache,
                 knobs,
+                (append, causal, window, (softcap, sinks), storage, page_size),
             )| Domain {
                 dtype,
                 head_dim,
@@ -295,8 +494,14 @@ fn any_domain() -> impl Strategy<Value = Domain> {
                 cache,
                 row_pad,
                 any_scale,
+                append,
+                causal,
+                window,
+                softcap,
+                sinks,
+                storage,
+                page_size,
                 knobs,
-                ..Domain::default()
             },
         )
 }
@@ -312,34 +517,58 @@ fn any_parts() -> impl Strategy<Value = CaseParts> {
         (any::<bool>(), number(), number()),
         (0..8_usize, any::<u32>()),
         proptest::collection::btree_map(knob_name(), any::<u32>(), 0..3),
+        (any::<(bool, bool, bool)>(), proptest::option::of(number()), proptest::option::of(any::<f32>())),
+        (0..3_usize, (number(), number(), number(), number())),
     )
-        .prop_map(|((dtype, scale, steps, poison, schedule_seed), heads, requests, cache, values, knobs)| {
-            CaseParts {
-                dtype: Dtype::ALL[dtype],
-                scale,
-                steps,
-                poison: Poison::ALL[poison],
-                schedule_seed,
-                shape: Shape {
-                    num_kv_heads: heads.0,
-                    q_per_kv: heads.1,
-                    head_dim: heads.2,
-                    v_head_dim: heads.3,
-                    requests,
-                },
-                cache: Cache {
-                    order: if cache.0 { CacheOrder::Hnd } else { CacheOrder::Nhd },
-                    capacity: cache.1,
-                    row_pad: cache.2,
-                    storage: Storage::PerRequest,
-                },
-                features: Features::PLAIN,
-                values: Values { recipe: Recipe::ALL[values.0], seed: values.1 },
+        .prop_map(
+            |(
+                (dtype, scale, steps, poison, schedule_seed),
+                heads,
+                requests,
+                cache,
+                values,
                 knobs,
-                view: None,
-                relation: None,
-            }
-        })
+                features,
+                storage,
+            )| {
+                let ((append, causal, sinks), window, softcap) = features;
+                let (kind, (size, seed, spare, shared)) = storage;
+                CaseParts {
+                    dtype: Dtype::ALL[dtype],
+                    scale,
+                    steps,
+                    poison: Poison::ALL[poison],
+                    schedule_seed,
+                    shape: Shape {
+                        num_kv_heads: heads.0,
+                        q_per_kv: heads.1,
+                        head_dim: heads.2,
+                        v_head_dim: heads.3,
+                        requests,
+                    },
+                    cache: Cache {
+                        order: if cache.0 { CacheOrder::Hnd } else { CacheOrder::Nhd },
+                        capacity: cache.1,
+                        row_pad: cache.2,
+                        storage: match KINDS[kind] {
+                            StorageKind::PerRequest => Storage::PerRequest,
+                            StorageKind::Packed => Storage::Packed,
+                            StorageKind::Paged => Storage::Paged(Pages { size, seed, spare, shared }),
+                        },
+                    },
+                    features: Features { append, causal, window, softcap, sinks },
+                    values: Values { recipe: Recipe::ALL[values.0], seed: values.1 },
+                    knobs,
+                    view: None,
+                    relation: None,
+                }
+            },
+        )
+}
+
+/// The domains of this file that are not narrow.
+fn claimed() -> impl Strategy<Value = Domain> {
+    proptest::sample::select(vec![wide_domain(), serving_domain(), paged_domain()])
 }
 
 proptest! {
@@ -352,10 +581,19 @@ proptest! {
     }
 
     #[test]
-    fn legalize_keeps_every_drawn_case(seed: u64) {
-        let space = Space::new(&wide_domain()).unwrap();
+    fn legalize_keeps_every_drawn_case(seed: u64, domain in claimed()) {
+        let space = Space::new(&domain).unwrap();
         let case = space.case_at(seed, 0);
         prop_assert_eq!(space.legalize(case.clone().into_parts()), case);
+    }
+
+    #[test]
+    fn a_drawn_case_survives_a_line_and_a_file(seed: u64, domain in claimed()) {
+        let case = Space::new(&domain).unwrap().case_at(seed, 0);
+        let back: Case = case.to_string().parse().unwrap();
+        prop_assert_eq!(&back, &case);
+        let back: Case = toml::from_str(&toml::to_string(&case).unwrap()).unwrap();
+        prop_assert_eq!(back, case);
     }
 
     #[test]
@@ -367,31 +605,40 @@ proptest! {
 
     #[test]
     fn any_bytes_are_a_case(bytes in proptest::collection::vec(any::<u8>(), 0..80), domain in any_domain()) {
-        let wide = wide_domain();
-        let case = Space::new(&wide).unwrap().arbitrary(&mut Unstructured::new(&bytes)).unwrap();
-        prop_assert_eq!(wide.excludes(&case), None);
-        prop_assert!(cost(&case) <= DEFAULT_BUDGET, "{:?}", case);
+        for wide in [wide_domain(), serving_domain(), paged_domain()] {
+            let case = Space::new(&wide).unwrap().arbitrary(&mut Unstructured::new(&bytes)).unwrap();
+            prop_assert_eq!(wide.excludes(&case), None);
+            prop_assert!(cost(&case) <= DEFAULT_BUDGET, "{:?}", case);
+        }
         let Ok(space) = Space::new(&domain) else { return Ok(()) };
         let case = space.arbitrary(&mut Unstructured::new(&bytes)).unwrap();
         prop_assert_eq!(domain.excludes(&case), None);
     }
 
     #[test]
-    fn bytes_stand_for_the_case_they_were_made_of(seed: u64) {
-        let space = Space::new(&wide_domain()).unwrap();
+    fn bytes_stand_for_the_case_they_were_made_of(seed: u64, domain in claimed()) {
+        let space = Space::new(&domain).unwrap();
         let case = space.case_at(seed, 0);
-        // Bytes have one past at most for each of 16 requests, one byte for a schedule and few scales.
+        // Bytes have one past at most for each of 16 requests, one byte for a schedule, a spare capacity, a page size or a
+        // window, and few scales.
         let case = space.legalize({
             let mut parts = case.into_parts();
             parts.shape.requests.truncate(16);
             parts.schedule_seed %= 256;
             parts.scale = (parts.scale * 64.0).ceil().min(127.0) / 64.0;
+            let longest = (0..parts.shape.requests.len()).map(|r| parts.kv_len_at(r, parts.steps - 1)).max().unwrap();
+            parts.cache.capacity = parts.cache.capacity.min(longest.max(1) + 255);
+            parts.features.window = parts.features.window.map(|window| window.min(190));
+            if let Storage::Paged(pages) = &mut parts.cache.storage {
+                pages.size = pages.size.min(128);
+            }
             parts
         });
         let bytes = space.bytes(&case);
         let back = space.with_budget(u64::MAX).arbitrary(&mut Unstructured::new(&bytes)).unwrap();
         let table_only = |n: u32| n >= 160;
-        if !table_only(case.shape.head_dim) && !case.shape.requests.iter().any(|r| table_only(r.past_len)) {
+        let long = case.shape.requests.iter().any(|r| table_only(r.past_len) || table_only(r.q_len));
+        if !table_only(case.shape.head_dim) && !table_only(case.shape.v_head_dim) && !long {
             prop_assert_eq!(back, case);
         }
     }

@@ -14,6 +14,7 @@ mod generate;
 mod hostile;
 mod lse;
 mod manifest;
+mod minimise;
 mod mutate;
 mod origin;
 mod planted;

@@ -1,7 +1,7 @@
 //! A wrong manifest is refused with file, line, key, expected and found; a right one drives a kernel.
 
-use attnfuzz::backend::Kernel;
 use attnfuzz::backend::manifest::Manifest;
+use attnfuzz::backend::{CompileJob, Kernel};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -55,6 +55,37 @@ fn errors_name_file_line_key_expected_and_found() {
     assert_eq!(message, "k.toml:1: ptx: expected a path inside the manifest's folder, found \"/etc/passwd\"");
     let (message, _) = error("q_len = 1\n", "q_len = 1\ncolour = 3\n");
     assert!(message.contains("unknown field `colour`"), "{message}");
+}
+
+#[test]
+fn paths_of_headers_are_relative_and_their_names_unique() {
+    let parsed = |headers: &str| {
+        let text = text().replacen("[\"../common.cuh\"]", headers, 1);
+        Manifest::parse(Path::new("k.toml"), &text)
+    };
+    for (headers, expected) in [
+        ("[\"/usr/include/x.cuh\"]", "a file's path relative to the manifest's folder, found \"/usr/include/x.cuh\""),
+        ("[\"..\"]", "a file's path relative to the manifest's folder, found \"..\""),
+        ("[\"\"]", "a file's path relative to the manifest's folder, found \"\""),
+        ("[\"a/x.cuh\", \"../x.cuh\"]", "each file name once, the source's included, found \"x.cuh\" twice"),
+        ("[\"../kernel.cu\"]", "each file name once, the source's included, found \"kernel.cu\" twice"),
+    ] {
+        let message = parsed(headers).unwrap_err().to_string();
+        assert!(message.starts_with("k.toml:10: compile.headers: expected "), "{message}");
+        assert!(message.ends_with(expected), "{message}");
+    }
+    for headers in ["[]", "[\"x.cuh\"]", "[\"../../a/x.cuh\", \"./y.cuh\"]"] {
+        parsed(headers).unwrap();
+    }
+}
+
+#[test]
+fn a_missing_header_is_told_by_who_needs_it() {
+    let (folder, path) = copy(|text| text.replace("../common.cuh", "../gone.cuh"));
+    Kernel::open(&path).expect("its PTX runs without");
+    let message = CompileJob::open(&path).unwrap_err().to_string();
+    let gone = folder.path().with_file_name("gone.cuh");
+    assert!(message.contains(&format!("kernel.toml: compile.headers: can't read {}", gone.display())), "{message}");
 }
 
 /// The error of the split-KV kernel's manifest with `from` replaced by `to`.

@@ -2,7 +2,7 @@
 //! findings, which are of planted bugs, must still fail.
 
 use attnfuzz::backend::Emulator;
-use attnfuzz::regression::{Finding, Replayed, Store, replay};
+use attnfuzz::regression::{FORMAT, Finding, Flaky, Replayed, Store, replay};
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
@@ -40,6 +40,26 @@ fn example_findings_still_fail() {
     }
 }
 
+/// One stored file of each version that was ever written. They are never made again.
+#[test]
+fn a_file_of_every_version_still_means_its_case() {
+    let folder = root().join("tests/formats");
+    let read = |version: u32| Finding::load_all(&folder.join(format!("{version}.toml"))).unwrap().swap_remove(0).1;
+    let first = read(1);
+    assert_eq!(first.format, 1);
+    assert_eq!(first.case.to_string(), "kv=2 g=3 d=1 past=0 dtype=f32 cache=hnd:1 scale=1 values=flat:0");
+    assert!(first.case.features.is_plain() && first.flaky.is_none());
+    let second = read(2);
+    assert_eq!(second.format, 2);
+    assert_eq!(
+        second.case.to_string(),
+        "kv=2 g=3 d=8 past=9,4 q=2,0 append=no causal=no window=5 softcap=30 sinks=yes dtype=f16 cache=nhd:12 \
+         pages=4,seed:2,spare:3,shared:1 scale=0.5 knobs=num_splits:2 values=mixed:7 view=dims-reversed relation=cache-moved"
+    );
+    assert_eq!(second.flaky, Some(Flaky { failed: 3, runs: 12 }));
+    assert_eq!(FORMAT, 2, "a new version needs a stored file of its own");
+}
+
 fn example() -> (PathBuf, Finding) {
     Finding::load_all(&root().join("examples/findings")).unwrap().swap_remove(0)
 }
@@ -74,7 +94,7 @@ fn a_wrong_file_is_told_by_line_and_key() {
     assert!(error("").contains("missing field `format`"));
     assert!(
         error(&text.replace("format = 1", "format = 99"))
-            .ends_with("expected format 1 or older, found 99: a newer attnfuzz wrote it")
+            .ends_with("expected format 2 or older, found 99: a newer attnfuzz wrote it")
     );
     let line_of_steps = text.lines().position(|l| l.starts_with("steps")).unwrap() + 1;
     let bad = error(&text.replace("steps = ", "steps = -"));

@@ -1,6 +1,6 @@
 //! All 2^32 inputs of the approximate functions on the GPU, against f64.
 
-use attnfuzz::backend::compile::{CompileSpec, compile as compile_source};
+use attnfuzz::backend::compile::{CompileSpec, Source, compile as compile_source};
 use attnfuzz::backend::cuda_raw::{RawArg, RawCuda, RawLaunch};
 use attnfuzz::backend::nvrtc::Nvrtc;
 use std::error::Error;
@@ -36,8 +36,8 @@ const FUNCTIONS: [(&str, &str, &str); 19] = [
 
 /// Makes `sweep.ptx`.
 pub(crate) fn compile() -> Result<(), Box<dyn Error>> {
-    let spec = CompileSpec { arch: "compute_75".into(), options: Vec::new() };
-    let text = compile_source(&Nvrtc::find()?, "sweep.cu", SOURCE, &spec)?;
+    let spec = CompileSpec { arch: "compute_75".into(), options: Vec::new(), headers: Vec::new() };
+    let text = compile_source(&Nvrtc::find()?, &Source::of("sweep.cu", SOURCE), &spec)?;
     std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/fidelity/sweep.ptx"), text)?;
     Ok(())
 }

@@ -57,12 +57,10 @@
 //              other operation flushes subnormals.
 //   division   one IEEE division, to nearest even, per output element; then one rounding to the element type, also to
 //              nearest even.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
+#include "common.cuh"
 #include <math_constants.h>
 
 enum : int {
-    WARP_SIZE = 32,
     WARPS_PER_BLOCK = 4,
     THREADS_PER_BLOCK = WARPS_PER_BLOCK * WARP_SIZE,
     HEADS_PER_BLOCK = 8,
@@ -71,27 +69,6 @@ enum : int {
     MAX_HEAD_DIM = 256,
     DIMS_PER_THREAD = MAX_HEAD_DIM / THREADS_PER_BLOCK,
 };
-enum : unsigned { FULL_WARP = 0xffffffffu };
-
-__device__ __forceinline__ float to_float(float x) { return x; }
-__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
-__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
-
-template <typename T> __device__ __forceinline__ T from_float(float x);
-template <> __device__ __forceinline__ float from_float(float x) { return x; }
-template <> __device__ __forceinline__ __half from_float(float x) { return __float2half_rn(x); }
-template <> __device__ __forceinline__ __nv_bfloat16 from_float(float x) { return __float2bfloat16_rn(x); }
-
-// Butterflies: every lane ends with the same bits, because both partners of an exchange combine the same two numbers.
-__device__ __forceinline__ float warp_sum(float x) {
-    for (int apart = WARP_SIZE / 2; apart > 0; apart /= 2) x += __shfl_xor_sync(FULL_WARP, x, apart);
-    return x;
-}
-
-__device__ __forceinline__ float warp_max(float x) {
-    for (int apart = WARP_SIZE / 2; apart > 0; apart /= 2) x = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, apart));
-    return x;
-}
 
 template <typename T>
 __device__ __forceinline__ void decode_step(const T* q, const T* k_new, const T* v_new, T* k_cache, T* v_cache, T* out,

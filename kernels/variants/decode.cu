@@ -15,39 +15,17 @@
 //   others don't. Rescales are counted by r and r_comb, not by h_pv and h_l. A running maximum is one of the scores: exact.
 //   expf is CUDA's full-range function (2 ulp). It contains ex2.approx.ftz, but on an argument that it has reduced, and
 //   multiplies by a power of two afterwards: nothing above 2^-149 is flushed.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
+#include "common.cuh"
 #include <math_constants.h>
 
 enum : int {
-    WARP_SIZE = 32,
     MAX_HEAD_DIM = 256,
     DIMS_PER_LANE = MAX_HEAD_DIM / WARP_SIZE,
     DIMS_PER_THREAD = MAX_HEAD_DIM / THREADS,
 };
-enum : unsigned { FULL_WARP = 0xffffffffu };
-
-__device__ __forceinline__ float to_float(float x) { return x; }
-__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
-__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
-
-template <typename T> __device__ __forceinline__ T from_float(float x);
-template <> __device__ __forceinline__ float from_float(float x) { return x; }
-template <> __device__ __forceinline__ __half from_float(float x) { return __float2half_rn(x); }
-template <> __device__ __forceinline__ __nv_bfloat16 from_float(float x) { return __float2bfloat16_rn(x); }
 
 // `x` after a stay in format T.
 template <typename T> __device__ __forceinline__ float through(float x) { return to_float(from_float<T>(x)); }
-
-__device__ __forceinline__ float warp_sum(float x) {
-    for (int apart = WARP_SIZE / 2; apart > 0; apart /= 2) x += __shfl_xor_sync(FULL_WARP, x, apart);
-    return x;
-}
-
-__device__ __forceinline__ float warp_max(float x) {
-    for (int apart = WARP_SIZE / 2; apart > 0; apart /= 2) x = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, apart));
-    return x;
-}
 
 // One output row, and the keys and values that it sees.
 template <typename T> struct Row {

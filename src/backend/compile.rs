@@ -7,15 +7,20 @@
 //! // attnfuzz compile: NVRTC 12.4, options `--gpu-architecture=compute_75 -lineinfo`, source 9ae16a3b2f90404f
 //! ```
 //!
-//! The last field is a hash of source, target and options: without any compiler at hand, [`check`] can still tell PTX
-//! whose source has moved on. What it can't see is a change in CUDA's own headers; compiling again does.
+//! The last field is a hash of source, target, options and the source's own headers: without any compiler at hand,
+//! [`check`] can still tell PTX whose source has moved on. What it can't see is a change in CUDA's headers; compiling again
+//! does.
 //!
 //! A mutant's source is its parent's with [`Edit`]s applied.
+
+mod source;
 
 use serde::Deserialize;
 use std::fmt;
 
 use super::nvrtc::Nvrtc;
+
+pub use source::{Edit, EditError, Source, SourceFile};
 
 /// How a manifest's `[compile]` table says to make PTX.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -26,23 +31,14 @@ pub struct CompileSpec {
     /// Further options, handed to NVRTC as they are.
     #[serde(default)]
     pub options: Vec<String>,
-}
-
-/// One replacement that turns a parent's source into a mutant's.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Edit {
-    /// Text that occurs exactly once in the parent.
-    pub find: String,
-    /// What stands there in the mutant.
-    pub replace: String,
+    /// Paths of headers, relative to the manifest. The source includes them by file name.
+    #[serde(default)]
+    pub headers: Vec<String>,
 }
 
 /// Compiles `source` and stamps the result: the text to store.
-///
-/// `name` is what line information calls the source, usually its file name.
-pub fn compile(nvrtc: &Nvrtc, name: &str, source: &str, spec: &CompileSpec) -> Result<String, CompileError> {
-    let ptx = nvrtc.compile(name, source, &spec.arch, &spec.options)?;
+pub fn compile(nvrtc: &Nvrtc, source: &Source, spec: &CompileSpec) -> Result<String, CompileError> {
+    let ptx = nvrtc.compile(source, &spec.arch, &spec.options)?;
     Ok(stamped(&ptx, &Stamp::new(nvrtc.version(), source, spec)))
 }
 
@@ -51,8 +47,7 @@ pub fn compile(nvrtc: &Nvrtc, name: &str, source: &str, spec: &CompileSpec) -> R
 /// The stamp is looked at first: a changed source is [`Freshness::SourceChanged`], whatever the compiler.
 pub fn check(
     ptx: &str,
-    name: &str,
-    source: &str,
+    source: &Source,
     spec: &CompileSpec,
     nvrtc: Result<&Nvrtc, &Unavailable>,
 ) -> Result<Freshness, CompileError> {
@@ -68,7 +63,7 @@ pub fn check(
             let reason = NotCompared::OtherRelease { made_by: stamp.nvrtc, found: nvrtc.version() };
             Ok(Freshness::SourceMatches(reason))
         }
-        Ok(nvrtc) => Ok(compare(ptx, &compile(nvrtc, name, source, spec)?)),
+        Ok(nvrtc) => Ok(compare(ptx, &compile(nvrtc, source, spec)?)),
         Err(reason) => Ok(Freshness::SourceMatches(NotCompared::NoCompiler(reason.clone()))),
     }
 }
@@ -80,7 +75,7 @@ pub enum Freshness {
     Fresh,
     /// The stamp names this source and these options, but the text could not be compared.
     SourceMatches(NotCompared),
-    /// The source, target or options are not those that the stamp names.
+    /// The source, a header of its own, target or options are not those that the stamp names.
     SourceChanged {
         /// The hash in the stamp.
         stored: u64,
@@ -114,7 +109,10 @@ impl fmt::Display for Freshness {
                 write!(f, "stale: made from source {stored:016x}, expected {current:016x}")
             }
             Self::TextDiffers { line } => {
-                write!(f, "not what the source compiles to: line {line} differs, so it was edited or a header changed")
+                write!(
+                    f,
+                    "not what the source compiles to: line {line} differs, so it was edited or a header of CUDA changed"
+                )
             }
             Self::Unstamped => write!(f, "no stamp: found no `{STAMP_START}` on the first line"),
         }
@@ -187,62 +185,14 @@ pub enum CompileError {
         /// Which text.
         what: &'static str,
     },
-    /// More options than a C int can count.
-    #[error("too many compile options")]
-    TooManyOptions,
+    /// More options or headers than a C int can count.
+    #[error("too many compile options or headers")]
+    TooMany,
     /// NVRTC returned bytes that are not text.
     #[error("{call} returned bytes that are not utf-8")]
     NotText {
         /// The function of NVRTC's interface.
         call: &'static str,
-    },
-}
-
-/// Applies a mutant's edits to its parent's source. All refer to the parent, so their order doesn't matter.
-pub fn apply_edits(source: &str, edits: &[Edit]) -> Result<String, EditError> {
-    let mut places = Vec::with_capacity(edits.len());
-    for (index, edit) in edits.iter().enumerate() {
-        let found = if edit.find.is_empty() { 0 } else { source.matches(&edit.find).count() };
-        match source.find(&edit.find) {
-            Some(start) if found == 1 => places.push((start, index, edit)),
-            _ => return Err(EditError::NotOnce { index, found }),
-        }
-    }
-    places.sort_by_key(|&(start, ..)| start);
-    let mut mutated = String::with_capacity(source.len());
-    let mut copied = 0;
-    let mut previous = 0;
-    for (start, index, edit) in places {
-        if start < copied {
-            return Err(EditError::Overlap { first: previous, second: index });
-        }
-        mutated.push_str(&source[copied..start]);
-        mutated.push_str(&edit.replace);
-        copied = start + edit.find.len();
-        previous = index;
-    }
-    mutated.push_str(&source[copied..]);
-    Ok(mutated)
-}
-
-/// Why edits don't fit a source. Keys count `[[edit]]` tables from 0; the caller knows the file.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum EditError {
-    /// The text to find is absent, or ambiguous.
-    #[error("edit[{index}].find: found {found} times in the parent's source, expected exactly once")]
-    NotOnce {
-        /// Which edit.
-        index: usize,
-        /// How often its text occurs.
-        found: usize,
-    },
-    /// Two edits want the same text.
-    #[error("edit[{second}].find: overlaps the text of edit[{first}]")]
-    Overlap {
-        /// The edit whose text starts first.
-        first: usize,
-        /// The other.
-        second: usize,
     },
 }
 
@@ -255,7 +205,7 @@ struct Stamp {
 }
 
 impl Stamp {
-    fn new(nvrtc: (u32, u32), source: &str, spec: &CompileSpec) -> Self {
+    fn new(nvrtc: (u32, u32), source: &Source, spec: &CompileSpec) -> Self {
         Self { nvrtc, options: spec.to_string(), source: source_hash(source, spec) }
     }
 
@@ -324,9 +274,11 @@ fn file_directive(line: &str) -> Option<(&str, &str, &str)> {
     Some((&line[..start], &line[start..end], &line[end..]))
 }
 
-/// FNV-1a, 64 bits, over the source, the target and each option, a zero byte after each.
-fn source_hash(source: &str, spec: &CompileSpec) -> u64 {
-    let texts = [source, &spec.arch].into_iter().chain(spec.options.iter().map(String::as_str));
+/// FNV-1a, 64 bits, over the source, the target, each option, and each header's name and text, a zero byte after each.
+fn source_hash(source: &Source, spec: &CompileSpec) -> u64 {
+    let headers = source.headers.iter().flat_map(|header| [header.name.as_str(), &header.text]);
+    let options = spec.options.iter().map(String::as_str);
+    let texts = [source.main.text.as_str(), &spec.arch].into_iter().chain(options).chain(headers);
     let bytes = texts.flat_map(|text| text.bytes().chain([0]));
     bytes.fold(FNV_OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME))
 }

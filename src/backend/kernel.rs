@@ -103,7 +103,7 @@ macro_rules! shipped {
     };
 }
 
-pub(super) const SHIPPED: &[Shipped] = shipped!["gqa_decode", "gqa_decode_split_kv"];
+pub(super) const SHIPPED: &[Shipped] = shipped!["gqa_decode", "gqa_decode_paged", "gqa_decode_split_kv", "gqa_prefill"];
 
 /// Names of the kernels that are part of the program.
 pub fn shipped_names() -> Vec<&'static str> {
@@ -175,6 +175,7 @@ impl Kernel {
             message: error.to_string(),
         })?;
         let ptx_hash = fnv1a(ptx.as_bytes());
+        let source = source.map(|source| source.main.text);
         Ok(Self { manifest, mutant, space, origin, source, ptx_file, ptx, ptx_hash, programs })
     }
 

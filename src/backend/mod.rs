@@ -11,6 +11,8 @@ pub mod cuda;
 #[path = "cuda_absent.rs"]
 pub mod cuda;
 #[cfg(feature = "cuda")]
+pub mod cuda_bare;
+#[cfg(feature = "cuda")]
 pub mod cuda_raw;
 mod emulated;
 mod kernel;

@@ -16,6 +16,7 @@ use std::ptr;
 
 use libloading::Library;
 
+use super::compile::Source;
 use super::nvrtc_search as search;
 
 pub use super::compile::{CompileError, Unavailable};
@@ -65,8 +66,8 @@ impl Nvrtc {
         self.include_dir.as_deref()
     }
 
-    /// Compiles `source` to PTX for `arch` (such as `compute_75`). `name` is what messages and line information call it.
-    pub fn compile(&self, name: &str, source: &str, arch: &str, options: &[String]) -> Result<String, CompileError> {
+    /// Compiles `source` to PTX for `arch` (such as `compute_75`).
+    pub fn compile(&self, source: &Source, arch: &str, options: &[String]) -> Result<String, CompileError> {
         let mut arguments = vec![c_string("arch", &format!("--gpu-architecture={arch}"))?];
         for option in options {
             arguments.push(c_string("options", option)?);
@@ -74,8 +75,8 @@ impl Nvrtc {
         if let Some(dir) = &self.include_dir {
             arguments.push(c_string("include path", &format!("--include-path={}", dir.display()))?);
         }
-        let program = Program::new(&self.functions, &c_string("name", name)?, &c_string("source", source)?)?;
-        program.compile(name, &arguments)?;
+        let program = Program::new(&self.functions, source)?;
+        program.compile(&source.main.name, &arguments)?;
         program.ptx()
     }
 
@@ -102,11 +103,19 @@ struct Program<'a> {
 }
 
 impl<'a> Program<'a> {
-    fn new(functions: &'a Functions, name: &CStr, source: &CStr) -> Result<Self, CompileError> {
+    fn new(functions: &'a Functions, source: &Source) -> Result<Self, CompileError> {
+        let (name, text) = (c_string("name", &source.main.name)?, c_string("source", &source.main.text)?);
+        let headers =
+            source.headers.iter().map(|h| Ok((c_string("header name", &h.name)?, c_string("header", &h.text)?)));
+        let headers = headers.collect::<Result<Vec<_>, CompileError>>()?;
+        let names: Vec<*const c_char> = headers.iter().map(|(name, _)| name.as_ptr()).collect();
+        let texts: Vec<*const c_char> = headers.iter().map(|(_, text)| text.as_ptr()).collect();
+        let count = c_int::try_from(headers.len()).map_err(|_| CompileError::TooMany)?;
         let mut handle: Handle = ptr::null_mut();
-        // SAFETY: both strings outlive the call, which copies them; no headers are passed, so their arrays may be null.
+        // SAFETY: all strings outlive the call, which copies them; `texts` and `names` hold `count` each.
         let code = unsafe {
-            (functions.create_program)(&mut handle, source.as_ptr(), name.as_ptr(), 0, ptr::null(), ptr::null())
+            let (text, name) = (text.as_ptr(), name.as_ptr());
+            (functions.create_program)(&mut handle, text, name, count, texts.as_ptr(), names.as_ptr())
         };
         functions.check("nvrtcCreateProgram", code)?;
         Ok(Self { functions, handle })
@@ -114,7 +123,7 @@ impl<'a> Program<'a> {
 
     fn compile(&self, name: &str, arguments: &[CString]) -> Result<(), CompileError> {
         let pointers: Vec<*const c_char> = arguments.iter().map(|argument| argument.as_ptr()).collect();
-        let count = c_int::try_from(pointers.len()).map_err(|_| CompileError::TooManyOptions)?;
+        let count = c_int::try_from(pointers.len()).map_err(|_| CompileError::TooMany)?;
         // SAFETY: the handle is live, and `pointers` holds `count` strings that outlive the call.
         let code = unsafe { (self.functions.compile_program)(self.handle, count, pointers.as_ptr()) };
         if code == COMPILATION_FAILED {

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use super::compile::Source;
+
 pub use super::compile::{CompileError, Unavailable};
 
 /// A loaded NVRTC; without the feature `cuda` there is never one.
@@ -32,13 +34,7 @@ impl Nvrtc {
     }
 
     /// Compiles `source` to PTX for `arch`.
-    pub fn compile(
-        &self,
-        _name: &str,
-        _source: &str,
-        _arch: &str,
-        _options: &[String],
-    ) -> Result<String, CompileError> {
+    pub fn compile(&self, _source: &Source, _arch: &str, _options: &[String]) -> Result<String, CompileError> {
         match self.never {}
     }
 }

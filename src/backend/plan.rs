@@ -20,7 +20,10 @@ pub(super) struct Plan {
 /// One tensor or array in memory.
 pub(super) struct Region {
     pub(super) name: String,
+    /// What it holds before the first launch; empty in a sketch, unless it holds lengths or pages.
     pub(super) bytes: Vec<u8>,
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a GPU is given memory without content"))]
+    pub(super) size_bytes: usize,
     /// Byte ranges that hold data before the launch; the rest is poison.
     pub(super) initialised: Initialised,
     pub(super) writable: bool,
@@ -82,52 +85,79 @@ const V_CACHE: usize = 1;
 
 impl Plan {
     pub(super) fn new(kernel: &Kernel, case: &Case, run: Run) -> Result<Self, BackendError> {
-        let inputs = Inputs::of(case, run.poison);
-        let cached = |dim: u32| {
-            let size = case.dtype.size_bytes();
-            Initialised::Ranges(case.cached_ranges(dim, 0).into_iter().map(|r| r.start * size..r.end * size).collect())
-        };
-        let mut regions = vec![
-            Region::cache("k_cache", case, inputs.k_cache.into_bytes(), cached(case.shape.head_dim), Use::KCache),
-            Region::cache("v_cache", case, inputs.v_cache.into_bytes(), cached(case.shape.v_head_dim), Use::VCache),
-        ];
+        Self::build(kernel, case, Some((Inputs::of(case, run.poison), run)))
+    }
+
+    /// The same without contents: tensors and workspaces have a size only, arrays of lengths and pages are whole. For
+    /// cases too large to make their inputs.
+    #[cfg(feature = "cuda")]
+    pub(super) fn sketch(kernel: &Kernel, case: &Case) -> Result<Self, BackendError> {
+        Self::build(kernel, case, None)
+    }
+
+    fn build(kernel: &Kernel, case: &Case, contents: Option<(Inputs, Run)>) -> Result<Self, BackendError> {
         let manifest = &kernel.manifest;
+        let shape = &case.shape;
+        let (inputs, run) = contents.unzip();
+        let mut caches = [None, None];
+        let mut sinks = None;
+        let mut step_inputs = Vec::new();
+        if let Some(inputs) = inputs {
+            caches = [Some(inputs.k_cache), Some(inputs.v_cache)];
+            sinks = inputs.sinks;
+            step_inputs = inputs.steps;
+        }
+        let mut regions = Vec::new();
+        for (name, dim, use_, content) in [
+            ("k_cache", shape.head_dim, Use::KCache, caches[0].take()),
+            ("v_cache", shape.v_head_dim, Use::VCache, caches[1].take()),
+        ] {
+            let size = case.dtype.size_bytes();
+            // Nobody looks where a sketch is initialised.
+            let rows = if content.is_some() { case.cached_ranges(dim, 0) } else { Vec::new() };
+            let initialised = Initialised::Ranges(rows.into_iter().map(|r| r.start * size..r.end * size).collect());
+            let region = Region::of(name, case.dtype, case.cache_map(dim).span(), content, initialised, use_);
+            // Only a kernel that appends may write its caches.
+            regions.push(Region { writable: case.features.append, ..region });
+        }
         let variables: Vec<Vec<f64>> =
             (0..case.steps).map(|step| manifest::variables(&manifest.domain, case, step)).collect();
         let workspaces = regions.len();
         for workspace in &manifest.workspaces {
             regions.push(Region::workspace(workspace, case, run, &variables).map_err(BackendError::Launch)?);
         }
+        let mut add = |region: Region| {
+            regions.push(region);
+            regions.len() - 1
+        };
+        let input = |name: &str, dtype: Dtype, len: usize, content: Option<Buffer>| {
+            Region::of(name, dtype, len, content, Initialised::All, Use::Input)
+        };
+        let output = |name: &str, dtype: Dtype, len: usize, use_: Use| {
+            let poison = run.map(|run| Buffer::filled(dtype, len, run.poison.bits(dtype)));
+            Region::of(name, dtype, len, poison, Initialised::Nothing, use_)
+        };
         let takes = |wanted: &dyn Fn(&Arg) -> bool| manifest.launches.iter().flat_map(|l| &l.args).any(wanted);
-        let block_table = takes(&|arg| matches!(arg, Arg::BlockTable)).then(|| {
-            regions.push(Region::new("block_table", block_table(case), Initialised::All, Use::Input));
-            regions.len() - 1
-        });
-        let sinks = inputs.sinks.filter(|_| takes(&|arg| matches!(arg, Arg::Tensor(TensorName::Sinks)))).map(|sinks| {
-            regions.push(Region::new("sinks", sinks.into_bytes(), Initialised::All, Use::Input));
-            regions.len() - 1
-        });
+        let block_table = takes(&|arg| matches!(arg, Arg::BlockTable))
+            .then(|| add(Region::new("block_table", block_table(case), Initialised::All, Use::Input)));
+        let has_sinks = case.features.sinks && takes(&|arg| matches!(arg, Arg::Tensor(TensorName::Sinks)));
+        let num_q_heads = shape.num_q_heads() as usize;
+        let sinks = has_sinks.then(|| add(input("sinks", Dtype::F32, num_q_heads, sinks)));
+        let mut step_inputs = step_inputs.into_iter();
         let mut steps = Vec::new();
-        for (step, tensors) in inputs.steps.into_iter().enumerate() {
-            let step = step as u32;
-            let out = Buffer::filled(case.dtype, case.output_layout().span(), run.poison.bits(case.dtype));
-            let mut add = |region: Region| {
-                regions.push(region);
-                regions.len() - 1
-            };
-            let lse = manifest.lse.map(|_| {
-                let lse = Buffer::filled(Dtype::F32, case.lse_layout().span(), run.poison.bits(Dtype::F32));
-                add(Region::new("lse", lse.into_bytes(), Initialised::Nothing, Use::Lse))
-            });
+        for step in 0..case.steps {
+            let (q, new) = step_inputs.next().map(|tensors| (tensors.q, [tensors.k_new, tensors.v_new])).unzip();
+            let [k_new, v_new] = new.map_or([None, None], |new| new.map(Some));
+            let [k_len, v_len] = [shape.head_dim, shape.v_head_dim].map(|dim| case.new_token_layout(dim).span());
             let at = StepRegions {
                 workspaces,
-                lse,
-                q: add(Region::new("q", tensors.q.into_bytes(), Initialised::All, Use::Input)),
+                lse: manifest.lse.map(|_| add(output("lse", Dtype::F32, case.lse_layout().span(), Use::Lse))),
+                q: add(input("q", case.dtype, case.query_layout().span(), q)),
                 new: case.features.append.then(|| {
-                    [("k_new", tensors.k_new), ("v_new", tensors.v_new)]
-                        .map(|(name, tensor)| add(Region::new(name, tensor.into_bytes(), Initialised::All, Use::Input)))
+                    [("k_new", k_len, k_new), ("v_new", v_len, v_new)]
+                        .map(|(name, len, content)| add(input(name, case.dtype, len, content)))
                 }),
-                out: add(Region::new("out", out.into_bytes(), Initialised::Nothing, Use::Out)),
+                out: add(output("out", case.dtype, case.output_layout().span(), Use::Out)),
                 lengths: Lengths::ALL
                     .into_iter()
                     .filter(|wanted| takes(&|arg| matches!(arg, Arg::Lengths(lengths) if lengths == wanted)))
@@ -177,24 +207,34 @@ impl Plan {
 
 impl Region {
     fn new(name: &str, bytes: Vec<u8>, initialised: Initialised, use_: Use) -> Self {
-        Self { name: name.into(), bytes, initialised, writable: use_ != Use::Input, use_ }
+        let size_bytes = bytes.len();
+        Self { name: name.into(), bytes, size_bytes, initialised, writable: use_ != Use::Input, use_ }
     }
 
-    /// A cache, which only a kernel that appends to it may write.
-    fn cache(name: &str, case: &Case, bytes: Vec<u8>, initialised: Initialised, use_: Use) -> Self {
-        Self { writable: case.features.append, ..Self::new(name, bytes, initialised, use_) }
+    /// A tensor of so many elements, with its content unless it is part of a sketch.
+    fn of(name: &str, dtype: Dtype, len: usize, content: Option<Buffer>, initialised: Initialised, use_: Use) -> Self {
+        let bytes = content.map(Buffer::into_bytes).unwrap_or_default();
+        Self { size_bytes: len * dtype.size_bytes(), ..Self::new(name, bytes, initialised, use_) }
     }
 
     /// A workspace as it is before the first step, as large as any step asks for.
-    fn workspace(workspace: &Workspace, case: &Case, run: Run, variables: &[Vec<f64>]) -> Result<Self, ExprError> {
+    fn workspace(
+        workspace: &Workspace,
+        case: &Case,
+        run: Option<Run>,
+        variables: &[Vec<f64>],
+    ) -> Result<Self, ExprError> {
         let mut elements = 0;
         for values in variables {
             elements = elements.max(workspace.elements.whole(values, 0, MAX_TENSOR_ELEMENTS as i64)?);
         }
-        let element = workspace.dtype.poison(run.poison, case.dtype);
+        let elements = elements as usize;
+        let poison = workspace.dtype.poison(run.map_or(case.poison, |run| run.poison), case.dtype);
         let (element, initialised) =
-            if workspace.zeroed { (vec![0; element.len()], Initialised::All) } else { (element, Initialised::Nothing) };
-        Ok(Self::new(&workspace.name, element.repeat(elements as usize), initialised, Use::Workspace))
+            if workspace.zeroed { (vec![0; poison.len()], Initialised::All) } else { (poison, Initialised::Nothing) };
+        let bytes = if run.is_some() { element.repeat(elements) } else { Vec::new() };
+        let size_bytes = elements * element.len();
+        Ok(Self { size_bytes, ..Self::new(&workspace.name, bytes, initialised, Use::Workspace) })
     }
 }
 

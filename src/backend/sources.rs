@@ -1,6 +1,6 @@
 //! The files a kernel is made of, on disk or built in: manifest, source, PTX, and the edits of a mutant.
 
-use super::compile::{CompileSpec, Edit, apply_edits};
+use super::compile::{CompileSpec, Edit, Source, SourceFile};
 use super::kernel::{OpenError, SHIPPED};
 use super::manifest::{Manifest, ManifestError};
 use serde::Deserialize;
@@ -36,20 +36,16 @@ pub(super) struct Sources {
     pub(super) file: PathBuf,
     pub(super) manifest: Manifest,
     pub(super) mutant: Option<Mutant>,
-    /// File name of the CUDA source, for line information.
-    source_name: String,
     /// CUDA source, edits applied.
-    pub(super) source: Option<String>,
+    pub(super) source: Option<Source>,
     pub(super) ptx_file: PathBuf,
 }
 
 /// What `attnfuzz compile` needs of a kernel. Its PTX need not be there yet.
 #[derive(Clone, Debug)]
 pub struct CompileJob {
-    /// CUDA source.
-    pub source: String,
-    /// What line information calls it.
-    pub source_name: String,
+    /// CUDA source and its headers.
+    pub source: Source,
     /// Target and options.
     pub spec: CompileSpec,
     /// Where the PTX belongs.
@@ -65,7 +61,10 @@ impl CompileJob {
         if !shipped && !path.exists() {
             return Err(OpenError::Unknown { name: name.into() });
         }
-        let sources = Sources::read(&path)?;
+        let mut sources = Sources::read(&path)?;
+        if sources.mutant.is_none() {
+            sources = sources.with_headers()?;
+        }
         let missing = |key: &str| {
             OpenError::Manifest(ManifestError {
                 file: sources.file.clone(),
@@ -77,7 +76,6 @@ impl CompileJob {
         Ok(Self {
             source: sources.source.clone().ok_or_else(|| missing("source"))?,
             spec: sources.manifest.compile.clone().ok_or_else(|| missing("compile"))?,
-            source_name: sources.source_name,
             ptx_file: sources.ptx_file,
         })
     }
@@ -90,12 +88,11 @@ impl Sources {
         if is_mutant { Self::of_mutant(path, &text) } else { Self::of_kernel(path, &text) }
     }
 
-    /// Those of a kernel that is part of the program.
+    /// Those of a kernel that is part of the program; the headers that its PTX was made with are not.
     pub(super) fn built_in(file: PathBuf, manifest: Manifest, source: &str) -> Self {
         Self {
             ptx_file: beside(&file, &manifest.ptx),
-            source_name: manifest.source.clone().unwrap_or_default(),
-            source: Some(source.to_owned()),
+            source: manifest.source.as_ref().map(|name| Source::of(name, source)),
             file,
             manifest,
             mutant: None,
@@ -104,37 +101,46 @@ impl Sources {
 
     fn of_kernel(path: &Path, text: &str) -> Result<Self, OpenError> {
         let manifest = Manifest::parse(path, text)?;
-        let source = manifest.source.as_ref().map(|source| read(&beside(path, source))).transpose()?;
+        let source =
+            manifest.source.as_ref().map(|name| Ok::<_, OpenError>(Source::of(name, read(&beside(path, name))?)));
         Ok(Self {
             file: path.into(),
-            source_name: manifest.source.clone().unwrap_or_default(),
-            source,
+            source: source.transpose()?,
             ptx_file: beside(path, &manifest.ptx),
             mutant: None,
             manifest,
         })
     }
 
+    /// Reads the headers too: whoever compiles needs them, whoever runs the PTX doesn't.
+    fn with_headers(mut self) -> Result<Self, OpenError> {
+        let (Some(source), Some(compile)) = (&mut self.source, &self.manifest.compile) else { return Ok(self) };
+        for header in &compile.headers {
+            let file = beside(&self.file, header);
+            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let error = |error: OpenError| ManifestError {
+                file: self.file.clone(),
+                line: None,
+                key: "compile.headers: ".into(),
+                message: error.to_string(),
+            };
+            source.headers.push(SourceFile { name, text: read(&file).map_err(error)? });
+        }
+        Ok(self)
+    }
+
     fn of_mutant(path: &Path, text: &str) -> Result<Self, OpenError> {
         let mutant: Mutant = toml::from_str(text).map_err(|e| ManifestError::of_toml(path, text, &e))?;
         let parent_file = beside(path, &mutant.mutant_of);
-        let parent = Self::of_kernel(&parent_file, &read(&parent_file)?)?;
-        let edit = |source: String| {
-            apply_edits(&source, &mutant.edits).map_err(|error| OpenError::Edit { file: path.into(), error })
-        };
+        let parent = Self::of_kernel(&parent_file, &read(&parent_file)?)?.with_headers()?;
+        let edit =
+            |source: Source| source.edited(&mutant.edits).map_err(|error| OpenError::Edit { file: path.into(), error });
         let source = parent.source.map(edit).transpose()?;
         let mut manifest = parent.manifest;
         let stem = path.file_stem().map_or_else(|| mutant.id.clone(), |s| s.to_string_lossy().into_owned());
         manifest.name = format!("{}.{stem}", manifest.name);
         manifest.summary.clone_from(&mutant.summary);
-        Ok(Self {
-            file: path.into(),
-            source_name: parent.source_name,
-            source,
-            ptx_file: beside(path, &mutant.ptx),
-            mutant: Some(mutant),
-            manifest,
-        })
+        Ok(Self { file: path.into(), source, ptx_file: beside(path, &mutant.ptx), mutant: Some(mutant), manifest })
     }
 }
 

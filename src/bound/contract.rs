@@ -36,6 +36,10 @@ macro_rules! contract {
             /// Tensor cores do the dot product and the sum over values.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub tc: Option<TensorCore>,
+            /// What holds instead for tensors of 16-bit elements, where the kernel treats them otherwise than binary32. In
+            /// TOML a table `[numerics.16-bit]` with the fields that differ.
+            #[serde(rename = "16-bit", skip_serializing_if = "Option::is_none")]
+            pub narrow: Option<Box<Contract>>,
         }
 
         /// A preset's name, and fields that replace its.
@@ -44,6 +48,8 @@ macro_rules! contract {
         struct Patch {
             preset: Option<String>,
             tc: Option<TensorCore>,
+            #[serde(rename = "16-bit")]
+            narrow: Option<Box<Patch>>,
             $($field: Option<$type>,)*
         }
 
@@ -60,14 +66,14 @@ macro_rules! contract {
 
             /// The contract of a patch that has every field (`tc` may be missing).
             fn complete(patch: Patch) -> Option<Self> {
-                Some(Self { tc: patch.tc, $($field: patch.$field?,)* })
+                Some(Self { tc: patch.tc, narrow: None, $($field: patch.$field?,)* })
             }
 
             /// Checks each number under `settings` of the knobs, see [`Formula::check`]; the error comes with the
             /// name of its field.
             pub fn check(&self, settings: &[Knobs]) -> Result<(), (&'static str, FormulaError)> {
                 $(self.$field.check_under(settings).map_err(|error| (stringify!($field), error))?;)*
-                Ok(())
+                self.narrow.as_ref().map_or(Ok(()), |narrow| narrow.check(settings)).map_err(|(_, error)| ("16-bit", error))
             }
         }
     };
@@ -307,8 +313,8 @@ impl Contract {
 
     /// The numbers for a row of `n` elements and a head dim of `d`, whatever the tensors' type is.
     ///
-    /// What depends on that type ([`Rounding::Storage`]) takes the worst of the types;
-    /// [`Contract::at_dtype`] is tighter.
+    /// What depends on that type ([`Rounding::Storage`]) takes the worst of the types, but [`Contract::narrow`] is not
+    /// looked at; [`Contract::at_dtype`] is tighter.
     pub fn at(&self, n: usize, d: usize) -> Resolved {
         self.resolve(n, d, &Knobs::new(), None)
     }
@@ -324,6 +330,9 @@ impl Contract {
     }
 
     fn resolve(&self, n: usize, d: usize, knobs: &Knobs, storage: Option<Dtype>) -> Resolved {
+        if let (Some(narrow), Some(Dtype::F16 | Dtype::Bf16)) = (&self.narrow, storage) {
+            return narrow.resolve(n, d, knobs, storage);
+        }
         let n = n.max(1);
         let eval = |formula: &Formula| formula.eval(n, d, knobs);
         let u = eval(&self.u);
@@ -377,7 +386,10 @@ impl TryFrom<Patch> for Contract {
     type Error = UnknownPreset;
 
     fn try_from(patch: Patch) -> Result<Self, UnknownPreset> {
-        Ok(Self::preset(patch.preset.as_deref().unwrap_or("any"))?.patched(&patch))
+        let contract = Self::preset(patch.preset.as_deref().unwrap_or("any"))?.patched(&patch);
+        let Some(narrow) = &patch.narrow else { return Ok(contract) };
+        let base = narrow.preset.as_deref().map_or_else(|| Ok(contract.clone()), Self::preset)?;
+        Ok(Self { narrow: Some(Box::new(base.patched(narrow))), ..contract })
     }
 }
 
@@ -434,6 +446,24 @@ mod tests {
         let (field, depth) = contract.check(&[Knobs::new()]).unwrap_err();
         assert!(field == "h_qk" && depth.to_string().contains("found variable `q`"), "{depth}");
         assert!(error("k_x = -1").contains("expected a value of at least 0, found -1"));
+    }
+
+    #[test]
+    fn sixteen_bit_tensors_may_have_numbers_of_their_own() {
+        let text = "preset = \"naive\"\nh_qk = 3\nr = 2\n[16-bit]\nr = 5\ntc = { width = 8, bits = 24 }\n";
+        let contract: Contract = toml::from_str(text).unwrap();
+        let [wide, f16, bf16] = [Dtype::F32, Dtype::F16, Dtype::Bf16].map(|dtype| contract.at_dtype(9, 64, dtype));
+        assert_eq!((wide.r, wide.h_qk, wide.tc), (Some(2.0), Some(3.0), None));
+        for narrow in [f16, bf16] {
+            assert_eq!((narrow.r, narrow.h_qk), (Some(5.0), Some(3.0)));
+            assert_eq!(narrow.tc, Some(TensorCore { width: 8, bits: 24 }));
+        }
+        assert_eq!(toml::from_str::<Contract>(&toml::to_string(&contract).unwrap()).unwrap(), contract);
+        let other: Contract = toml::from_str("preset = \"naive\"\n[16-bit]\npreset = \"fa2\"").unwrap();
+        assert_eq!(other.at_dtype(9, 64, Dtype::F16), Contract::preset("fa2").unwrap().at_dtype(9, 64, Dtype::F16));
+        let wrong: Contract = toml::from_str("[16-bit]\nr = \"splits - 1\"").unwrap();
+        let (field, error) = wrong.check(&[Knobs::new()]).unwrap_err();
+        assert!(field == "16-bit" && error.to_string().contains("found variable `splits`"), "{error}");
     }
 
     #[test]

@@ -5,10 +5,12 @@
 //! number of threads. The campaign prints nothing: it emits [`Event`]s.
 
 mod compare;
+mod minimise;
 mod run;
 
 pub use compare::Comparison;
-pub use run::{minimise, run};
+pub use minimise::{Minimised, minimise};
+pub use run::run;
 
 use crate::backend::{Backend, BackendKind, Kernel};
 use crate::case::Relation;
@@ -75,6 +77,8 @@ pub enum Event {
     },
     /// A new bug, shrunk.
     Found(Box<Found>),
+    /// Another new bug, met while one was shrunk, of a kernel that is left alone: as it was met, not shrunk.
+    Met(Box<Found>),
     /// A backend can't go on.
     BackendLost {
         /// Its description.

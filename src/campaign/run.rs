@@ -1,12 +1,12 @@
 //! The dispatcher and its worker threads.
 
+use super::minimise::minimise;
 use super::{Comparison, Config, Event, Found, RelationCount, Row, Summary};
 use crate::backend::{Backend, BackendError, Kernel};
-use crate::case::{Case, Relation};
+use crate::case::{Case, CaseId, Relation};
 use crate::oracle::relation::Checked;
 use crate::oracle::{self, Signature, Verdict};
 use crate::regression::{Finding, Provenance};
-use crate::shrink;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -315,14 +315,48 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
         (self.sink)(Event::Shrinking { kernel: config.kernels[kernel].name().to_owned(), line: case.to_string() });
         let index = number / config.kernels.len() as u64;
         let found_by = format!("campaign with seed {}, case {index}", config.seed);
-        let found =
-            minimise(&config.kernels[kernel], &*config.backends[backend], case, verdict, found_by, config.max_shrink);
-        let Some((finding, executions)) = found else {
+        let (subject, device) = (&config.kernels[kernel], &*config.backends[backend]);
+        let Some(minimised) = minimise(subject, device, case, verdict, found_by, config.max_shrink) else {
             return;
         };
+        let id = minimised.finding.case.id();
+        let found = self.saved(kernel, minimised.finding, minimised.executions);
+        (self.sink)(Event::Found(Box::new(found)));
+        for (case, verdict) in minimised.others {
+            self.met(kernel, backend, number, &case, &verdict, id);
+        }
+    }
+
+    fn saved(&self, kernel: usize, finding: Finding, executions: u32) -> Found {
+        let config = self.shared.config;
         let kernel = config.kernels[kernel].name().to_owned();
         let saved = config.store.as_ref().map(|store| store.save(&kernel, &finding).map_err(|e| e.to_string()));
-        (self.sink)(Event::Found(Box::new(Found { kernel, finding, executions, saved })));
+        Found { kernel, finding, executions, saved }
+    }
+
+    /// Another bug, met while the finding `id` was shrunk. It is shrunk in its turn if the kernel is not left alone yet,
+    /// and else saved as it is.
+    fn met(&mut self, kernel: usize, backend: usize, number: u64, case: &Case, verdict: &Verdict, id: CaseId) {
+        let pair = self.shared.pair(kernel, backend);
+        let Some(signature) = verdict.signature() else { return };
+        if self.known[pair].iter().any(|known| known.matches(&signature)) {
+            return;
+        }
+        if !self.shared.is_closed(pair) {
+            return self.failing(kernel, backend, number, case, verdict);
+        }
+        self.known[pair].push(signature);
+        self.rows[pair].findings += 1;
+        let config = self.shared.config;
+        let origin = Provenance {
+            kernel: config.kernels[kernel].reference(),
+            backend: config.backends[backend].describe(),
+            found_by: format!("met while {id} was shrunk"),
+        };
+        if let Some(finding) = Finding::new(origin, case, case.clone(), verdict) {
+            let found = self.saved(kernel, finding, 0);
+            (self.sink)(Event::Met(Box::new(found)));
+        }
     }
 
     fn summary(self, elapsed: Duration) -> Summary {
@@ -330,47 +364,6 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
         let comparisons = names.zip(self.comparisons).filter(|(_, c)| c.cases > 0).collect();
         Summary { rows: self.rows, comparisons, internal_errors: self.internal_errors, elapsed }
     }
-}
-
-/// Shrinks a failing case, keeping its signature, and puts the finding together with the executions it took.
-pub fn minimise(
-    kernel: &Kernel,
-    backend: &dyn Backend,
-    case: &Case,
-    verdict: &Verdict,
-    found_by: String,
-    max_executions: u32,
-) -> Option<(Finding, u32)> {
-    let signature = verdict.signature()?;
-    // The shrinker also asks about cases it doesn't keep, so every failing one is remembered until it is done.
-    let mut failing = vec![(case.clone(), verdict.clone())];
-    let domain = &kernel.manifest.domain;
-    let mut executions = 0;
-    let mut lost = false;
-    let shrunk = shrink::shrink(case.clone(), domain, max_executions, &mut |candidate| {
-        if lost {
-            return false;
-        }
-        let examined = match oracle::examine(backend, kernel, candidate) {
-            Ok(examined) => examined,
-            Err(error) => {
-                lost = matches!(error, BackendError::Unavailable(_));
-                return false;
-            }
-        };
-        executions += 1;
-        let found = examined.verdict.signature();
-        let same = found.is_some_and(|found| found.matches(&signature));
-        if same {
-            failing.push((candidate.clone(), examined.verdict));
-        }
-        same
-    });
-    let (smallest, verdict) = failing.into_iter().rfind(|(case, _)| *case == shrunk.case)?;
-    let origin = Provenance { kernel: kernel.reference(), backend: backend.describe(), found_by };
-    let mut finding = Finding::new(origin, case, smallest, &verdict)?;
-    finding.irrelevant = shrunk.irrelevant.into_iter().map(String::from).collect();
-    Some((finding, executions))
 }
 
 impl RelationCount {

@@ -14,7 +14,7 @@ pub(super) fn run(args: &CompileArgs) -> Result<Exit, Failure> {
         if args.check {
             let stored = std::fs::read_to_string(&job.ptx_file)
                 .map_err(|e| Failure::usage(format!("can't read {file}: {e}")))?;
-            let freshness = compile::check(&stored, &job.source_name, &job.source, &job.spec, nvrtc.as_ref())
+            let freshness = compile::check(&stored, &job.source, &job.spec, nvrtc.as_ref())
                 .map_err(|e| Failure::usage(format!("{name}: {e}")))?;
             println!("{file}: {freshness}");
             stale += usize::from(!freshness.is_acceptable());
@@ -23,8 +23,8 @@ pub(super) fn run(args: &CompileArgs) -> Result<Exit, Failure> {
             }
         } else {
             let nvrtc = nvrtc.as_ref().map_err(Failure::usage)?;
-            let ptx = compile::compile(nvrtc, &job.source_name, &job.source, &job.spec)
-                .map_err(|e| Failure::usage(format!("{name}: {e}")))?;
+            let ptx =
+                compile::compile(nvrtc, &job.source, &job.spec).map_err(|e| Failure::usage(format!("{name}: {e}")))?;
             std::fs::write(&job.ptx_file, ptx).map_err(|e| Failure::usage(format!("can't write {file}: {e}")))?;
             println!("{file}: written");
         }

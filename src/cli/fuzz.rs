@@ -130,6 +130,7 @@ impl Screen {
             }
             Event::Shrinking { kernel, line } => self.bar.set_message(format!("shrinking {kernel}: {line}")),
             Event::Found(found) => self.say(&human::found(found)),
+            Event::Met(found) => self.say(&human::met(found)),
             Event::BackendLost { backend, why } => {
                 self.say(&format!("warning: {backend} is left alone from here on: {why}"))
             }

@@ -12,6 +12,7 @@ mod kernels;
 mod mutate;
 mod replay;
 mod show;
+mod shrink;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -28,10 +29,14 @@ enum Exit {
     Internal = 1,
     /// The arguments or a file are wrong, or something needed is not there.
     Usage = 2,
+    /// Nothing is known to be wrong, but not everything could be run.
+    Partly = 3,
     /// No case could be run, so nothing is known.
     NothingRan = 4,
     /// A kernel is wrong.
     Findings = 100,
+    /// A kernel is wrong, but not in the way it was.
+    Differently = 101,
 }
 
 impl From<Exit> for ExitCode {
@@ -47,9 +52,10 @@ Examples:
   attnfuzz fuzz my/kernel.toml --cases 100000         a kernel of yours, by its manifest
   attnfuzz fuzz --backend cuda --time 8h              overnight on a GPU
   attnfuzz replay                                     every saved regression
+  attnfuzz shrink found/cases/my_kernel/1f0c.toml     a finding made smaller, perhaps with a larger budget
   attnfuzz show 'kv=4 g=7 d=128 past=1 dtype=f32 cache=hnd:2 scale=0.088388346 values=normal:0'
 
-Exit codes: 0 clean, 1 internal error, 2 usage, 4 nothing ran, 100 findings.";
+Exit codes: 0 clean, 1 internal error, 2 usage, 3 not everything ran, 4 nothing ran, 100 findings, 101 a finding replayed\nfails differently.";
 
 /// Finds the shape a grouped-query attention CUDA kernel gets wrong.
 #[derive(Parser)]
@@ -65,6 +71,8 @@ enum Command {
     Fuzz(FuzzArgs),
     /// Run saved findings again
     Replay(ReplayArgs),
+    /// Make failing cases smaller
+    Shrink(ShrinkArgs),
     /// Plant small faults in a kernel and count those that the cases and the oracle notice
     Mutate(mutate::MutateArgs),
     /// Print the cases a campaign draws, or what they are like in numbers
@@ -160,12 +168,43 @@ struct FuzzArgs {
 #[derive(clap::Args)]
 #[command(after_help = "\
 Each finding is answered with one of four words: still fails, fails differently, fixed, cannot run.
-The exit code is 100 if any still fails or fails differently, 4 if none could be run, else 0.")]
+A flaky finding is run until it fails again, at most 24 times.
+
+The exit code is 100 if any still fails, else 101 if any fails differently, else 4 if none could be run, 3 if some could
+not, and 0 if all are fixed.")]
 struct ReplayArgs {
     /// Files or folders of findings [default: proptest-regressions/cases]
     paths: Vec<PathBuf>,
     #[command(flatten)]
     backend: BackendArgs,
+    /// How to tell what happens
+    #[arg(long, value_enum, default_value = "human")]
+    format: Format,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  attnfuzz shrink proptest-regressions/cases/gqa_decode --max-shrink 20000
+  attnfuzz shrink --kernel my/kernel.toml 'kv=4 g=7 d=128 past=33 dtype=f16 cache=nhd:40 scale=1 values=normal:42'
+
+What is found is saved beside other findings, and the files given stay as they are. The exit code is 100 if a case fails, 0
+if none does (any more), 3 if some could not be run, 4 if none could.")]
+struct ShrinkArgs {
+    /// Files or folders of findings, or a case in one line
+    #[arg(required = true, value_name = "PATH|CASE")]
+    what: Vec<String>,
+    /// Kernel for cases, and for findings instead of their own
+    #[arg(long, value_name = "KERNEL")]
+    kernel: Option<String>,
+    #[command(flatten)]
+    backend: BackendArgs,
+    /// Executions that each may be shrunk with
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    max_shrink: u32,
+    /// Folder that findings are saved below
+    #[arg(long, value_name = "DIR", default_value = "proptest-regressions")]
+    regressions: PathBuf,
     /// How to tell what happens
     #[arg(long, value_enum, default_value = "human")]
     format: Format,
@@ -241,6 +280,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         None => fuzz::run(&fuzz::short_campaign()),
         Some(Command::Fuzz(args)) => fuzz::run(&args),
         Some(Command::Replay(args)) => replay::run(&args),
+        Some(Command::Shrink(args)) => shrink::run(&args),
         Some(Command::Mutate(args)) => mutate::run(&args),
         Some(Command::Cases(args)) => cases::run(&args),
         Some(Command::Show(args)) => show::run(&args),

@@ -20,22 +20,28 @@ pub(super) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
         return Ok(Exit::NothingRan);
     }
     let backends = backends::open(&args.backend)?;
-    let (mut ran, mut failing) = (0, 0);
+    let (mut still, mut differently, mut fixed, mut not_run) = (0, 0, 0, 0);
     for (file, finding) in &findings {
         for backend in &backends {
             let result = match finding.open_kernel(file) {
                 Ok(kernel) => replay(finding, &kernel, &**backend),
                 Err(error) => Replayed::CannotRun(error.to_string()),
             };
-            ran += usize::from(!matches!(result, Replayed::CannotRun(_)));
-            failing += usize::from(matches!(result, Replayed::StillFails(_) | Replayed::FailsDifferently(..)));
+            *match result {
+                Replayed::StillFails(_) => &mut still,
+                Replayed::FailsDifferently(..) => &mut differently,
+                Replayed::Fixed => &mut fixed,
+                Replayed::CannotRun(_) => &mut not_run,
+            } += 1;
             tell(args.format, file, finding, &backend.describe(), &result);
         }
     }
-    Ok(match (ran, failing) {
-        (0, _) => Exit::NothingRan,
-        (_, 0) => Exit::Clean,
-        _ => Exit::Findings,
+    Ok(match (still, differently, fixed, not_run) {
+        (1.., ..) => Exit::Findings,
+        (0, 1.., ..) => Exit::Differently,
+        (0, 0, _, 0) => Exit::Clean,
+        (0, 0, 0, _) => Exit::NothingRan,
+        _ => Exit::Partly,
     })
 }
 

@@ -87,6 +87,11 @@ impl Block {
         self.random = Random::of_block(common.options.schedule_seed, position);
     }
 
+    /// The next block that it becomes may be one of another program.
+    pub(super) fn forget_program(&mut self) {
+        self.warps.iter_mut().for_each(|warp| warp.is_prepared = false);
+    }
+
     /// Runs until every warp has exited, or for `share` warp instructions and the rest of a warp's turn.
     pub(super) fn run(&mut self, common: &mut Common<'_>, share: u64) -> Result<Turn, Halt> {
         common.global_races.enter(std::mem::take(&mut self.synchronised));

@@ -1,5 +1,6 @@
 //! A launch: what it is asked to do, and what comes of it. `grid` does it.
 
+use super::block::Block;
 use super::check::{Checks, Violation};
 use super::coverage::Coverage;
 use super::grid::Grid;
@@ -114,6 +115,7 @@ pub fn observe(
     let outcome = Grid::new(program, memory, launch, options, &mut scratch).run();
     // One block is what most launches need; what hundreds needed isn't worth keeping.
     scratch.blocks.truncate(1);
+    scratch.blocks.iter_mut().for_each(Block::forget_program);
     memory.scratch = scratch;
     outcome
 }

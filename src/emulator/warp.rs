@@ -3,7 +3,7 @@
 use super::check::taint::{Origin, Shadow};
 use super::memory::Segment;
 use super::spaces::Place;
-use crate::ptx::op::{Condition, Pred, Special, Wide, Word};
+use crate::ptx::op::{Condition, Pred, Slot, Special, Wide, Word};
 use crate::ptx::{Program, op::Reg};
 
 /// Lanes of a warp.
@@ -135,6 +135,8 @@ pub(super) struct Warp {
     pub(super) mask: u32,
     pub(super) others: Vec<Group>,
     pub(super) registers: Registers,
+    /// Whether its registers have room for the program and hold its constants.
+    pub(super) is_prepared: bool,
     /// Local memory of all lanes, one frame after the other.
     pub(super) local: Segment,
     /// Instructions executed since lanes last ran apart without meeting.
@@ -191,13 +193,29 @@ impl BlockContext {
 }
 
 impl Warp {
-    /// Makes room for a program.
+    /// Makes room for a program and its constants, unless that has been done.
     pub(super) fn prepare(&mut self, program: &Program) {
+        if std::mem::replace(&mut self.is_prepared, true) {
+            return;
+        }
         let (words, wides, preds) = program.slots();
         let registers = &mut self.registers;
+        registers.words.clear();
         registers.words.resize(words, [0; LANES]);
+        registers.wides.clear();
         registers.wides.resize(wides, [0; LANES]);
+        registers.preds.clear();
         registers.preds.resize(preds, 0);
+        let constants = program.constants();
+        for (slot, value) in &constants.words {
+            registers.words[slot.0 as usize] = [*value; LANES];
+        }
+        for (slot, value) in &constants.wides {
+            registers.wides[slot.0 as usize] = [*value; LANES];
+        }
+        for (slot, value) in &constants.preds {
+            registers.preds[slot.0 as usize] = if *value { u32::MAX } else { 0 };
+        }
         self.local.name.clear();
         self.local.name.push_str("local frame");
         self.local.bytes.resize(program.local_bytes() * LANES, 0);
@@ -227,21 +245,16 @@ impl Warp {
         }
     }
 
-    /// Zeros and constants: a kernel that reads a register before writing it must do the same every time.
+    /// A kernel that reads a register before writing it must do the same every time. No other register's earlier contents
+    /// can be seen.
     fn reset_registers(&mut self, program: &Program) {
         let registers = &mut self.registers;
-        registers.words.fill([0; LANES]);
-        registers.wides.fill([0; LANES]);
-        registers.preds.fill(0);
-        let constants = program.constants();
-        for (slot, value) in &constants.words {
-            registers.words[slot.0 as usize] = [*value; LANES];
-        }
-        for (slot, value) in &constants.wides {
-            registers.wides[slot.0 as usize] = [*value; LANES];
-        }
-        for (slot, value) in &constants.preds {
-            registers.preds[slot.0 as usize] = if *value { u32::MAX } else { 0 };
+        for (slot, _) in program.unwritten() {
+            match slot {
+                Slot::Word(word) => registers.words[word.0 as usize] = [0; LANES],
+                Slot::Wide(wide) => registers.wides[wide.0 as usize] = [0; LANES],
+                Slot::Pred(pred) => registers.preds[pred.0 as usize] = 0,
+            }
         }
     }
 

@@ -2,12 +2,15 @@
 //!
 //! The fields are read in one fixed order, one or two bytes each, whatever came before; so a mutated byte changes one
 //! field, a step of a byte is a step of the field, and inserted bytes at the end only add requests. Bytes that are
-//! missing read as 0, which stands for the least of everything.
+//! missing read as 0, which stands for the least of everything. What a domain has no choice about takes no byte, so that a
+//! corpus keeps its meaning when cases get a field more.
 
 use super::budget::{Axis, Purse};
 use super::legalize::{Space, needed_capacity};
 use super::tables;
-use crate::case::{Case, Domain, Poison, Recipe, Relation, Request, Values, default_scale};
+use crate::case::{
+    Case, CaseParts, Domain, Pages, Poison, Recipe, Relation, Request, Storage, StorageKind, Values, default_scale,
+};
 use arbitrary::{Result, Unstructured};
 
 /// A byte below this is a distance from the least value, from here on a boundary of the field's table.
@@ -15,6 +18,12 @@ const TABLE_FROM: u8 = 160;
 
 /// From this byte on a relation is asked for, where there are so many.
 const RELATION_FROM: u8 = 192;
+
+/// From this byte on something is asked for that is off otherwise.
+const ON_FROM: u8 = 128;
+
+/// A byte below this, less 1, is a window's distance from the least one, and in sixteenths a cap of the logits.
+const FEATURE_TABLE_FROM: u8 = 192;
 
 /// Most requests that bytes alone can ask for.
 const MAX_BATCH: u32 = 16;
@@ -27,7 +36,7 @@ impl Space {
         let mut purse = Purse::new(domain, self.budget);
         let mut number = |axis: Axis, later: &[Axis], u: &mut Unstructured<'_>| {
             let (byte, range) = (u.arbitrary::<u8>()?, axis.range(domain));
-            let table = axis.table().wide;
+            let table = axis.table(domain).wide;
             let wanted = match byte.checked_sub(TABLE_FROM) {
                 None => range.low().saturating_add(u32::from(byte)),
                 Some(rest) => table[usize::from(rest) % table.len()],
@@ -79,6 +88,7 @@ impl Space {
             };
             parts.knobs.insert(name.clone(), n);
         }
+        self.read_features(&mut parts, u)?;
 
         parts.shape.requests.clear();
         for _ in 0..batch {
@@ -87,6 +97,7 @@ impl Space {
             parts.shape.requests.push(Request { past_len, q_len: q_len.saturating_sub(less) });
         }
         self.pull_fields(&mut parts);
+        self.afford_pages(&mut parts);
         parts.cache.capacity = needed_capacity(&parts).saturating_add(spare);
         Ok(self.legalize(parts))
     }
@@ -135,11 +146,97 @@ impl Space {
             let highest = tables::knob_edges(range).len().saturating_sub(1) as u8;
             bytes.push(byte(distance).filter(|&n| n < TABLE_FROM).unwrap_or(TABLE_FROM + highest));
         }
+        self.write_features(case, &mut bytes);
         for r in &shape.requests {
             bytes.push(number(Axis::PastLen, r.past_len));
             bytes.push(byte(q_len - r.q_len).unwrap_or(u8::MAX));
         }
         bytes
+    }
+
+    /// Masks, changes of the logits and where the cache has its tokens.
+    fn read_features(&self, parts: &mut CaseParts, u: &mut Unstructured<'_>) -> Result<()> {
+        let domain = self.domain();
+        if domain.causal.len() > 1 {
+            parts.features.causal = u.arbitrary::<u8>()? < ON_FROM;
+        }
+        if let Some(range) = &domain.window {
+            parts.features.window = match (u.arbitrary::<u8>()?, tables::WINDOW.wide) {
+                (0, _) => None,
+                (n, _) if n < FEATURE_TABLE_FROM => Some(range.low().saturating_add(u32::from(n - 1))),
+                (n, table) => Some(table[usize::from(n - FEATURE_TABLE_FROM) % table.len()]),
+            };
+        }
+        if domain.softcap {
+            parts.features.softcap = match (u.arbitrary::<u8>()?, tables::SOFTCAP) {
+                (0, _) => None,
+                (n, _) if n < FEATURE_TABLE_FROM => Some(f32::from(n) / 16.0),
+                (n, table) => Some(table[usize::from(n - FEATURE_TABLE_FROM) % table.len()]),
+            };
+        }
+        if domain.sinks {
+            parts.features.sinks = u.arbitrary::<u8>()? >= ON_FROM;
+        }
+        let kind = if domain.storage.len() > 1 { choice(&domain.storage, u)? } else { domain.storage[0] };
+        let pages = match &domain.page_size {
+            Some(sizes) if domain.storage.contains(&StorageKind::Paged) => Some(Pages {
+                size: match (u.arbitrary::<u8>()?, tables::PAGE_SIZE.wide) {
+                    (n, _) if n < TABLE_FROM => sizes.low().saturating_add(u32::from(n)),
+                    (n, table) => table[usize::from(n - TABLE_FROM) % table.len()],
+                },
+                seed: u32::from(u.arbitrary::<u8>()?),
+                spare: u32::from(u.arbitrary::<u8>()?),
+                shared: u32::from(u.arbitrary::<u8>()?),
+            }),
+            _ => None,
+        };
+        parts.cache.storage = match (kind, pages) {
+            (StorageKind::Paged, Some(pages)) => Storage::Paged(pages),
+            (StorageKind::Packed, _) => Storage::Packed,
+            _ => Storage::PerRequest,
+        };
+        Ok(())
+    }
+
+    /// What [`Space::read_features`] reads.
+    fn write_features(&self, case: &Case, bytes: &mut Vec<u8>) {
+        let domain = self.domain();
+        let features = &case.features;
+        let on = |on: bool| if on { ON_FROM } else { 0 };
+        if domain.causal.len() > 1 {
+            bytes.push(on(!features.causal));
+        }
+        if let Some(range) = &domain.window {
+            bytes.push(features.window.map_or(0, |window| {
+                let distance = byte(window - range.low().min(window)).filter(|&n| n < FEATURE_TABLE_FROM - 1);
+                distance.map_or_else(|| FEATURE_TABLE_FROM + nearest(tables::WINDOW.wide, window), |n| n + 1)
+            }));
+        }
+        if domain.softcap {
+            bytes.push(features.softcap.map_or(0, |cap| {
+                let table = tables::SOFTCAP.iter().position(|&other| other == cap);
+                let sixteenths = (cap * 16.0).round().clamp(1.0, f32::from(FEATURE_TABLE_FROM - 1)) as u8;
+                table.map_or(sixteenths, |place| FEATURE_TABLE_FROM + place as u8)
+            }));
+        }
+        if domain.sinks {
+            bytes.push(on(features.sinks));
+        }
+        if domain.storage.len() > 1 {
+            bytes.push(place(&domain.storage, &case.cache.storage.kind()));
+        }
+        if let Some(sizes) = &domain.page_size
+            && domain.storage.contains(&StorageKind::Paged)
+        {
+            let pages = case.cache.storage.pages();
+            bytes.push(pages.map_or(0, |pages| {
+                let distance = byte(pages.size - sizes.low().min(pages.size)).filter(|&n| n < TABLE_FROM);
+                distance.unwrap_or_else(|| TABLE_FROM + nearest(tables::PAGE_SIZE.wide, pages.size))
+            }));
+            for n in pages.map_or([0; 3], |pages| [pages.seed, pages.spare, pages.shared]) {
+                bytes.push(byte(n).unwrap_or(u8::MAX));
+            }
+        }
     }
 }
 
@@ -149,9 +246,13 @@ fn number_byte(axis: Axis, n: u32, domain: &Domain) -> u8 {
     if let Some(distance) = byte(n - low.min(n)).filter(|&distance| distance < TABLE_FROM) {
         return distance;
     }
-    let table = axis.table().wide.iter().enumerate();
-    let nearest = table.min_by_key(|&(_, &m)| m.abs_diff(n));
-    nearest.and_then(|(place, _)| byte(place as u32)).map_or(u8::MAX, |place| place.saturating_add(TABLE_FROM))
+    TABLE_FROM.saturating_add(nearest(axis.table(domain).wide, n))
+}
+
+/// Where in a table the number nearest to `n` is.
+fn nearest(table: &[u32], n: u32) -> u8 {
+    let place = (0..table.len()).min_by_key(|&place| table[place].abs_diff(n));
+    place.map_or(0, |place| place as u8)
 }
 
 fn byte(n: u32) -> Option<u8> {
@@ -173,8 +274,13 @@ mod tests {
 
     #[test]
     fn a_byte_names_every_number_of_every_table() {
-        for axis in Axis::ALL {
-            assert!(axis.table().wide.len() <= usize::from(u8::MAX - TABLE_FROM) + 1);
+        let fits = |len: usize, from: u8| assert!(len <= usize::from(u8::MAX - from) + 1);
+        for append in [true, false] {
+            let domain = Domain { append, ..Domain::default() };
+            Axis::ALL.iter().for_each(|axis| fits(axis.table(&domain).wide.len(), TABLE_FROM));
         }
+        fits(tables::WINDOW.wide.len(), FEATURE_TABLE_FROM);
+        fits(tables::SOFTCAP.len(), FEATURE_TABLE_FROM);
+        fits(tables::PAGE_SIZE.wide.len(), TABLE_FROM);
     }
 }

@@ -7,9 +7,11 @@
 //! Random numbers are made from `next_u64` by methods of this file only, so a later version of `rand` can't change which
 //! cases a seed stands for. A change of this file or its tables can; a saved finding is therefore a Case, never a seed.
 
+mod features;
+
 use super::budget::{Axis, Purse};
-use super::legalize::{Space, needed_capacity};
-use super::presets::PRESETS;
+use super::legalize::{Space, fewest_queries, needed_capacity};
+use super::presets::{PRESETS, Preset};
 use super::tables;
 use crate::case::{Case, CaseParts, Poison, Recipe, Relation, Request, Values, default_scale};
 use rand::{RngCore, SeedableRng};
@@ -41,6 +43,7 @@ impl Space {
             purse: Purse::new(self.domain(), self.budget),
             coincide: false,
             used: Vec::new(),
+            model: None,
         }
         .case()
     }
@@ -96,6 +99,8 @@ struct Draft<'a, R> {
     /// Whether equal numbers in different fields are welcome.
     coincide: bool,
     used: Vec<u32>,
+    /// The model whose heads the case has, if they were chosen for that.
+    model: Option<&'static Preset>,
 }
 
 impl<R: RngCore> Draft<'_, R> {
@@ -107,8 +112,12 @@ impl<R: RngCore> Draft<'_, R> {
         let part = self.dice.pick(&PARTS_OF_BUDGET);
         self.purse = Purse::new(self.space.domain(), self.space.budget >> part);
         let mut axes = Axis::ALL.to_vec();
+        self.causality(&mut parts);
         if self.dice.one_in(LONG_CASES) {
             return self.long_case(parts);
+        }
+        if let Some(longest) = self.tiles(&mut parts) {
+            return self.with_lengths(parts, longest);
         }
         if self.dice.one_in(9) && self.preset(&mut parts) {
             axes.retain(|axis| !matches!(axis, Axis::KvHeads | Axis::QPerKv | Axis::HeadDim));
@@ -132,6 +141,10 @@ impl<R: RngCore> Draft<'_, R> {
                 // Nothing but empty caches: a case of its own, but one of few faces.
                 n = self.number(axis, wide(axis), cap);
             }
+            if axis == Axis::QLen {
+                // A case without a query is none.
+                n = n.max(fewest_queries(self.space.domain()));
+            }
             self.purse.spend(axis, n);
             let shape = &mut parts.shape;
             match axis {
@@ -144,8 +157,7 @@ impl<R: RngCore> Draft<'_, R> {
                 Axis::PastLen => longest = n,
             }
         }
-        self.requests(&mut parts, longest);
-        self.rest(&mut parts);
+        self.all_but_extents(&mut parts, longest);
         let deep = self.dice.one_in(DEEP_CASES);
         if deep {
             self.deepen(&mut parts);
@@ -166,7 +178,7 @@ impl<R: RngCore> Draft<'_, R> {
         shape.num_kv_heads = domain.num_kv_heads.low();
         shape.q_per_kv = domain.q_per_kv.nearest(self.dice.pick(tables::DEEP_Q_PER_KV));
         (shape.head_dim, shape.v_head_dim) = (head_dim, head_dim);
-        shape.requests = vec![Request { past_len: 0, q_len: domain.q_len.low() }; domain.batch.low() as usize];
+        shape.requests = vec![Request { past_len: 0, q_len: fewest_queries(domain) }; domain.batch.low() as usize];
         let mut purse = Purse::new(domain, self.space.budget);
         for (axis, n) in [
             (Axis::KvHeads, shape.num_kv_heads),
@@ -184,11 +196,12 @@ impl<R: RngCore> Draft<'_, R> {
             parts.scale = default_scale(head_dim);
         }
         parts.cache.capacity = needed_capacity(parts).saturating_add(spare);
+        self.space.afford_pages(parts);
     }
 
     /// One long request in the smallest heads, so that even an emulated kernel can be asked about it: positions beyond
     /// what 15 or 16 bits hold.
-    fn long_case(mut self, mut parts: CaseParts) -> Case {
+    fn long_case(mut self, parts: CaseParts) -> Case {
         self.purse = Purse::new(self.space.domain(), self.space.budget);
         let shape = &parts.shape;
         for (axis, n) in [
@@ -204,27 +217,42 @@ impl<R: RngCore> Draft<'_, R> {
         let fitting: Vec<u32> =
             tables::LONG_PAST_LEN.iter().copied().filter(|&n| n <= cap && domain.past_len.contains(n)).collect();
         let longest = if fitting.is_empty() { domain.past_len.nearest(cap) } else { self.dice.pick(&fitting) };
-        self.requests(&mut parts, longest);
-        self.rest(&mut parts);
+        self.with_lengths(parts, longest)
+    }
+
+    /// A case of the heads and the batch in `parts`.
+    fn with_lengths(mut self, mut parts: CaseParts, longest: u32) -> Case {
+        self.all_but_extents(&mut parts, longest);
         self.knobs(&mut parts, false);
         self.space.legalize(parts)
+    }
+
+    fn all_but_extents(&mut self, parts: &mut CaseParts, longest: u32) {
+        self.requests(parts, longest);
+        self.whole_prompts(parts);
+        self.features(parts);
+        self.rest(parts);
+        self.storage(parts);
     }
 
     /// The heads of a model that the domain and the budget allow, if there is one.
     fn preset(&mut self, parts: &mut CaseParts) -> bool {
         let domain = self.space.domain();
-        let cost = |p: &super::Preset| u64::from(p.num_q_heads) * u64::from(p.head_dim);
+        let cost = |p: &Preset| u64::from(p.num_q_heads) * u64::from(p.head_dim);
+        let values =
+            |p: &Preset| domain.v_head_dim.as_ref().map_or(p.v_head_dim == p.head_dim, |r| r.contains(p.v_head_dim));
         let allowed: Vec<_> = PRESETS
             .iter()
             .filter(|p| domain.num_kv_heads.contains(p.num_kv_heads))
             .filter(|p| domain.q_per_kv.contains(p.q_per_kv()))
-            .filter(|p| domain.head_dim.contains(p.head_dim))
+            .filter(|p| domain.head_dim.contains(p.head_dim) && values(p))
             .filter(|p| cost(p) <= self.purse.left() / 4)
             .collect();
         if allowed.is_empty() {
             return false;
         }
         let preset = self.dice.pick(&allowed);
+        self.model = Some(preset);
         let shape = &mut parts.shape;
         shape.num_kv_heads = preset.num_kv_heads;
         shape.q_per_kv = preset.q_per_kv();
@@ -246,7 +274,7 @@ impl<R: RngCore> Draft<'_, R> {
             let rank = self.dice.below(high);
             vec![range.nth(rank).unwrap_or(range.low())]
         } else {
-            axis.table().choices(wide, range, cap)
+            axis.table(self.space.domain()).choices(wide, range, cap)
         };
         if axis.is_tokens() {
             return self.dice.pick(&choices);
@@ -278,8 +306,7 @@ impl<R: RngCore> Draft<'_, R> {
                 let wide = wide && !self.dice.one_in(3);
                 self.number(Axis::PastLen, wide, longest)
             };
-            let q_len =
-                if q_len > 1 && index != chosen && self.dice.one_in(2) { 1 + self.dice.below(q_len) } else { q_len };
+            let q_len = if index == chosen { q_len } else { self.q_len(q_len) };
             parts.shape.requests[index] = Request { past_len, q_len };
         }
     }
@@ -289,9 +316,12 @@ impl<R: RngCore> Draft<'_, R> {
         let domain = self.space.domain();
         let dice = &mut self.dice;
         let head_dim = parts.shape.head_dim;
-        parts.shape.v_head_dim = match &domain.v_head_dim {
-            Some(range) if dice.one_in(2) => {
-                dice.pick(&tables::HEAD_DIM.choices(false, range, head_dim.saturating_mul(2)))
+        parts.shape.v_head_dim = match (&domain.v_head_dim, self.model) {
+            (Some(_), Some(model)) => model.v_head_dim,
+            (Some(range), None) if dice.one_in(2) => {
+                let mut choices = tables::HEAD_DIM.choices(false, range, head_dim.saturating_mul(2));
+                choices.extend([head_dim / 2, head_dim / 3 * 2].iter().filter(|&&n| range.contains(n)));
+                dice.pick(&choices)
             }
             _ => head_dim,
         };

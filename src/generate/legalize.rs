@@ -40,6 +40,10 @@ impl Space {
     /// The cases of `domain`, or why there are none.
     pub fn new(domain: &Domain) -> Result<Self, EmptyDomain> {
         let mut domain = domain.clone();
+        let appendable = |kind: &StorageKind| *kind != StorageKind::Packed;
+        if domain.append && domain.storage.iter().any(appendable) {
+            domain.storage.retain(appendable);
+        }
         let choices = [
             ("dtype", domain.dtype.is_empty()),
             ("cache", domain.cache.is_empty()),
@@ -60,7 +64,7 @@ impl Space {
         cut("batch", &mut domain.batch, 1, 1 << 20)?;
         cut("q_len", &mut domain.q_len, 0, MAX_TOKENS)?;
         cut("past_len", &mut domain.past_len, 0, MAX_TOKENS)?;
-        cut("steps", &mut domain.steps, 1, 1024)?;
+        cut("steps", &mut domain.steps, 1, if domain.append { 1024 } else { 1 })?;
         cut("row_pad", &mut domain.row_pad, 0, 4096)?;
         if let Some(range) = &mut domain.window {
             cut("window", range, 1, u32::MAX)?;
@@ -93,8 +97,8 @@ impl Space {
 
     /// The case of the domain nearest to `parts`, field by field; a case of the domain stays as it is.
     ///
-    /// Where the fields together ask for too many tokens or elements, the cache's spare capacity goes first, then
-    /// lengths, steps, the batch, padding, heads and at last the head dimension, each no further than it must.
+    /// Where the fields together ask for too many tokens or elements, the cache's spare pages and capacity go first, then
+    /// lengths, steps, the batch, the page size, padding, heads and at last the head dimension, each no further than it must.
     pub fn legalize(&self, mut parts: CaseParts) -> Case {
         self.pull_fields(&mut parts);
         let capacity = parts.cache.capacity;
@@ -174,6 +178,14 @@ impl Space {
         };
         let shape = &mut parts.shape;
         match field {
+            Field::SparePages | Field::PageSize => {
+                if let (Storage::Paged(pages), Some(sizes)) = (&mut parts.cache.storage, &domain.page_size) {
+                    match field {
+                        Field::SparePages => pages.spare = pages.spare.min(cap),
+                        _ => pages.size = capped(sizes, pages.size),
+                    }
+                }
+            }
             Field::Capacity => parts.cache.capacity = parts.cache.capacity.min(cap),
             Field::PastLen => {
                 for request in &mut shape.requests {
@@ -184,11 +196,13 @@ impl Space {
                 for request in &mut shape.requests {
                     request.q_len = capped(&domain.q_len, request.q_len);
                 }
+                give_a_query(domain, &mut shape.requests);
             }
             Field::Steps => parts.steps = capped(&domain.steps, parts.steps),
             Field::Batch => {
                 let batch = capped(&domain.batch, shape.requests.len() as u32);
                 shape.requests.truncate(batch as usize);
+                give_a_query(domain, &mut shape.requests);
             }
             Field::RowPad => parts.cache.row_pad = capped(&domain.row_pad, parts.cache.row_pad),
             Field::QPerKv => shape.q_per_kv = capped(&domain.q_per_kv, shape.q_per_kv),
@@ -207,7 +221,7 @@ impl Space {
         }
         let needed = needed_capacity(parts);
         parts.cache.capacity = match field {
-            Field::Capacity => parts.cache.capacity.max(needed),
+            Field::SparePages | Field::PageSize | Field::Capacity => parts.cache.capacity.max(needed),
             _ => needed,
         };
     }
@@ -216,11 +230,13 @@ impl Space {
 /// The fields that decide how big a case is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Field {
+    SparePages,
     Capacity,
     PastLen,
     QLen,
     Steps,
     Batch,
+    PageSize,
     RowPad,
     QPerKv,
     KvHeads,
@@ -228,12 +244,14 @@ enum Field {
 }
 
 impl Field {
-    const IN_ORDER_OF_LOSS: [Self; 9] = [
+    const IN_ORDER_OF_LOSS: [Self; 11] = [
+        Self::SparePages,
         Self::Capacity,
         Self::PastLen,
         Self::QLen,
         Self::Steps,
         Self::Batch,
+        Self::PageSize,
         Self::RowPad,
         Self::QPerKv,
         Self::KvHeads,
@@ -244,6 +262,8 @@ impl Field {
         let shape = &parts.shape;
         let requests = shape.requests.iter();
         match self {
+            Self::SparePages => parts.cache.storage.pages().map_or(0, |pages| pages.spare),
+            Self::PageSize => parts.cache.storage.pages().map_or(0, |pages| pages.size),
             Self::Capacity => parts.cache.capacity,
             Self::PastLen => requests.map(|r| r.past_len).max().unwrap_or(0),
             Self::QLen => requests.map(|r| r.q_len).max().unwrap_or(0),
@@ -284,12 +304,36 @@ impl Space {
     }
 }
 
+/// Most elements of a drawn cache's pages, unless one page for each request has more.
+const AFFORDED: u64 = 1 << 22;
+
+impl Space {
+    /// Takes spare pages away, and then the page size, where a paged cache would be much larger than what it holds.
+    pub(super) fn afford_pages(&self, parts: &mut CaseParts) {
+        let (Storage::Paged(pages), Some(sizes)) = (&mut parts.cache.storage, &self.domain.page_size) else { return };
+        let shape = &parts.shape;
+        let dim = shape.head_dim.max(shape.v_head_dim).saturating_add(parts.cache.row_pad);
+        let tokens = AFFORDED / (u64::from(shape.num_kv_heads) * u64::from(dim)).max(1);
+        let most = |tokens: u64| u32::try_from(tokens).unwrap_or(u32::MAX);
+        let size = most(tokens / shape.requests.len().max(1) as u64);
+        if pages.size > size {
+            pages.size = sizes.at_most(size).unwrap_or_else(|| sizes.low());
+        }
+        pages.spare = pages.spare.min(most(tokens / u64::from(pages.size)));
+    }
+}
+
+/// The fewest query tokens of a request that has any; 0 in a domain where none has.
+pub(super) fn fewest_queries(domain: &Domain) -> u32 {
+    domain.q_len.nth(domain.q_len.rank(1)).unwrap_or(0)
+}
+
 /// At least one request has a query.
 fn give_a_query(domain: &Domain, requests: &mut [Request]) {
     if requests.iter().all(|r| r.q_len == 0)
         && let Some(first) = requests.first_mut()
     {
-        first.q_len = domain.q_len.nth(domain.q_len.rank(1)).unwrap_or(0);
+        first.q_len = fewest_queries(domain);
     }
 }
 

@@ -59,6 +59,29 @@ pub(super) const STEPS: Table = Table { usual: &[1], wide: &[2, 2, 3, 4] };
 pub(super) const Q_LEN: Table =
     Table { usual: &[1], wide: &[2, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129] };
 
+/// Of a kernel that finds every key in its cache, as in prefill.
+pub(super) const Q_LEN_OF_FULL_CACHE: Table =
+    Table { usual: &[1, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33], wide: Q_LEN.wide };
+
+/// Queries, and keys, of cases that have several tiles of both.
+pub(super) const TILED_LEN: &[u32] =
+    &[17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 80, 95, 96, 97, 127, 128, 129, 130, 160, 191, 193, 257];
+
+/// Sliding windows: around tiles and warps, and those of models.
+pub(super) const WINDOW: Table = Table {
+    usual: &[1, 2, 3, 4, 5, 7, 8, 9, 12],
+    wide: &[1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 512, 1024, 2047, 4096],
+};
+
+/// Caps of the logits: small ones that bend every logit, those of models, and one that bends next to none.
+pub(super) const SOFTCAP: &[f32] = &[15.0, 20.0, 30.0, 50.0, 100.0, 1000.0];
+
+/// Tokens of a page.
+pub(super) const PAGE_SIZE: Table = Table {
+    usual: &[1, 2, 3, 4, 5, 8, 8, 16, 16, 16, 32],
+    wide: &[1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 128, 256],
+};
+
 /// What a knob is often set to: powers of two and their neighbours.
 pub(super) const KNOB: Table = Table {
     usual: &[1, 2, 3, 4],

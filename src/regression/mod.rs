@@ -15,7 +15,9 @@ use crate::outcome::Fault;
 use serde::{Deserialize, Serialize};
 
 /// Version of the files this program writes, and the newest it reads.
-pub const FORMAT: u32 = 1;
+///
+/// 1 had neither `flaky` nor, in a case, `features` and `cache.storage`.
+pub const FORMAT: u32 = 2;
 
 /// A failing case with everything known about it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,6 +38,9 @@ pub struct Finding {
     /// Keys of the line whose fields seem not to matter: the case fails with other values of each too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub irrelevant: Vec<String>,
+    /// How often it comes back, if not every time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flaky: Option<Flaky>,
     /// What shrinking kept.
     pub signature: Signature,
     /// The smallest case that shows it.
@@ -46,6 +51,16 @@ pub struct Finding {
     /// The fault, for a wrong act.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
+}
+
+/// How often the same case failed in the same way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Flaky {
+    /// Runs that failed so.
+    pub failed: u32,
+    /// Runs.
+    pub runs: u32,
 }
 
 /// Where a finding came from.
@@ -78,6 +93,7 @@ impl Finding {
             found_as,
             line,
             irrelevant: Vec::new(),
+            flaky: None,
             signature,
             case,
             divergence,

@@ -39,8 +39,23 @@ impl Finding {
     }
 }
 
-/// Runs `finding` on `backend`.
+/// Runs that a flaky finding gets to come back in.
+const TRIES: u32 = 24;
+
+/// Runs `finding` on `backend`; a flaky one until it fails again, but not for ever.
 pub fn replay(finding: &Finding, kernel: &Kernel, backend: &dyn Backend) -> Replayed {
+    let tries = if finding.flaky.is_some() { TRIES } else { 1 };
+    let mut last = Replayed::Fixed;
+    for _ in 0..tries {
+        last = replay_once(finding, kernel, backend);
+        if last != Replayed::Fixed {
+            break;
+        }
+    }
+    last
+}
+
+fn replay_once(finding: &Finding, kernel: &Kernel, backend: &dyn Backend) -> Replayed {
     let verdict = match oracle::examine(backend, kernel, &finding.case) {
         Ok(examined) => examined.verdict,
         Err(error) => return Replayed::CannotRun(error.to_string()),

@@ -143,6 +143,7 @@ pub(crate) fn load(file: &Path) -> Result<Finding, LoadError> {
     if version.format > FORMAT {
         return Err(LoadError::Newer { file: file.into(), found: version.format });
     }
+    // What a format lacks has a default, so older ones read as they are.
     let finding: Finding = toml::from_str(&text).map_err(|e| content(&e))?;
     if finding.line != finding.case.to_string() {
         return Err(LoadError::Content {

@@ -15,16 +15,26 @@ pub fn found(found: &Found) -> String {
     } else {
         let _ = writeln!(text, "   = shrunk from: {} ({} executions)", found.finding.found_as, found.executions);
     }
+    if let Some(flaky) = found.finding.flaky {
+        let _ = writeln!(text, "   = flaky: it fails in {} of {} runs of the same case", flaky.failed, flaky.runs);
+    }
+    text + &saved(found)
+}
+
+/// Another bug, met while one was shrunk.
+pub fn met(found: &Found) -> String {
+    let finding = &found.finding;
+    format!("note: also met, not shrunk: {}\n   = case: {}\n", finding.what(), finding.line) + &saved(found)
+}
+
+fn saved(found: &Found) -> String {
     match &found.saved {
         Some(Ok(Saved::New(path) | Saved::Known(path))) => {
-            let _ = writeln!(text, "   = replay: attnfuzz replay {}", path.display());
+            format!("   = replay: attnfuzz replay {}\n", path.display())
         }
-        Some(Err(why)) => {
-            let _ = writeln!(text, "   = NOT SAVED: {why}");
-        }
-        None => {}
+        Some(Err(why)) => format!("   = NOT SAVED: {why}\n"),
+        None => String::new(),
     }
-    text
 }
 
 /// What is wrong, where, and the minimal case.

@@ -1,6 +1,6 @@
 //! One JSON object a line, for programs.
 //!
-//! Every line has a string `event`: `started`, `progress`, `shrinking`, `found`, `backend_lost`, `internal`, then one
+//! Every line has a string `event`: `started`, `progress`, `shrinking`, `found`, `met`, `backend_lost`, `internal`, then one
 //! `row` for each kernel and backend, `comparison` where hardware and emulator both ran, and `finished` last.
 //! Numbers that JSON lacks (NaN, infinities) are strings.
 
@@ -18,7 +18,8 @@ pub fn event(event: &Event) -> String {
             json!({"event": "progress", "cases": cases, "worst_ratio": worst_ratio, "findings": findings})
         }
         Event::Shrinking { kernel, line } => json!({"event": "shrinking", "kernel": kernel, "case": line}),
-        Event::Found(found) => found_object(found),
+        Event::Found(found) => found_object("found", found),
+        Event::Met(found) => found_object("met", found),
         Event::BackendLost { backend, why } => json!({"event": "backend_lost", "backend": backend, "why": why}),
         Event::Internal { kernel, line, message } => {
             json!({"event": "internal", "kernel": kernel, "case": line, "message": message})
@@ -61,7 +62,7 @@ pub fn replayed(file: &str, finding: &Finding, backend: &str, result: &str, deta
     .to_string()
 }
 
-fn found_object(found: &Found) -> Value {
+fn found_object(event: &str, found: &Found) -> Value {
     let finding = &found.finding;
     let (file, error) = match &found.saved {
         Some(Ok(Saved::New(path) | Saved::Known(path))) => (Some(path.display().to_string()), None),
@@ -76,7 +77,7 @@ fn found_object(found: &Found) -> Value {
         })
     });
     json!({
-        "event": "found", "kernel": found.kernel, "backend": finding.backend, "signature": finding.signature.to_string(),
+        "event": event, "flaky": finding.flaky.map(|f| json!({ "failed": f.failed, "runs": f.runs })), "kernel": found.kernel, "backend": finding.backend, "signature": finding.signature.to_string(),
         "case": finding.line, "irrelevant": finding.irrelevant, "found_as": finding.found_as, "found_by": finding.found_by, "executions": found.executions,
         "divergence": divergence, "fault": finding.fault, "file": file, "not_saved": error,
     })

@@ -14,7 +14,7 @@ use crate::expr::Expr;
 use serde::Deserialize;
 use std::fmt;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Component, Path};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -182,6 +182,9 @@ impl Raw {
                 return Err(reader.error(&(0..0), key, message));
             }
         }
+        if let (Some(compile), Some(source)) = (&self.compile, &self.source) {
+            check_headers(reader, &compile.headers, source)?;
+        }
         Ok(Manifest {
             name: self.name.into_inner(),
             summary: self.summary,
@@ -286,6 +289,23 @@ fn check_knob(reader: &Reader<'_>, name: &KnobName) -> Result<(), ManifestError>
     Ok(())
 }
 
+/// The source includes headers by file name, so that names are unique. They may be shared between kernels' folders.
+fn check_headers(reader: &Reader<'_>, headers: &[String], source: &str) -> Result<(), ManifestError> {
+    let mut names = vec![Path::new(source).file_name()];
+    for header in headers {
+        let error = |message: String| Err(reader.error_at(&["compile", "headers"], message));
+        let path = Path::new(header);
+        let Some(name) = path.file_name().filter(|_| path.components().all(|c| !is_root(c))) else {
+            return error(format!("expected a file's path relative to the manifest's folder, found {header:?}"));
+        };
+        if names.contains(&Some(name)) {
+            return error(format!("expected each file name once, the source's included, found {name:?} twice"));
+        }
+        names.push(Some(name));
+    }
+    Ok(())
+}
+
 /// The knobs all at their lowest, and all at their highest.
 fn knob_settings(domain: &Domain) -> [Knobs; 2] {
     let knobs = || domain.knobs.iter();
@@ -297,7 +317,11 @@ fn knob_settings(domain: &Domain) -> [Knobs; 2] {
 
 /// Whether a relative path can't lead out of its folder.
 fn stays_inside(path: &Path) -> bool {
-    path.components().all(|c| matches!(c, std::path::Component::Normal(_) | std::path::Component::CurDir))
+    path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
+}
+
+fn is_root(component: Component<'_>) -> bool {
+    matches!(component, Component::RootDir | Component::Prefix(_))
 }
 
 fn workspaces(reader: &Reader<'_>, raw: Vec<RawWorkspace>) -> Result<Vec<Workspace>, ManifestError> {

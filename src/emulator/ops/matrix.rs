@@ -108,6 +108,29 @@ pub(in crate::emulator) fn element(lane: usize, half: usize, transposed: bool) -
 
 /// `mma.sync.m16n8k*`.
 pub(in crate::emulator) fn mma(registers: &mut Registers, lanes: Lanes, m: &Mma, core: TensorCore) {
+    // Compiled for the processor's vectors: this is most of what a matrix kernel costs.
+    pulp::Arch::new().dispatch(Multiplication { registers, lanes, m, core });
+}
+
+struct Multiplication<'a> {
+    registers: &'a mut Registers,
+    lanes: Lanes,
+    m: &'a Mma,
+    core: TensorCore,
+}
+
+impl pulp::WithSimd for Multiplication<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        let Self { registers, lanes, m, core } = self;
+        multiply_fragments(registers, lanes, m, core);
+    }
+}
+
+#[inline(always)]
+fn multiply_fragments(registers: &mut Registers, lanes: Lanes, m: &Mma, core: TensorCore) {
     let k = usize::from(m.k);
     let mut a = [[Term::ZERO; 16]; 16];
     let mut b = [[Term::ZERO; 8]; 16];
@@ -133,30 +156,106 @@ pub(in crate::emulator) fn mma(registers: &mut Registers, lanes: Lanes, m: &Mma,
             }
         }
     }
-    let result = |lane: usize, i: usize| {
-        let (row, column) = (lane / 4 + 8 * (i / 2), lane % 4 * 2 + i % 2);
-        let before = if m.half_sums {
+    // Lane `lane` holds this row and column of the result in its register `i`.
+    let place = |lane: usize, i: usize| (lane / 4 + 8 * (i / 2), lane % 4 * 2 + i % 2);
+    let c = |lane: usize, i: usize| {
+        if m.half_sums {
             decode_half(false, (registers.word(m.c[i / 2])[lane] >> (16 * (i % 2))) as u16)
         } else {
             f64::from(f32::from_bits(registers.word(m.c[i])[lane]))
-        };
-        let mut products = [Term::ZERO; 16];
-        for (step, product) in products.iter_mut().enumerate().take(k) {
-            *product = a[row][step].times(b[step][column]);
         }
-        if m.half_sums { dot_half(core, before, &products[..k]) } else { dot(core, before, &products[..k]) }
     };
+    let mut sums = [[0.0; 8]; 16];
+    for lane in 0..LANES {
+        for i in 0..4 {
+            let (row, column) = place(lane, i);
+            sums[row][column] = c(lane, i);
+        }
+    }
+    if m.half_sums {
+        for (row, sums) in sums.iter_mut().enumerate() {
+            for (column, sum) in sums.iter_mut().enumerate() {
+                let products: [Term; 16] = std::array::from_fn(|step| a[row][step].times(b[step][column]));
+                *sum = dot_half(core, *sum, &products[..k]);
+            }
+        }
+    } else {
+        multiply(core, &a, &b, k, &mut sums);
+    }
     let out: [[u32; LANES]; 4] = std::array::from_fn(|r| {
         std::array::from_fn(|lane| {
+            let result = |i| {
+                let (row, column) = place(lane, i);
+                sums[row][column]
+            };
             if m.half_sums {
-                let half = |i| u32::from(encode_half(false, Rounding::Nearest, result(lane, i)));
+                let half = |i| u32::from(encode_half(false, Rounding::Nearest, result(i)));
                 return if r < 2 { half(2 * r) | half(2 * r + 1) << 16 } else { 0 };
             }
-            super::float::canonical(result(lane, r) as f32)
+            super::float::canonical(result(r) as f32)
         })
     });
     for (d, out) in m.d.iter().zip(&out).take(if m.half_sums { 2 } else { 4 }) {
         registers.set_word(*d, lanes, *out);
+    }
+}
+
+/// What [`dot`] gives for each of `sums`, a row at a time.
+#[inline(always)]
+fn multiply(core: TensorCore, a: &[[Term; 16]; 16], b: &[[Term; 8]; 16], k: usize, sums: &mut [[f64; 8]; 16]) {
+    let is_finite = |term: &Term| term.value.is_finite();
+    let finite_b = b[..k].iter().flatten().all(is_finite);
+    for (a, sums) in a.iter().zip(sums) {
+        for (a, b) in a[..k].chunks(core.step).zip(b[..k].chunks(core.step)) {
+            let finite_sums = sums.iter().all(|sum| sum.is_finite());
+            // Zeros change no sum but that of negative zeros.
+            let zeros = a.iter().all(|term| term.value == 0.0);
+            if zeros && finite_b && finite_sums && !sums.iter().any(|sum| *sum == 0.0 && sum.is_sign_negative()) {
+                continue;
+            }
+            if finite_b && finite_sums && a.iter().all(is_finite) {
+                add_finite(core, a, b, sums);
+            } else {
+                for (column, sum) in sums.iter_mut().enumerate() {
+                    let mut products = [Term::ZERO; 16];
+                    products.iter_mut().zip(a.iter().zip(b)).for_each(|(p, (a, b))| *p = a.times(b[column]));
+                    *sum = add(core, *sum, &products[..a.len()]);
+                }
+            }
+        }
+    }
+}
+
+/// [`add`] for a row of eight sums, if every number is finite.
+#[inline(always)]
+fn add_finite(core: TensorCore, a: &[Term], b: &[[Term; 8]], sums: &mut [f64; 8]) {
+    const NONE: i32 = i32::MIN;
+    let of_sums: [Term; 8] = sums.map(|sum| Term::new(sum, Dtype::F32.min_exponent()));
+    let mut largest = of_sums.map(|sum| if sum.value == 0.0 { NONE } else { sum.exponent });
+    for (a, b) in a.iter().zip(b) {
+        for (largest, b) in largest.iter_mut().zip(b) {
+            let product = a.times(*b);
+            *largest = (*largest).max(if product.value == 0.0 { NONE } else { product.exponent });
+        }
+    }
+    let shift = largest.map(|largest| if largest == NONE { 0 } else { core.fraction_bits as i32 - largest });
+    let up = shift.map(power_of_two);
+    // Whole numbers below 2^32, whose sum is exact.
+    let mut total: [f64; 8] = std::array::from_fn(|column| (sums[column] * up[column]).trunc());
+    for (a, b) in a.iter().zip(b) {
+        for ((total, b), up) in total.iter_mut().zip(b).zip(&up) {
+            *total += (a.value * b.value * up).trunc();
+        }
+    }
+    for (column, sum) in sums.iter_mut().enumerate() {
+        // A sum of zeros is zero, positive unless all of them are negative.
+        let negative = |x: f64| x.is_sign_negative();
+        let all_negative = || negative(*sum) && a.iter().zip(b).all(|(a, b)| negative(a.value * b[column].value));
+        *sum = if largest[column] == NONE {
+            if all_negative() { -0.0 } else { 0.0 }
+        } else {
+            cut(total[column] * power_of_two(-shift[column]))
+        };
     }
 }
 
@@ -204,7 +303,17 @@ pub(super) fn dot_half(core: TensorCore, before: f64, products: &[Term]) -> f64 
 
 /// One step, cut to f32.
 fn add(core: TensorCore, sum: f64, products: &[Term]) -> f64 {
-    let total = aligned_sum(core, sum, products);
+    cut(aligned_sum(core, sum, products))
+}
+
+/// `total` cut to f32.
+#[inline(always)]
+fn cut(total: f64) -> f64 {
+    /// Bits of a f64 that a normal f32 has no room for.
+    const BELOW_F32: u64 = (1 << 29) - 1;
+    if (2f64.powi(-126)..2f64.powi(128)).contains(&total.abs()) {
+        return f64::from_bits(total.to_bits() & !BELOW_F32);
+    }
     // What is too large for f32 becomes infinite, although the rest is cut.
     if total.abs() >= 2f64.powi(128) {
         return f64::INFINITY.copysign(total);
@@ -234,6 +343,51 @@ fn power_of_two(exponent: i32) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    /// Numbers of 16 bits, often zero, of either sign, subnormal, infinite or not a number.
+    fn numbers() -> impl Strategy<Value = u16> {
+        prop_oneof![4 => any::<u16>(), 4 => 0x3800..0x4200u16, 2 => Just(0), 1 => Just(0x8000), 1 => 0..0x400u16]
+    }
+
+    proptest! {
+        #[test]
+        fn a_row_of_sums_is_its_sums(
+            (is_bf16, is_hopper, k8) in any::<(bool, bool, bool)>(),
+            a in vec(numbers(), 16 * 16),
+            b in vec(numbers(), 16 * 8),
+            c in vec(prop_oneof![any::<u32>(), Just(0), Just(1 << 31), 0x3f00_0000..0x4000_0000u32], 16 * 8),
+            empty_rows in any::<u16>(),
+        ) {
+            let (format, core) = (
+                if is_bf16 { Factor::Bf16 } else { Factor::F16 },
+                if is_hopper { TensorCore::HOPPER } else { TensorCore::AMPERE },
+            );
+            let k = if k8 { 8 } else { 16 };
+            let term = |bits: u16| factor(format, bits.into());
+            let mut a: [[Term; 16]; 16] = std::array::from_fn(|row| std::array::from_fn(|step| term(a[16 * row + step])));
+            for (row, a) in a.iter_mut().enumerate().filter(|(row, _)| empty_rows >> row & 1 == 1) {
+                *a = [if row % 2 == 0 { Term::ZERO } else { term(0x8000) }; 16];
+            }
+            let b: [[Term; 8]; 16] = std::array::from_fn(|step| std::array::from_fn(|column| term(b[8 * step + column])));
+            let sum = |row: usize, column: usize| f64::from(f32::from_bits(c[8 * row + column]));
+            let c: [[f64; 8]; 16] = std::array::from_fn(|row| std::array::from_fn(|column| sum(row, column)));
+            let mut sums = c;
+            multiply(core, &a, &b, k, &mut sums);
+            for row in 0..16 {
+                for column in 0..8 {
+                    let products: [Term; 16] = std::array::from_fn(|step| a[row][step].times(b[step][column]));
+                    let expected = dot(core, c[row][column], &products[..k]);
+                    let found = sums[row][column];
+                    prop_assert!(
+                        found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(),
+                        "row {row}, column {column}: expected {expected}, found {found}"
+                    );
+                }
+            }
+        }
+    }
 
     #[test]
     fn targets_choose_their_tensor_cores() {

@@ -1,0 +1,112 @@
+//! A failing case made small: what campaigns, tests, fuzz targets and `attnfuzz shrink` share.
+
+use crate::backend::{Backend, BackendError, BackendKind, Kernel};
+use crate::case::Case;
+use crate::oracle::{self, Signature, Verdict};
+use crate::regression::{Finding, Flaky, Provenance};
+use crate::shrink;
+
+/// What came of making a failing case smaller.
+#[derive(Clone, Debug)]
+pub struct Minimised {
+    /// The smallest case found with the same signature.
+    pub finding: Finding,
+    /// How often a case was examined.
+    pub executions: u32,
+    /// Other bugs met on the way, each with the first case that showed it.
+    pub others: Vec<(Case, Verdict)>,
+}
+
+/// Runs that tell whether a finding on hardware comes back every time.
+const REPEATS: u32 = 4;
+/// Runs that a flaky finding gets to come back in, for each smaller case: with a chance of a quarter, it is missed in 3 %.
+const TRIES: u32 = 12;
+
+/// Shrinks a failing case, keeping its signature, and puts the finding together. Nothing if `verdict` is no failure.
+///
+/// On hardware the case is run a few times first. If it does not fail each time the finding is flaky, as races are: then
+/// every smaller case may try several times, and the finding says how often it came back at last. The emulator gives the
+/// same result for the same case, so there nothing is repeated.
+pub fn minimise(
+    kernel: &Kernel,
+    backend: &dyn Backend,
+    case: &Case,
+    verdict: &Verdict,
+    found_by: String,
+    max_executions: u32,
+) -> Option<Minimised> {
+    let mut search = Search {
+        kernel,
+        backend,
+        signature: verdict.signature()?,
+        max_executions,
+        executions: 0,
+        lost: false,
+        failing: vec![(case.clone(), verdict.clone())],
+        others: Vec::new(),
+    };
+    let repeats = backend.kind() != BackendKind::Emulator && max_executions > REPEATS;
+    let steady = !repeats || search.votes(case, REPEATS) == REPEATS;
+    let tries = if steady { 1 } else { TRIES };
+    let domain = &kernel.manifest.domain;
+    let shrunk = shrink::shrink(case.clone(), domain, max_executions, &mut |candidate| {
+        (0..tries).any(|_| search.fails(candidate))
+    });
+    let flaky = (repeats && !search.lost).then(|| {
+        search.max_executions += TRIES;
+        Flaky { failed: search.votes(&shrunk.case, TRIES), runs: TRIES }
+    });
+    // The shrinker also asks about cases it doesn't keep.
+    let Search { failing, others, executions, .. } = search;
+    let (smallest, verdict) = failing.into_iter().rfind(|(case, _)| *case == shrunk.case)?;
+    let origin = Provenance { kernel: kernel.reference(), backend: backend.describe(), found_by };
+    let mut finding = Finding::new(origin, case, smallest, &verdict)?;
+    finding.irrelevant = shrunk.irrelevant.into_iter().map(String::from).collect();
+    finding.flaky = flaky.filter(|flaky| flaky.failed < flaky.runs);
+    Some(Minimised { finding, executions, others })
+}
+
+/// A search under way.
+struct Search<'a> {
+    kernel: &'a Kernel,
+    backend: &'a dyn Backend,
+    signature: Signature,
+    max_executions: u32,
+    executions: u32,
+    /// Whether the backend can't be used any more.
+    lost: bool,
+    /// Every case that failed with the signature.
+    failing: Vec<(Case, Verdict)>,
+    others: Vec<(Case, Verdict)>,
+}
+
+impl Search<'_> {
+    /// Whether `case` fails with the signature, in one run.
+    fn fails(&mut self, case: &Case) -> bool {
+        if self.lost || self.executions >= self.max_executions {
+            return false;
+        }
+        let verdict = match oracle::examine(self.backend, self.kernel, case) {
+            Ok(examined) => examined.verdict,
+            Err(error) => {
+                self.lost = matches!(error, BackendError::Unavailable(_));
+                return false;
+            }
+        };
+        self.executions += 1;
+        let Some(found) = verdict.signature() else { return false };
+        let same = found.matches(&self.signature);
+        let known = |(_, other): &(Case, Verdict)| other.signature().is_some_and(|other| other.matches(&found));
+        if same {
+            self.failing.push((case.clone(), verdict));
+        } else if !self.others.iter().any(known) {
+            self.others.push((case.clone(), verdict));
+        }
+        same
+    }
+
+    /// In how many of so many runs `case` fails with the signature.
+    fn votes(&mut self, case: &Case, runs: u32) -> u32 {
+        (0..runs).map(|_| u32::from(self.fails(case))).sum()
+    }
+}

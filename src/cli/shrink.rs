@@ -1,0 +1,123 @@
+//! `attnfuzz shrink`.
+
+use super::{Exit, Failure, Format, ShrinkArgs, backends};
+use crate::backend::{Backend, Kernel};
+use crate::campaign::{Event, Found, minimise};
+use crate::case::Case;
+use crate::oracle::{Verdict, examine};
+use crate::regression::{Finding, Provenance, Store};
+use crate::report::{human, jsonl};
+use std::path::Path;
+
+/// A failing case to be made smaller.
+struct Start {
+    case: Case,
+    kernel: Kernel,
+    /// Where it comes from, for people and for the finding.
+    from: String,
+}
+
+pub(super) fn run(args: &ShrinkArgs) -> Result<Exit, Failure> {
+    let store = Store::new(&args.regressions);
+    store
+        .check_writable()
+        .map_err(|e| Failure::usage(format!("--regressions: can't write below {}: {e}", args.regressions.display())))?;
+    let mut starts = Vec::new();
+    for what in &args.what {
+        starts.extend(read(what, args.kernel.as_deref())?);
+    }
+    if starts.is_empty() {
+        return Err(Failure::usage("nothing to shrink: there is no finding in the paths given"));
+    }
+    let backends = backends::open(&args.backend)?;
+    let (mut failing, mut clean, mut not_run) = (0, 0, 0);
+    for start in &starts {
+        for backend in &backends {
+            let verdict = match examine(&**backend, &start.kernel, &start.case) {
+                Ok(examined) => examined.verdict,
+                Err(error) => Verdict::Skip(error.to_string()),
+            };
+            match verdict {
+                Verdict::Skip(why) => {
+                    not_run += 1;
+                    eprintln!("{}: cannot run on {}: {why}", start.from, backend.describe());
+                }
+                Verdict::Agree(_) => {
+                    clean += 1;
+                    eprintln!("{}: does not fail on {}", start.from, backend.describe());
+                }
+                Verdict::Diverge(_) | Verdict::Fault(_) => {
+                    failing += 1;
+                    shrink(args, start, &**backend, &verdict, &store);
+                }
+            }
+        }
+    }
+    Ok(match (failing, clean, not_run) {
+        (1.., ..) => Exit::Findings,
+        (0, _, 0) => Exit::Clean,
+        (0, 0, _) => Exit::NothingRan,
+        _ => Exit::Partly,
+    })
+}
+
+/// The findings below a path, or the case in a line.
+fn read(what: &str, kernel: Option<&str>) -> Result<Vec<Start>, Failure> {
+    let path = Path::new(what);
+    if !path.exists() {
+        let case = what.parse::<Case>().map_err(|error| {
+            let looks_like_a_case = what.contains('=');
+            Failure::usage(if looks_like_a_case {
+                error.to_string()
+            } else {
+                format!("expected the path of a finding or a case in one line, found {what:?}")
+            })
+        })?;
+        let name = kernel.ok_or_else(|| Failure::usage("expected --kernel, which a case in one line needs"))?;
+        let kernel = Kernel::open(name).map_err(Failure::usage)?;
+        return Ok(vec![Start { case, kernel, from: what.to_owned() }]);
+    }
+    let findings = Finding::load_all(path).map_err(Failure::usage)?;
+    let start = |(file, finding): (std::path::PathBuf, Finding)| {
+        let kernel = match kernel {
+            Some(name) => Kernel::open(name),
+            None => finding.open_kernel(&file),
+        };
+        let kernel = kernel.map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
+        Ok(Start { case: finding.case, kernel, from: file.display().to_string() })
+    };
+    findings.into_iter().map(start).collect()
+}
+
+fn shrink(args: &ShrinkArgs, start: &Start, backend: &dyn Backend, verdict: &Verdict, store: &Store) {
+    let found_by = format!("shrink of {}", start.from);
+    let Some(minimised) = minimise(&start.kernel, backend, &start.case, verdict, found_by, args.max_shrink) else {
+        return;
+    };
+    let kernel = start.kernel.name().to_owned();
+    let id = minimised.finding.case.id();
+    let save = |finding: Finding, executions: u32| {
+        let saved = Some(store.save(&kernel, &finding).map_err(|e| e.to_string()));
+        Box::new(Found { kernel: kernel.clone(), finding, executions, saved })
+    };
+    tell(args.format, &Event::Found(save(minimised.finding, minimised.executions)));
+    for (case, verdict) in minimised.others {
+        let origin = Provenance {
+            kernel: start.kernel.reference(),
+            backend: backend.describe(),
+            found_by: format!("met while {id} was shrunk"),
+        };
+        if let Some(finding) = Finding::new(origin, &case, case.clone(), &verdict) {
+            tell(args.format, &Event::Met(save(finding, 0)));
+        }
+    }
+}
+
+fn tell(format: Format, event: &Event) {
+    match (format, event) {
+        (Format::Jsonl, event) => println!("{}", jsonl::event(event)),
+        (Format::Human, Event::Found(found)) => print!("{}", human::found(found)),
+        (Format::Human, Event::Met(found)) => print!("{}", human::met(found)),
+        (Format::Human, _) => {}
+    }
+}
