@@ -2,11 +2,12 @@
 
 use arbitrary::Unstructured;
 use attnfuzz::case::{
-    Cache, CacheOrder, Case, CaseParts, Domain, Features, KnobName, Pages, Poison, Range, Recipe, Request, Shape,
-    Storage, StorageKind, Values,
+    Cache, CacheOrder, Case, CaseParts, Domain, Features, Inputs, KnobName, Pages, Poison, Range, Recipe, Request,
+    Shape, Storage, StorageKind, Values,
 };
 use attnfuzz::float::Dtype;
 use attnfuzz::generate::{DEFAULT_BUDGET, EmptyDomain, Feature, Space, Statistics, cost};
+use attnfuzz::oracle::for_each_row;
 use proptest::prelude::*;
 
 /// A kernel that claims nearly everything.
@@ -97,6 +98,21 @@ fn drawn_cases_are_in_the_domain_and_the_budget() {
         for case in drawn(&domain, 5000) {
             assert_eq!(domain.excludes(&case), None, "{case:?}");
             assert!(cost(&case) <= DEFAULT_BUDGET, "{case:?} costs {}", cost(&case));
+        }
+    }
+}
+
+/// Whatever is drawn can be made into tensors, and has a reference for every row.
+#[test]
+fn drawn_cases_can_be_judged() {
+    for domain in [serving_domain(), paged_domain()] {
+        for case in drawn(&domain, 400) {
+            let inputs = Inputs::of(&case, case.poison);
+            assert_eq!(inputs.k_cache.len(), case.cache_map(case.shape.head_dim).span(), "{case}");
+            assert_eq!(inputs.sinks.is_some(), case.features.sinks, "{case}");
+            let mut rows = 0;
+            for_each_row(&case, |_| rows += 1);
+            assert_eq!(rows, case.steps * case.shape.total_q_len() * case.shape.num_q_heads(), "{case}");
         }
     }
 }

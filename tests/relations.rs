@@ -41,8 +41,8 @@ fn right_kernels_keep_every_relation() {
             };
             assert_eq!(all.elements == 0, nothing_to_say, "{relation}");
             if relation.is_exact() || kernel.manifest.exact_relations.contains(&relation) {
-                // Bits may differ where numbers underflow, and tensor cores cut off what is subnormal a little earlier.
-                assert!(all.equal * 100 >= all.elements * 97, "{relation}: {all:?}");
+                // All but what underflows: outputs among the dtype's subnormal numbers, where V nearly cancels.
+                assert!(all.equal * 100 >= all.elements * 95, "{relation}: {all:?}");
             }
         }
     }

@@ -434,6 +434,50 @@ fn two_features_at_once_have_one_smallest_case() {
 }
 
 #[test]
+fn two_features_of_attention_at_once_have_one_smallest_case() {
+    let of_pages = |c: &Case, has: fn(Pages) -> bool| pages_of(c).is_some_and(has);
+    let features: [&dyn Fn(&Case) -> bool; 17] = [
+        &|c| c.shape.head_dim > 64,
+        &|c| !c.shape.q_per_kv.is_power_of_two(),
+        &|c| c.shape.batch() >= 3,
+        &|c| any_kv_len(c, |n| n >= 16),
+        &|c| any_kv_len(c, |n| n == 0),
+        &|c| c.shape.requests.iter().any(|r| r.q_len == 0),
+        &|c| c.shape.requests.iter().any(|r| r.q_len >= 3),
+        &|c| c.features.window.is_some(),
+        &|c| c.features.window.is_some_and(|window| any_kv_len(c, |n| n > window)),
+        &|c| c.features.softcap.is_some(),
+        &|c| c.features.sinks,
+        &|c| !c.features.causal,
+        &|c| c.cache.storage == Storage::Packed,
+        &|c| of_pages(c, |p| p.size > 4),
+        &|c| of_pages(c, |p| p.seed > 0),
+        &|c| (0..c.shape.requests.len()).any(|request| c.shared_pages(request) > 0),
+        &|c| pages_of(c).is_some_and(|p| any_kv_len(c, |n| n > p.size)),
+    ];
+    let domain = featured_domain(false);
+    let space = Space::new(&domain).unwrap();
+    let pool: Vec<Case> = (0..3000).map(|i| featured_case(&space, i)).collect();
+    let mut never_met = Vec::new();
+    for (i, first) in features.iter().enumerate() {
+        for (j, second) in features[..i].iter().enumerate() {
+            let fails = |c: &Case| first(c) && second(c);
+            let starts = pool.iter().filter(|c| fails(c)).take(6);
+            let ends: HashSet<String> = starts
+                .map(|start| shrink(start.clone(), &domain, MAX_EXECUTIONS, &mut |c| fails(c)))
+                .map(|shrunk| shrunk.case.to_string())
+                .collect();
+            assert!(ends.len() <= 1, "{j} and {i}: {ends:?}");
+            if ends.is_empty() {
+                never_met.push([j, i]);
+            }
+        }
+    }
+    // A packed cache has no pages.
+    assert_eq!(never_met, [[12, 13], [12, 14], [12, 15], [12, 16]]);
+}
+
+#[test]
 fn fields_that_could_be_anything_are_told() {
     let domain = wide_domain();
     let told = |line: &str, fails: &dyn Fn(&Case) -> bool| {

@@ -12,7 +12,7 @@ pub(super) enum Move {
     Plain,
     /// Fewer requests: runs of them left out, longest first.
     Drop,
-    /// Requests in ascending order.
+    /// Requests in ascending order, or two neighbours.
     Sort,
     /// One request's past handed to the next.
     HandOn,
@@ -227,7 +227,12 @@ fn sorted(case: &Case) -> Vec<Case> {
             r.q_len = q_len;
         }
     });
-    requests.into_iter().chain(queries).collect()
+    // Where the order matters to some of them.
+    let neighbours = case.shape.requests.windows(2).enumerate();
+    let descending =
+        neighbours.filter(|(_, pair)| (pair[0].past_len, pair[0].q_len) > (pair[1].past_len, pair[1].q_len));
+    let swapped = descending.filter_map(|(i, _)| followed(case, |parts| parts.shape.requests.swap(i, i + 1)));
+    requests.into_iter().chain(queries).chain(swapped).collect()
 }
 
 fn hand_on(case: &Case) -> Vec<Case> {
