@@ -1,6 +1,8 @@
 //! A launch on several threads comes to what it comes to on one.
 
-use attnfuzz::emulator::{BitMap, Initialised, Launch, Memory, Options, Region, Stats, Stop, ViolationKind, launch};
+use attnfuzz::emulator::{
+    BitMap, Checks, Initialised, Launch, Memory, Options, Region, Stats, Stop, ViolationKind, launch,
+};
 use attnfuzz::ptx::parse;
 
 const BLOCKS: u32 = 24;
@@ -85,6 +87,17 @@ fn undefined_data_left_behind_is_reported_as_on_one_thread() {
     for threads in [2, 5] {
         assert!(run(&text, u32::MAX, Options { threads, ..Options::default() }) == one, "{threads} threads");
     }
+}
+
+/// Registers are not cleared between blocks but for those that may be read before they are written.
+#[test]
+fn what_an_earlier_block_left_in_a_register_is_not_seen() {
+    let checks = Checks { uninitialised: false, ..Checks::default() };
+    let unchecked = Options { checks, ..Options::default() };
+    let zeroed = count(u32::MAX, unchecked);
+    let read_first = run(&COUNT.replace("mov.u32 %r7, 0;", ""), u32::MAX, unchecked);
+    assert!(zeroed.0.is_ok() && read_first.0.is_ok());
+    assert_eq!(zeroed.1, read_first.1);
 }
 
 #[test]
