@@ -317,8 +317,8 @@ fn show_dumps_log_sum_exps_of_kernels_that_return_them() {
 fn show_explains_a_kernel_and_the_constants_its_contract_names() {
     let text = stdout(&attnfuzz(&["show", "gqa_decode_split_kv"]));
     for part in [
-        "num_splits    1..=32 (knob)",
-        "workspace     partial_sum_v of batch * num_q_heads * num_splits * head_dim elements",
+        "num_splits    1..=128 (knob)",
+        "workspace     partial_sum_v of batch * num_q_heads * num_splits * v_head_dim elements",
         "lse           returned, base e",
         "[numerics]",
         "e0 = \"EXPF\"",

@@ -98,7 +98,7 @@ fn m51_ignored_scale_is_found() {
 }
 
 /// Each planted bug of the split-KV kernel: how it is told, and how many splits its smallest case has.
-const SPLIT_KV: [(&str, &str, u32); 19] = [
+const SPLIT_KV: [(&str, &str, u32); 20] = [
     ("l01_lse_in_base_2", "diverge lse value", 1),
     ("l02_lse_without_maximum", "diverge lse value", 1),
     ("l03_lse_of_first_split", "diverge lse value", 2),
@@ -114,6 +114,7 @@ const SPLIT_KV: [(&str, &str, u32); 19] = [
     ("m32_request_stride_zero", "diverge out value", 1),
     ("m33_row_bound_missing", "fault out-of-bounds", 1),
     ("m46_barrier_dropped_between_warps", "fault race", 1),
+    ("m59_aligned_by_first_row", "fault misaligned", 1),
     ("s01_split_appends_each", "fault race", 2),
     ("s02_first_split_only", "diverge out value", 2),
     ("s03_splits_not_weighted", "diverge out value", 2),
@@ -121,20 +122,21 @@ const SPLIT_KV: [(&str, &str, u32); 19] = [
 ];
 
 /// The same of the paged kernel.
-const PAGED: [(&str, &str, u32); 16] = [
+const PAGED: [(&str, &str, u32); 17] = [
     ("g01_page_id_of_8_bits", "fault out-of-bounds", 1),
     ("g02_page_after_the_last_read", "fault out-of-bounds", 1),
     ("k01_sink_scaled", "diverge out value", 1),
     ("k02_sink_in_every_split", "diverge out value", 2),
-    ("k03_sink_not_in_lse", "diverge lse value", 1),
-    ("k04_sink_not_in_maximum", "diverge out value", 1),
+    ("k03_sink_not_in_lse", "diverge lse infinite", 1),
+    ("k04_sink_not_in_maximum", "diverge lse infinite", 1),
     ("k05_sink_of_head_modulo_8", "diverge out value", 1),
     ("m05_no_request_term", "diverge out value", 1),
+    ("m11_second_half_unmasked", "diverge out value", 1),
     ("m12_masked_values_loaded", "fault uninitialised-read", 1),
     ("m13_empty_request_returns", "fault not-written", 1),
     ("m19_window_one_too_wide", "diverge out value", 1),
-    ("m41_pages_taken_for_nhd", "diverge out value", 1),
-    ("m43_pages_taken_as_contiguous", "diverge out value", 1),
+    ("m41_pages_taken_for_nhd", "fault uninitialised-read", 1),
+    ("m43_pages_taken_as_contiguous", "fault out-of-bounds", 1),
     ("m44_last_page_length", "diverge out value", 1),
     ("m53_cap_before_scale", "diverge out value", 1),
     ("m53b_cap_after_maximum", "diverge out value", 1),
@@ -142,16 +144,17 @@ const PAGED: [(&str, &str, u32); 16] = [
 
 /// Hunts every planted bug of a kernel, each of which is in the list.
 fn each_is_found_with_the_fewest_splits(kernel: &str, planted: &[(&str, &str, u32)]) {
+    let mut wrong = Vec::new();
     for &(mutant, class, num_splits) in planted {
         let finding = hunt_of(kernel, mutant).finding;
-        let told = &finding.signature.class;
+        let told = finding.signature.class.as_str();
         // Values that hide a wrong weight from the output, such as V of ones, don't hide it from the log-sum-exp.
-        assert!(
-            told == class || (class, told.as_str()) == ("diverge out value", "diverge lse value"),
-            "{mutant}: {told}"
-        );
-        assert_eq!(finding.case.knobs["num_splits"], num_splits, "{mutant}: {}", finding.line);
+        let same = told == class || (class, told) == ("diverge out value", "diverge lse value");
+        if !same || finding.case.knobs["num_splits"] != num_splits {
+            wrong.push(format!("{mutant} as {told}: {}", finding.line));
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/mutants").join(kernel);
     let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     assert_eq!(files.filter(|file| file.extension().is_some_and(|e| e == "toml")).count(), planted.len());
