@@ -144,20 +144,20 @@ const PAGED: [(&str, &str, u32); 17] = [
 
 /// Each planted bug of the prefill kernel, and how it is told.
 const PREFILL: [(&str, &str); 33] = [
-    ("d01_padding_not_zeroed", "fault out-of-bounds"),
+    ("d01_padding_not_zeroed", "fault uninitialised-read"),
     ("f01_softcap_before_scale", "diverge out value"),
-    ("f02_sink_counted_twice", "diverge lse value"),
-    ("f03_sink_without_maximum", "diverge lse nan"),
-    ("f04_sink_of_kv_head", "diverge lse value"),
+    ("f02_sink_counted_twice", "diverge out value"),
+    ("f03_sink_without_maximum", "diverge out value"),
+    ("f04_sink_of_kv_head", "diverge out value"),
     ("f05_sink_scaled", "diverge out value"),
     ("l01_lse_in_base_2", "diverge lse value"),
     ("l02_lse_of_unscaled_logits", "diverge lse value"),
     ("m01_head_mod", "diverge out value"),
     ("m05_no_request_term", "diverge out value"),
-    ("m06_equal_q_lens_assumed", "fault out-of-bounds"),
-    ("m07_length_of_first_request", "fault out-of-bounds"),
+    ("m06_equal_q_lens_assumed", "fault race"),
+    ("m07_length_of_first_request", "fault uninitialised-read"),
     ("m09_v_advanced_by_k_rows", "fault out-of-bounds"),
-    ("m11_tail_unmasked", "diverge lse value"),
+    ("m11_tail_unmasked", "diverge out value"),
     ("m12_masked_values_loaded", "fault out-of-bounds"),
     ("m13_empty_request_returns", "fault not-written"),
     ("m16_causal_from_the_top", "diverge out value"),
@@ -165,12 +165,12 @@ const PREFILL: [(&str, &str); 33] = [
     ("m19_window_one_too_wide", "diverge out value"),
     ("m22_wide_window_drops_causal", "diverge out value"),
     ("m23_no_rescale", "diverge out value"),
-    ("m26_no_max_subtraction", "diverge out value"),
+    ("m26_no_max_subtraction", "diverge out nan"),
     ("m27_unseen_row_nan", "diverge out nan"),
     ("m46_wait_leaves_one_group", "fault uninitialised-read"),
     ("m46b_no_barrier_between_tiles", "fault race"),
     ("m46c_copies_before_the_barrier", "fault race"),
-    ("m50_scale_of_padded_head_dim", "diverge lse value"),
+    ("m50_scale_of_padded_head_dim", "diverge out value"),
     ("m51_scale_ignored", "diverge out value"),
     ("m53_softcap_after_mask", "diverge out value"),
     ("r01_last_rows_not_bounded", "fault race"),
@@ -184,14 +184,15 @@ fn each_is_found(kernel: &str, planted: &[(&str, &str)]) -> Vec<Finding> {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/mutants").join(kernel);
     let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     assert_eq!(files.filter(|file| file.extension().is_some_and(|e| e == "toml")).count(), planted.len());
-    let hunted = planted.iter().map(|&(mutant, class)| {
-        let finding = hunt_of(kernel, mutant).finding;
+    let findings: Vec<Finding> = planted.iter().map(|(mutant, _)| hunt_of(kernel, mutant).finding).collect();
+    let told_otherwise = findings.iter().zip(planted).filter_map(|(finding, &(mutant, class))| {
         let told = finding.signature.class.as_str();
         // Values that hide a wrong weight from the output, such as V of ones, don't hide it from the log-sum-exp.
-        assert!(told == class || (class, told) == ("diverge out value", "diverge lse value"), "{mutant}: {told}");
-        finding
+        let as_listed = told == class || (class, told) == ("diverge out value", "diverge lse value");
+        (!as_listed).then(|| format!("{mutant}: {told}"))
     });
-    hunted.collect()
+    assert_eq!(told_otherwise.collect::<Vec<_>>(), Vec::<String>::new());
+    findings
 }
 
 fn each_is_found_with_the_fewest_splits(kernel: &str, planted: &[(&str, &str, u32)]) {
