@@ -184,6 +184,25 @@ fn shrink_makes_a_case_smaller_and_saves_it() {
     );
 }
 
+#[cfg(unix)]
+#[test]
+fn a_reader_that_leaves_early_is_no_panic() {
+    use std::io::Read;
+    use std::os::unix::process::ExitStatusExt;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_attnfuzz"))
+        .args(["cases", "gqa_decode", "--cases", "20000"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 64]).unwrap();
+    drop(stdout);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(output.status.signal(), Some(13), "SIGPIPE");
+}
+
 #[test]
 fn nothing_to_replay_exits_4() {
     let folder = tempfile::tempdir().unwrap();
@@ -298,8 +317,8 @@ fn show_dumps_log_sum_exps_of_kernels_that_return_them() {
 fn show_explains_a_kernel_and_the_constants_its_contract_names() {
     let text = stdout(&attnfuzz(&["show", "gqa_decode_split_kv"]));
     for part in [
-        "num_splits    1..=32 (knob)",
-        "workspace     partial_sum_v of batch * num_q_heads * num_splits * head_dim elements",
+        "num_splits    1..=128 (knob)",
+        "workspace     partial_sum_v of batch * num_q_heads * num_splits * v_head_dim elements",
         "lse           returned, base e",
         "[numerics]",
         "e0 = \"EXPF\"",

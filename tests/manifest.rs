@@ -101,19 +101,24 @@ fn split_kv_error(from: &str, to: &str) -> (String, usize) {
 fn knobs_workspaces_and_constants_are_told_by_line_and_key() {
     for (from, to, key, expected) in [
         (
-            "r = \"ceil(ceil(n / 32) / num_splits)",
-            "r = \"ceil(ceil(n / 32) / splits)",
+            "r = \"ceil(ceil(ceil(n / 16) / num_splits)",
+            "r = \"ceil(ceil(ceil(n / 16) / splits)",
             "numerics.r: ",
             "variable `splits`",
         ),
-        ("r = \"ceil(ceil(n / 32) / num_splits) - 1", "r = \"1 - num_splits", "numerics.r: ", "num_splits = 32"),
+        (
+            "r = \"ceil(ceil(ceil(n / 16) / num_splits) / 4) - 1",
+            "r = \"1 - num_splits",
+            "numerics.r: ",
+            "num_splits = 128",
+        ),
         ("e0 = \"EXPF\"", "e0 = \"expf\"", "numerics.e0: ", "constants (DIV_APPROX, "),
         ("\"num_splits\"]", "\"splits\"]", "launch.grid: ", "k_stride_token, v_stride_request"),
         ("num_splits = \"1", "scale = \"1", "domain.knobs.scale: ", "found \"scale\""),
         ("num_splits = \"1", "max = \"1", "domain.knobs.max: ", "found \"max\""),
         ("name = \"partial_max\"", "name = \"partial_sum_v\"", "workspace.name: ", "\"partial_sum_v\" twice"),
         ("name = \"partial_max\"", "name = \"a b\"", "workspace.name: ", "found \"a b\""),
-        ("num_splits * head_dim\"", "nsplits * head_dim\"", "workspace.elements: ", "unknown variable \"nsplits\""),
+        ("num_splits * v_head_dim\"", "nsplits * v_head_dim\"", "workspace.elements: ", "unknown variable \"nsplits\""),
         (
             "workspace = \"partial_max\"",
             "workspace = \"max\"",
@@ -127,7 +132,7 @@ fn knobs_workspaces_and_constants_are_told_by_line_and_key() {
     }
     for (from, to, expected) in [
         ("e0 = \"EXPF\"", "e0 = \"EXPFF\"", "found variable `EXPFF`"),
-        ("num_splits = \"1..=32\"", "NumSplits = \"1..=32\"", "lower-case letters"),
+        ("num_splits = \"1..=128\"", "NumSplits = \"1..=128\"", "lower-case letters"),
         ("dtype = \"f32\"\nelements", "dtype = \"f8\"\nelements", "f8"),
         ("dtype = \"f32\"\nelements", "dtype = \"f32\"\ninit = \"one\"\nelements", "one"),
         ("base = \"e\"", "base = \"10\"", "10"),

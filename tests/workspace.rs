@@ -48,26 +48,26 @@ fn what_no_launch_wrote_is_undefined_unless_it_was_zeroed() {
 
 #[test]
 fn a_step_finds_what_the_step_before_left() {
-    // 96 keys give each of three splits a tile; 97 give the first two splits two tiles and leave the third without.
+    // 48 keys give each of three splits a tile; 49 give the first two splits two tiles and leave the third without.
     // This kernel then writes nothing for the third, so what it finds there is of the step before: defined, and wrong.
     let name = "name = \"partial_sum\"";
     let stale = kernel("mutants/gqa_decode_split_kv/m29_empty_split_stale.ptx", name, name);
-    let case = "kv=1 g=2 d=8 past=95 dtype=f32 cache=hnd:97 scale=1 steps=2 knobs=num_splits:3 values=normal:1";
+    let case = "kv=1 g=2 d=8 past=47 dtype=f32 cache=hnd:49 scale=1 steps=2 knobs=num_splits:3 values=normal:1";
     let Verdict::Diverge(divergence) = verdict(&stale, case) else { panic!("{:?}", verdict(&stale, case)) };
     assert_eq!(divergence.step, 1);
     assert!(matches!(verdict(&kernel(RIGHT, name, name), case), Verdict::Agree(_)));
     // Without the step before, nobody has written there.
-    let late = case.replace("past=95", "past=96").replace(" steps=2", "");
+    let late = case.replace("past=47", "past=48").replace(" steps=2", "");
     assert_eq!(fault(&stale, &late).0, FaultKind::UninitialisedRead);
 }
 
 #[test]
 fn one_element_less_than_is_used_is_out_of_bounds() {
-    let elements = "elements = \"batch * num_q_heads * num_splits * head_dim\"";
+    let elements = "elements = \"batch * num_q_heads * num_splits * v_head_dim\"";
     let right = kernel(RIGHT, elements, elements);
     let full = "kv=1 g=2 d=8 past=40 dtype=f32 cache=hnd:42 scale=1 knobs=num_splits:2 values=normal:1";
     assert!(matches!(verdict(&right, full), Verdict::Agree(_)));
-    let short = kernel(RIGHT, elements, "elements = \"batch * num_q_heads * num_splits * head_dim - 1\"");
+    let short = kernel(RIGHT, elements, "elements = \"batch * num_q_heads * num_splits * v_head_dim - 1\"");
     let (kind, detail) = fault(&short, full);
     assert_eq!(kind, FaultKind::OutOfBounds);
     assert!(detail.contains("partial_sum_v"), "{detail}");
@@ -75,9 +75,9 @@ fn one_element_less_than_is_used_is_out_of_bounds() {
 
 #[test]
 fn sizes_are_the_largest_of_any_step() {
-    let elements = "elements = \"batch * num_q_heads * num_splits * head_dim\"";
+    let elements = "elements = \"batch * num_q_heads * num_splits * v_head_dim\"";
     // Right in the first step only, and for a case of one step only.
     let shrinking =
-        kernel(RIGHT, elements, "elements = \"batch * num_q_heads * num_splits * head_dim * max(1 - step, 0)\"");
+        kernel(RIGHT, elements, "elements = \"batch * num_q_heads * num_splits * v_head_dim * max(1 - step, 0)\"");
     assert!(matches!(verdict(&shrinking, &ONE_STEP.replace("scale=1", "scale=1 steps=3")), Verdict::Agree(_)));
 }

@@ -1,4 +1,4 @@
-//! Decoding against the card's copy rate.
+//! Decoding against the card's copy rate, and against a copy that moves as many bytes: a small one is slow too.
 
 use attnfuzz::backend::cuda_bare::BareCuda;
 use attnfuzz::backend::{BackendError, Kernel, shipped_names};
@@ -19,8 +19,8 @@ pub(super) fn table(gpu: &BareCuda, filter: &str) {
     let copy = gpu.copy_rate(COPY_BYTES, SAMPLES).expect("a copy runs");
     println!("{}: a copy of 4 GiB moves {:.0} GB/s, read and written", gpu.name(), copy / 1e9);
     println!(
-        "{:24} {:5} {:>9} {:>5} {:>7} {:>7} {:>10} {:>8} {:>6}",
-        "kernel", "dtype", "heads", "batch", "kv_len", "splits", "time", "GB/s", "of copy"
+        "{:24} {:5} {:>9} {:>5} {:>7} {:>7} {:>10} {:>8} {:>8} {:>17}",
+        "kernel", "dtype", "heads", "batch", "kv_len", "splits", "time", "GB/s", "of copy", "of one as large"
     );
     for name in shipped_names().into_iter().filter(|name| name.contains(filter)) {
         let kernel = Kernel::open(name).expect("a shipped kernel opens");
@@ -60,7 +60,13 @@ fn row(gpu: &BareCuda, kernel: &Kernel, heads: (u32, u32, u32), batch: u32, kv_l
     let bytes =
         2.0 * f64::from(batch) * f64::from(kv_heads) * f64::from(kv_len) * f64::from(dim) * dtype.size_bytes() as f64;
     let rate = bytes / time.as_secs_f64();
-    println!("{title} {splits:>7} {:>10.1?} {:>8.0} {:>5.0} %", time, rate / 1e9, 100.0 * rate / copy);
+    // It reads half of what it moves and writes the other half.
+    let same = match gpu.copy_rate(bytes as usize / 2, SAMPLES) {
+        Ok(same) => format!("{:.0} %", 100.0 * rate / same),
+        Err(error) => error.to_string(),
+    };
+    let of_copy = 100.0 * rate / copy;
+    println!("{title} {splits:>7} {time:>10.1?} {:>8.0} {of_copy:>6.0} % {same:>17}", rate / 1e9);
 }
 
 fn splits(kernel: &Kernel) -> Vec<u32> {

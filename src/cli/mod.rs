@@ -267,6 +267,8 @@ impl Failure {
 
 /// Runs the program with `args` (the program's name first) and says how it ended.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // A reader that has seen enough, such as head, ends the program instead of making it panic.
+    sigpipe::reset();
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
