@@ -174,6 +174,19 @@ pub(super) struct Allowed {
     pub(super) lse: Option<f64>,
     /// Keys that the row sees.
     pub(super) keys: usize,
+    /// Whether products of weights and values may underflow in binary32, without vanishing altogether.
+    pub(super) underflows: bool,
+}
+
+/// Distances from the largest logit, in nats, between which a weight, or what becomes of it on its way through tiles and
+/// splits, may be subnormal in binary32: 87 to 104, with room for values from 2^-10 to 2^10 and the factors of relations.
+const SUBNORMAL_WEIGHTS: std::ops::Range<f64> = 70.0..125.0;
+/// Values smaller than this may underflow with weights that don't.
+const SMALL_VALUE: f64 = 1e-18;
+
+fn underflows(reference: &reference::Reference<'_>) -> bool {
+    reference.s.iter().any(|s| SUBNORMAL_WEIGHTS.contains(&(reference.max - s)))
+        || reference.v.iter().any(|&v| v != 0.0 && v.abs() < SMALL_VALUE)
 }
 
 /// The errors allowed in a row; nothing where [`bounds_of_row`] gives nothing.
@@ -182,7 +195,8 @@ pub(super) fn allowed(case: &Case, manifest: &Manifest, row: &ExpectedRow<'_>) -
     let bounds = bounds_of_row(row, &numbers)?;
     let out = (0..bounds.det.len()).map(|dim| strictest(&bounds, dim, case.v_is_sign_random()).0).collect();
     let lse = manifest.lse.filter(|_| row.reference.elements() > 0);
-    Some(Allowed { out, lse: lse.map(|lse| lse.base.value_and_bound(&row.reference, &numbers).1), keys: row.n })
+    let lse = lse.map(|lse| lse.base.value_and_bound(&row.reference, &numbers).1);
+    Some(Allowed { out, lse, keys: row.n, underflows: underflows(&row.reference) })
 }
 
 impl Judging<'_> {

@@ -7,7 +7,8 @@
 //! With `B` and `B'` the bounds of the two runs' elements, `h` and `h'` half the width of what rounds to the numbers
 //! stored, and `a` the factor between them (1, -1 or a power of two), the outputs may differ by
 //! `|a| (B + h) + B' + h'`. What a formula says is compared as the reference is: by containment after rounding. Where a
-//! relation holds to the bit, only numbers that underflow may differ, by what underflow costs.
+//! relation holds to the bit, only numbers that underflow may differ, by what underflow costs. Of a row in which a weight
+//! may underflow nothing is exact when V is scaled: the least part decides a tie.
 
 mod derive;
 mod merge;
@@ -116,6 +117,8 @@ fn compare(kernel: &Kernel, relation: Relation, pair: &Pair, base: &Output, othe
     for ((step, token, head), row) in allowed_rows(kernel, &pair.other) {
         let Some((base_step, base_token)) = base_row(relation, &pair.base, &pair.other, step, token) else { continue };
         let Some(base_row) = base_rows.get(&(base_step, base_token, head)) else { continue };
+        // Where a sum is halfway between two numbers, something as small as can be decides which, if it is there at all.
+        let exact_out = exact && !(relation == Relation::ValuesScaled && (row.underflows || base_row.underflows));
         let from = pair.base.output_layout().offset(&[base_token, head, 0]);
         let to = pair.other.output_layout().offset(&[token, head, 0]);
         for (dim, bound) in row.out.iter().enumerate() {
@@ -123,9 +126,10 @@ fn compare(kernel: &Kernel, relation: Relation, pair: &Pair, base: &Output, othe
             let x = base.out[base_step as usize].value(from + base_dim);
             let y = other.out[step as usize].value(to + dim);
             let rounding = factor * half_cell(pair.base.dtype, x) + half_cell(pair.other.dtype, y);
-            let tolerance = if !exact {
+            let tolerance = if !exact_out {
                 factor * base_row.out[base_dim] + bound + rounding
-            } else if x.abs() < pair.base.dtype.min_positive_normal() {
+            } else if x.abs() <= pair.base.dtype.min_positive_normal() {
+                // The smallest normal number may have been rounded up from between it and the largest subnormal one.
                 factor * UNDERFLOW + rounding
             } else {
                 factor * UNDERFLOW
