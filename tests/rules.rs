@@ -8,7 +8,7 @@ mod peers;
 use attnfuzz::case::Case;
 use attnfuzz::float::Dtype;
 use attnfuzz::oracle::for_each_row;
-use low_precision::{Expected, attention};
+use low_precision::{Attention, Expected};
 use peers::{Rule, Step};
 use proptest::prelude::*;
 use std::collections::HashSet;
@@ -94,6 +94,9 @@ fn hand_written_tests_pass_nan() {
 
 #[test]
 fn low_precision_rounds_scaled_keys_scores_weights_and_output() {
+    let attention = |q: &[f64], k: &[f64], v: &[f64], scale: f32, dtype: Dtype| {
+        Attention { scale, softcap: None, sink: None, dtype }.of(q, k, v, 1)
+    };
     // Three scores of 0: weights are 1/3 rounded to bfloat16, 0.333984375, and so is their sum 1.001953125.
     let out = attention(&[0.0], &[1.0, 2.0, 3.0], &[1.0, 1.0, 1.0], 1.0, Dtype::Bf16);
     assert_eq!(out, [1.0]);
@@ -106,10 +109,28 @@ fn low_precision_rounds_scaled_keys_scores_weights_and_output() {
     assert_eq!(out, [1.0]);
     // Beyond binary16 scores are infinite and their difference is NaN.
     assert!(attention(&[300.0], &[300.0, 300.0], &[1.0, 1.0], 1.0, Dtype::F16)[0].is_nan());
+    assert_eq!(attention(&[1.0], &[], &[], 1.0, Dtype::F16), [0.0]);
+    // A score of 8 capped at 4 is 4 tanh(2), which bfloat16 stores as 3.859375; a sink of the same takes half.
+    let capped = Attention { scale: 1.0, softcap: Some(4.0), sink: Some(3.859375), dtype: Dtype::Bf16 };
+    assert_eq!(capped.of(&[8.0], &[1.0], &[6.0], 1), [3.0]);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// The same with masks, a cap, sinks, pages that are shared, and rows without keys.
+    #[test]
+    fn both_references_see_the_same_features(seed in 0..1000u32, window in 1..9u32, causal in any::<bool>()) {
+        let causal = if causal { "yes" } else { "no" };
+        let line = format!(
+            "kv=2 g=2 d=8 dv=4 past=9,7,2 q=1,3,5 append=no causal={causal} window={window} softcap=3 sinks=yes \
+             dtype=f32 cache=nhd:16 pages=3,seed:4,shared:2 scale=0.35355338 values=normal:{seed}"
+        );
+        let expected = Expected::of(&line.parse().unwrap());
+        for (exact, low) in expected.exact.iter().flatten().zip(expected.low_precision.iter().flatten()) {
+            prop_assert!((exact - low).abs() < 1e-4 * (1.0 + exact.abs()), "{} and {}", exact, low);
+        }
+    }
 
     /// In binary32 the two references agree but for rounding, in every row of a case with ragged requests and two steps.
     #[test]

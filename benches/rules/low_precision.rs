@@ -30,16 +30,19 @@ impl Expected {
             if keys_of != Some((request, kv_head)) {
                 keys.clear();
                 for token in 0..case.past_len_at(request as usize, case.steps) {
-                    case.values.row(Role::K, RowAt { token, ..at }, case.shape.head_dim, case.dtype, &mut keys);
+                    case.row(Role::K, RowAt { token, ..at }, &mut keys);
                 }
                 keys_of = Some((request, kv_head));
             }
             let mut q = Vec::new();
             let token = row.step * case.shape.requests[request as usize].q_len + query;
             let at = RowAt { member: q_head % case.shape.q_per_kv, token, ..at };
-            case.values.row(Role::Q, at, case.shape.head_dim, case.dtype, &mut q);
-            let k = &keys[..row.n * q.len()];
-            let low = attention(&q, k, row.reference.v, case.scale, case.dtype);
+            case.row(Role::Q, at, &mut q);
+            let visible = case.visible(request as usize, row.step, query);
+            let k = &keys[visible.start as usize * q.len()..visible.end as usize * q.len()];
+            let sink = case.sink(kv_head, at.member);
+            let low = Attention { scale: case.scale, softcap: case.features.softcap, sink, dtype: case.dtype };
+            let low = low.of(&q, k, row.reference.v, case.shape.v_head_dim as usize);
             let start = layout.offset(&[row.at[0], row.at[1], 0]);
             let step = row.step as usize;
             exact[step][start..][..low.len()].copy_from_slice(&row.reference.o);
@@ -61,23 +64,34 @@ fn request_of(case: &Case, token: u32) -> (u32, u32) {
     unreachable!("a token of the output belongs to a request")
 }
 
-/// Attention of one row over keys `k` and values `v`: each result is stored in `dtype` (scaled keys, scores, weights,
-/// output), products are summed in binary32.
-pub(crate) fn attention(q: &[f64], k: &[f64], v: &[f64], scale: f32, dtype: Dtype) -> Vec<f64> {
-    let store = |x: f32| dtype.round(f64::from(x)) as f32;
-    let scores: Vec<f32> = k
-        .chunks(q.len())
-        .map(|k| store(q.iter().zip(k).fold(0.0, |sum, (&q, &k)| sum + q as f32 * store(k as f32 * scale))))
-        .collect();
-    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let exponentials: Vec<f32> = scores.iter().map(|s| (s - max).exp()).collect();
-    let sum: f32 = exponentials.iter().sum();
-    let weights: Vec<f32> = exponentials.iter().map(|x| store(x / sum)).collect();
-    let dims = v.len() / scores.len();
-    (0..dims)
-        .map(|dim| {
-            let sum = weights.iter().zip(v.chunks(dims)).fold(0.0, |sum, (&w, v)| sum + w * v[dim] as f32);
-            f64::from(store(sum))
-        })
-        .collect()
+/// Attention of one row, each result of which (scaled keys, scores, weights, output) is stored in `dtype`; products are
+/// summed in binary32.
+pub(crate) struct Attention {
+    pub(crate) scale: f32,
+    pub(crate) softcap: Option<f32>,
+    /// The logit of an element more, whose value is zero.
+    pub(crate) sink: Option<f64>,
+    pub(crate) dtype: Dtype,
+}
+
+impl Attention {
+    /// The output for keys `k` and values `v`, rows of `v_dim`; zeros without keys.
+    pub(crate) fn of(&self, q: &[f64], k: &[f64], v: &[f64], v_dim: usize) -> Vec<f64> {
+        let store = |x: f32| self.dtype.round(f64::from(x)) as f32;
+        let product =
+            |k: &[f64]| q.iter().zip(k).fold(0.0, |sum, (&q, &k)| sum + q as f32 * store(k as f32 * self.scale));
+        let capped = |score: f32| self.softcap.map_or(score, |cap| store(cap * store(score / cap).tanh()));
+        let scores: Vec<f32> = k.chunks(q.len()).map(|k| capped(store(product(k)))).collect();
+        let sink = self.sink.map(|sink| store(sink as f32));
+        let max = scores.iter().copied().chain(sink).fold(f32::NEG_INFINITY, f32::max);
+        let exponentials: Vec<f32> = scores.iter().map(|s| (s - max).exp()).collect();
+        let sum = exponentials.iter().sum::<f32>() + sink.map_or(0.0, |sink| (sink - max).exp());
+        let weights: Vec<f32> = exponentials.iter().map(|x| store(x / sum)).collect();
+        (0..v_dim)
+            .map(|dim| {
+                let sum = weights.iter().zip(v.chunks(v_dim)).fold(0.0, |sum, (&w, v)| sum + w * v[dim] as f32);
+                f64::from(store(sum))
+            })
+            .collect()
+    }
 }

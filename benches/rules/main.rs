@@ -96,8 +96,13 @@ struct Mutant<'a> {
 
 fn trial(kernel: &Kernel, case: &Case, expected: &Expected) -> Trial {
     let fail = |error: BackendError| -> ! { panic!("{} {case}: {error}", kernel.name()) };
-    let examined = examine(&Emulator, kernel, case).unwrap_or_else(|error| fail(error));
     let mut refused = [false; RULES];
+    let examined = match examine(&Emulator, kernel, case) {
+        Ok(examined) => examined,
+        // Some planted bugs keep only part of their kernel's entries; nobody notices anything where there is nothing to run.
+        Err(BackendError::NoEntry(_)) => return Trial { dtype: case.dtype, refused, has_output: false },
+        Err(error) => fail(error),
+    };
     refused[0] = examined.verdict.signature().is_some() || examined.closer.is_some();
     let run = Run::first(case);
     let (outcome, _) = Emulator.measure(kernel, case, run, UNCHECKED).unwrap_or_else(|error| fail(error));
