@@ -14,6 +14,8 @@
 //! a maximum of at least 1/50 by the own contract, since a bound that no right kernel comes near to sees little.
 
 mod common;
+#[path = "common/right.rs"]
+mod right;
 
 use attnfuzz::backend::cuda::Cuda;
 use attnfuzz::backend::manifest::Manifest;
@@ -50,7 +52,7 @@ fn main() -> ExitCode {
         "kernel", "contract", "dtype", "cases", "elements", "findings", "suspect", "median", "p95", "p99.9", "max",
     ]);
     let chosen = |kernel: &Kernel| wanted.is_empty() || wanted.iter().any(|text| kernel.name().contains(text));
-    for kernel in common::right_kernels().iter().filter(|kernel| chosen(kernel)) {
+    for kernel in right::right_kernels().iter().filter(|kernel| chosen(kernel)) {
         let judged: Vec<Judged> =
             (0..cases).into_par_iter().map(|index| judged(&*backend, kernel, seed, index)).collect();
         for (contract, name) in CONTRACTS.iter().enumerate() {

@@ -1,14 +1,6 @@
-//! What benchmarks of verdicts have in common: right kernels, and numbers from the environment.
+//! What benchmarks of verdicts have in common: folders of manifests, and numbers from the environment.
 
-use attnfuzz::backend::{Kernel, shipped_names};
 use std::path::{Path, PathBuf};
-
-/// The shipped kernels and every variant in `kernels/variants`.
-pub(crate) fn right_kernels() -> Vec<Kernel> {
-    let shipped = shipped_names().into_iter().map(str::to_owned);
-    let variants = manifests("kernels/variants").into_iter().map(|path| path.display().to_string());
-    shipped.chain(variants).map(|name| Kernel::open(&name).unwrap_or_else(|error| panic!("{error}"))).collect()
-}
 
 /// The `.toml` files of a folder of this repository, by name.
 pub(crate) fn manifests(folder: &str) -> Vec<PathBuf> {

@@ -19,6 +19,8 @@
 mod common;
 mod low_precision;
 mod peers;
+#[path = "../common/right.rs"]
+mod right;
 
 use attnfuzz::backend::{BackendError, Emulator, Kernel, Run, shipped_names};
 use attnfuzz::case::{Case, Inputs};
@@ -50,7 +52,7 @@ fn main() {
     let open = |path: std::path::PathBuf| Kernel::open(&path.display().to_string()).expect("a planted bug opens");
     let folders = shipped_names().into_iter().map(|name| format!("kernels/mutants/{name}"));
     let mutants: Vec<Kernel> = folders.flat_map(|folder| common::manifests(&folder)).map(open).collect();
-    let right = common::right_kernels();
+    let right = right::right_kernels();
     let drawn = |kernel: &Kernel| -> Vec<Case> { (0..cases).map(|i| kernel.space().case_at(seed, i)).collect() };
     let expected: HashMap<String, Expected> = right
         .iter()
