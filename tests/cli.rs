@@ -161,6 +161,17 @@ fn replay_tells_four_ends_apart() {
 }
 
 #[test]
+fn a_case_that_show_can_not_judge_is_no_pass() {
+    let case = "kv=1 g=1 d=8 past=3 dtype=f16 cache=hnd:4 scale=1 values=flat:0";
+    let show = |kernel: &str| attnfuzz(&["show", case, "--kernel", kernel, "--backend", "emulator"]);
+    let outside = show("gqa_decode_paged");
+    assert_eq!(code(&outside), 4);
+    assert!(stdout(&outside).contains("not judged: outside the kernel's domain"), "{}", stdout(&outside));
+    assert_eq!(code(&show("gqa_decode")), 0);
+    assert_eq!(code(&show(M01)), 0);
+}
+
+#[test]
 fn shrink_makes_a_case_smaller_and_saves_it() {
     let folder = tempfile::tempdir().unwrap();
     let regressions = folder.path().to_string_lossy();

@@ -43,9 +43,11 @@ pub(super) fn run(args: &ShowArgs) -> Result<Exit, Failure> {
                 Verdict::Skip(why) => format!("not judged: {why}"),
             };
             println!("{} on {}: {verdict}", kernel.name(), backend.describe());
-            if matches!(examined.verdict, Verdict::Diverge(_) | Verdict::Fault(_)) {
-                exit = Exit::Findings;
-            }
+            exit = match (examined.verdict, exit) {
+                (Verdict::Diverge(_) | Verdict::Fault(_), _) => Exit::Findings,
+                (Verdict::Skip(_), Exit::Clean) => Exit::NothingRan,
+                (_, exit) => exit,
+            };
             outputs.extend(examined.output.map(|output| (backend.kind().to_string(), output)));
         }
     }
@@ -77,7 +79,7 @@ fn describe(case: &Case) {
     for (index, r) in shape.requests.iter().enumerate() {
         let kv_len = case.past_len_at(index, case.steps);
         println!(
-            "          request {index}: {} past tokens, {} queries a step, {kv_len} tokens in the end",
+            "          request {index}: {} past tokens, queries a step: {}, {kv_len} tokens in the end",
             r.past_len, r.q_len
         );
     }
