@@ -654,7 +654,9 @@ proptest! {
         let back = space.with_budget(u64::MAX).arbitrary(&mut Unstructured::new(&bytes)).unwrap();
         let table_only = |n: u32| n >= 160;
         let long = case.shape.requests.iter().any(|r| table_only(r.past_len) || table_only(r.q_len));
-        if !table_only(case.shape.head_dim) && !table_only(case.shape.v_head_dim) && !long {
+        // How much longer or shorter a value row is than a key's is one signed byte.
+        let near = i8::try_from(i64::from(case.shape.v_head_dim) - i64::from(case.shape.head_dim)).is_ok();
+        if !table_only(case.shape.head_dim) && !table_only(case.shape.v_head_dim) && near && !long {
             prop_assert_eq!(back, case);
         }
     }
