@@ -192,10 +192,12 @@ fn rounding_of_lse(reference: &Reference<'_>, contract: &Resolved) -> f64 {
     } else {
         contract.u_p + contract.tau_p * reference.elements() as f64 * libm::exp(contract.off) / reference.sum
     };
+    // A maximum that lags or overshoots is made up for by the logarithm of the sum: both are larger by as much.
+    let astray = contract.lazy.max(contract.off);
     rounded_weights
         + libm::exp2(-21.4)
-        + 8.0 * u * (reference.lse.abs() + reference.max.abs())
-        + 3.0 * u * libm::log(reference.sum).abs()
+        + 8.0 * u * (reference.lse.abs() + reference.max.abs() + astray)
+        + 3.0 * u * (libm::log(reference.sum).abs() + astray)
 }
 
 /// Base of the logarithm in which a kernel returns log-sum-exps.

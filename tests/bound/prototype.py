@@ -63,6 +63,10 @@ EDITS = [
     ('    if c.p_den:\n        e += c.u_p + c.tau_p * r.n / r.L\n',
      '    if "lse" in ON: e = max(e, dropped_log(r, c, D))\n'
      '    if c.p_den:\n        e += c.u_p + c.tau_p * r.n * (math.exp(c.off) if "lse" in ON else 1) / r.L\n'),
+    ('    return e + mu / (1 - mu) + 2.0 ** -21.4 + 8 * c.u * (abs(r.lse) + abs(r.M)) + 3 * c.u * abs(math.log(r.L))',
+     '    astray = max(c.lazy, c.off) if "lse" in ON else 0.0\n'
+     '    return e + mu / (1 - mu) + 2.0 ** -21.4 + 8 * c.u * (abs(r.lse) + abs(r.M) + astray) '
+     '+ 3 * c.u * (abs(math.log(r.L)) + astray)'),
     ('    lazy = 256.0\n', '    lazy = max(256.0, math.exp(c.lazy)) if "domain" in ON else 256.0\n'),
 ]
 

@@ -119,9 +119,10 @@ const DEVIATIONS: [(&str, Effect, usize, &str); 15] = [
     (
         "lse",
         Larger,
-        477,
+        1027,
         "mu / (1 - mu) bounds nothing from mu = 1 on, where the prototype's bound is negative; weights that may be \
-         dropped lower the sum by -ln Z, and its subnormals weigh e^off more.",
+         dropped lower the sum by -ln Z, and its subnormals weigh e^off more; a maximum that lags or overshoots is \
+         rounded as a number that much larger.",
     ),
     (
         "domain",
@@ -205,7 +206,7 @@ fn the_prototype_agrees_but_for_the_deviations_listed() {
     let counts: BTreeMap<&str, usize> = DEVIATIONS.iter().map(|(name, _, count, _)| (*name, *count)).collect();
     assert_eq!(
         (agreed, related),
-        ([1281, 1213, 1282, 1521, 2993], [1719, 1787, 1718, 1479, 7]),
+        ([1281, 1213, 1282, 1266, 2993], [1719, 1787, 1718, 1734, 7]),
         "results that agree, and results that deviate, of {RESULTS:?}"
     );
     assert_eq!(named, counts, "results that each deviation is named in");

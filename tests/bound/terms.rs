@@ -115,6 +115,20 @@ fn tiny() -> impl Strategy<Value = f64> {
     prop::sample::select(&[0.0, 0.0, 3e-7, 1e-4][..])
 }
 
+/// A maximum that lags by 5.5 nats is rounded as a number of that size, be the true one near zero: the bound of the
+/// log-sum-exp did not know.
+#[test]
+fn a_lagging_maximum_is_rounded_in_the_log_sum_exp() {
+    let fields = "u = '2^-11'\nh_qk = 'any'\nh_l = 'any'\nh_pv = 'any'\nk_qk = 0\nk_s = 0\nk_x = 0\nk_m = 3.5\nk_pv = 1\ne0 = 0\n\
+                  e_abs = 0\ne_tanh = 0\ne_div = 0\nu_in = 0\nr = 1\nr_comb = 1\np_round = 'none'\np_den = 'no'\nw_cut = 0\n\
+                  off = 0\nlazy = 5.5\nftz = false\nprescale_lossy = false\np_norm = false\ntc = { width = 4, bits = 23 }";
+    let inputs = Distribution::Peaky.row(3, 110, 1, Dtype::F32, 13_067_720_196_336_362_749);
+    let contract = contract(fields);
+    let tried = attempt(&inputs, &contract, &contract);
+    assert!(tried.lse_error > 4.4e-3, "{:e}", tried.lse_error);
+    assert!(tried.lse_error <= tried.lse_with, "error {:e}, bound {:e}", tried.lse_error, tried.lse_with);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 

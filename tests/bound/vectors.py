@@ -345,7 +345,9 @@ def lse_bound(r, c):
         e = max(e, -math.log(Z) if Z > 0 else math.inf)
     if c.p_den != 'no':
         e += c.u_p + c.tau_p * r.n * off / r.L
-    return e + mu / (1 - mu) + 2.0 ** -21.4 + 8 * c.u * (abs(r.lse) + abs(r.M)) + 3 * c.u * abs(math.log(r.L))
+    astray = max(c.lazy, c.off)
+    return (e + mu / (1 - mu) + 2.0 ** -21.4 + 8 * c.u * (abs(r.lse) + abs(r.M) + astray)
+            + 3 * c.u * (abs(math.log(r.L)) + astray))
 
 
 # ----------------------------------------------------------------------------------------- vectors
