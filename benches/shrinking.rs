@@ -151,6 +151,9 @@ fn simpler_shapes(case: &Case, domain: &Domain) -> Vec<Case> {
     ]
     .map(|(range, most)| (0..=most).filter(|&n| range.contains(n)).collect())
     .into();
+    if domain.v_head_dim.is_none() {
+        axes[3] = vec![shape.v_head_dim];
+    }
     for (name, range) in &domain.knobs {
         axes.push((0..=case.knobs.get(name).copied().unwrap_or(0)).filter(|&n| range.contains(n)).collect());
     }
@@ -162,8 +165,7 @@ fn simpler_shapes(case: &Case, domain: &Domain) -> Vec<Case> {
     }
     let total: u128 = axes.iter().map(|axis| axis.len() as u128).product();
     let stride = total.div_ceil(MAX_SHAPES as u128 * 16).max(1);
-    let spare = case.cache.capacity
-        - (0..shape.requests.len()).map(|r| case.past_len_at(r, case.steps)).max().unwrap_or(1).max(1);
+    let spare = case.cache.capacity - case.needed_capacity();
     let mut simpler: Vec<Case> = (0..total)
         .step_by(usize::try_from(stride).unwrap_or(usize::MAX))
         .filter_map(|mut index| {
@@ -184,8 +186,7 @@ fn simpler_shapes(case: &Case, domain: &Domain) -> Vec<Case> {
                 parts.knobs.values_mut().zip(&numbers[5..]).for_each(|(knob, &n)| *knob = n);
                 let lens = numbers[requests..].chunks(2).filter(|lens| lens[0] > 0);
                 parts.shape.requests = lens.map(|lens| Request { past_len: lens[0] - 1, q_len: lens[1] }).collect();
-                let needed = (0..parts.shape.requests.len()).map(|r| parts.past_len_at(r, parts.steps)).max();
-                parts.cache.capacity = needed.unwrap_or(1).max(1) + spare;
+                parts.cache.capacity = parts.needed_capacity() + spare;
             });
             other.ok().filter(|other| complexity(other) < complexity(case) && domain.excludes(other).is_none())
         })

@@ -13,10 +13,10 @@ pub mod ptx;
 
 use crate::backend::cuda::{Cuda, Unavailable};
 use crate::backend::{Backend, Emulator, Kernel, OpenError, shipped_names};
-use crate::campaign::{Found, Minimised, minimise};
+use crate::campaign::{Found, Minimised, met, minimise};
 use crate::case::Case;
 use crate::oracle::{self, Verdict};
-use crate::regression::{Finding, Provenance, Store};
+use crate::regression::{Finding, Store};
 use crate::report::human;
 use arbitrary::Unstructured;
 
@@ -110,12 +110,7 @@ impl Harness {
         let id = finding.case.id();
         let mut report = human::found(&self.saved(finding, executions));
         for (case, verdict) in others {
-            let origin = Provenance {
-                kernel: self.kernel.reference(),
-                backend: self.backend.describe(),
-                found_by: format!("met while {id} was shrunk"),
-            };
-            if let Some(finding) = Finding::new(origin, &case, case.clone(), &verdict) {
+            if let Some(finding) = met(&self.kernel, &*self.backend, &case, &verdict, id) {
                 report += &human::met(&self.saved(finding, 0));
             }
         }
@@ -123,9 +118,7 @@ impl Harness {
     }
 
     fn saved(&self, finding: Finding, executions: u32) -> Found {
-        let kernel = self.kernel.name().to_owned();
-        let saved = self.store.as_ref().map(|store| store.save(&kernel, &finding).map_err(|e| e.to_string()));
-        Found { kernel, finding, executions, saved }
+        Found::saved(&self.kernel, finding, executions, self.store.as_ref())
     }
 
     fn verdict(&self, case: &Case) -> Result<Verdict, String> {

@@ -8,7 +8,7 @@
 
 #![expect(unsafe_code, reason = "the driver API is C; every call of it in the project is here")]
 
-use super::plan::{Plan, PlannedArg, PlannedLaunch};
+use super::plan::{Plan, PlannedLaunch};
 use super::{Backend, BackendError, BackendKind, Kernel, Run};
 use crate::case::Case;
 use crate::outcome::{Fault, FaultKind, Outcome};
@@ -249,27 +249,11 @@ impl Cuda {
         lane: &Lane,
         arena: &Arena,
     ) -> Result<Result<(), DriverError>, BackendError> {
-        let no_entry = || BackendError::NoEntry(launch.entry.clone());
-        let entry = CString::new(launch.entry.as_str()).map_err(|_| no_entry())?;
-        // SAFETY: the module is loaded in the current context.
-        let function = unsafe { result::module::get_function(module.0, entry) }.map_err(|_| no_entry())?;
-        if launch.shared_bytes > PLAIN_SHARED_BYTES {
-            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: the function is of a loaded module; the driver checks the value.
-            if let Err(error) =
-                unsafe { result::function::set_function_attribute(function, attribute, launch.shared_bytes as i32) }
-            {
-                return Ok(Err(error));
-            }
-        }
-        let mut args: Vec<Vec<u8>> = launch
-            .args
-            .iter()
-            .map(|arg| match arg {
-                PlannedArg::Region(index) => (lane.device + arena.starts[*index] as u64).to_le_bytes().to_vec(),
-                PlannedArg::Bytes(bytes) => bytes.clone(),
-            })
-            .collect();
+        let function = match function(module.0, launch)? {
+            Ok(function) => function,
+            Err(error) => return Ok(Err(error)),
+        };
+        let mut args = launch.arg_bytes(|region| lane.device + arena.starts[region] as u64);
         let mut pointers: Vec<*mut c_void> = args.iter_mut().map(|bytes| bytes.as_mut_ptr().cast()).collect();
         let [grid, block] = [launch.grid, launch.block].map(|[x, y, z]| (x, y, z));
         // SAFETY: the manifest's arguments were checked against the entry's parameter sizes when the kernel was opened,
@@ -324,6 +308,25 @@ impl Cuda {
 }
 
 /// Whether the driver refused the launch itself, which leaves the context whole.
+/// The entry of a launch, allowed as much shared memory as the launch asks for. The inner error is the driver's answer to
+/// that.
+pub(super) fn function(
+    module: sys::CUmodule,
+    launch: &PlannedLaunch,
+) -> Result<Result<sys::CUfunction, DriverError>, BackendError> {
+    let no_entry = || BackendError::NoEntry(launch.entry.clone());
+    let entry = CString::new(launch.entry.as_str()).map_err(|_| no_entry())?;
+    // SAFETY: the module is loaded in the current context.
+    let function = unsafe { result::module::get_function(module, entry) }.map_err(|_| no_entry())?;
+    if launch.shared_bytes > PLAIN_SHARED_BYTES {
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function is of a loaded module; the driver checks the value.
+        let set = unsafe { result::function::set_function_attribute(function, attribute, launch.shared_bytes as i32) };
+        return Ok(set.map(|()| function));
+    }
+    Ok(Ok(function))
+}
+
 fn is_refusal(error: DriverError) -> bool {
     matches!(
         error.0,

@@ -6,8 +6,8 @@
 
 #![expect(unsafe_code, reason = "the driver API is C")]
 
-use super::cuda::{Unavailable, devices};
-use super::plan::{Initialised, Plan, PlannedArg, PlannedLaunch};
+use super::cuda::{Unavailable, devices, function};
+use super::plan::{Initialised, Plan, PlannedLaunch};
 use super::{BackendError, Kernel, Run};
 use crate::case::Case;
 use cudarc::driver::result::{self, DriverError};
@@ -29,8 +29,6 @@ pub struct BareCuda {
 const FLUSH_BYTES: usize = 256 << 20;
 /// Bytes of numbers that inputs are tiled with.
 const TILE_BYTES: usize = 2 << 20;
-/// Dynamic shared memory that needs no attribute.
-const PLAIN_SHARED_BYTES: u32 = 48 << 10;
 
 impl BareCuda {
     /// Opens the GPU with this index.
@@ -255,22 +253,10 @@ struct Ready {
 
 impl Ready {
     fn new(module: &Module, launch: &PlannedLaunch, memory: &[Memory]) -> Result<Self, BackendError> {
-        let no_entry = || BackendError::NoEntry(launch.entry.clone());
-        let entry = CString::new(launch.entry.as_str()).map_err(|_| no_entry())?;
-        // SAFETY: the module is loaded in the current context.
-        let function = unsafe { result::module::get_function(module.0, entry) }.map_err(|_| no_entry())?;
-        if launch.shared_bytes > PLAIN_SHARED_BYTES {
-            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: the function is of a loaded module; the driver checks the value.
-            unsafe { result::function::set_function_attribute(function, attribute, launch.shared_bytes as i32) }
-                .map_err(trouble)?;
-        }
-        let args = launch.args.iter().map(|arg| match arg {
-            PlannedArg::Region(index) => memory[*index].0.to_le_bytes().to_vec(),
-            PlannedArg::Bytes(bytes) => bytes.clone(),
-        });
+        let function = function(module.0, launch)?.map_err(trouble)?;
+        let args = launch.arg_bytes(|region| memory[region].0);
         let PlannedLaunch { grid, block, shared_bytes, .. } = *launch;
-        Ok(Self { function, grid, block, shared_bytes, args: args.collect() })
+        Ok(Self { function, grid, block, shared_bytes, args })
     }
 
     fn start(&mut self, stream: &CudaStream) -> Result<(), DriverError> {

@@ -56,6 +56,17 @@ pub(super) struct PlannedLaunch {
     pub(super) args: Vec<PlannedArg>,
 }
 
+impl PlannedLaunch {
+    /// The bytes of each argument, where a region is at `address` of its index.
+    pub(super) fn arg_bytes(&self, address: impl Fn(usize) -> u64) -> Vec<Vec<u8>> {
+        let bytes = |arg: &PlannedArg| match arg {
+            PlannedArg::Region(index) => address(*index).to_le_bytes().to_vec(),
+            PlannedArg::Bytes(bytes) => bytes.clone(),
+        };
+        self.args.iter().map(bytes).collect()
+    }
+}
+
 pub(super) enum PlannedArg {
     /// The address of the region with this index.
     Region(usize),

@@ -1,7 +1,7 @@
 //! A failing case made small: what campaigns, tests, fuzz targets and `attnfuzz shrink` share.
 
 use crate::backend::{Backend, BackendError, BackendKind, Kernel};
-use crate::case::Case;
+use crate::case::{Case, CaseId};
 use crate::oracle::{self, Signature, Verdict};
 use crate::regression::{Finding, Flaky, Provenance};
 use crate::shrink;
@@ -64,6 +64,13 @@ pub fn minimise(
     finding.irrelevant = shrunk.irrelevant.into_iter().map(String::from).collect();
     finding.flaky = flaky.filter(|flaky| flaky.failed < flaky.runs);
     Some(Minimised { finding, executions, others })
+}
+
+/// The finding of another bug, met while the finding `id` was shrunk, as it was met. Nothing if `verdict` is no failure.
+pub fn met(kernel: &Kernel, backend: &dyn Backend, case: &Case, verdict: &Verdict, id: CaseId) -> Option<Finding> {
+    let found_by = format!("met while {id} was shrunk");
+    let origin = Provenance { kernel: kernel.reference(), backend: backend.describe(), found_by };
+    Finding::new(origin, case, case.clone(), verdict)
 }
 
 /// A search under way.

@@ -9,7 +9,7 @@ mod minimise;
 mod run;
 
 pub use compare::Comparison;
-pub use minimise::{Minimised, minimise};
+pub use minimise::{Minimised, met, minimise};
 pub use run::run;
 
 use crate::backend::{Backend, BackendKind, Kernel};
@@ -108,6 +108,15 @@ pub struct Found {
     pub executions: u32,
     /// The file, if findings are saved.
     pub saved: Option<Result<Saved, String>>,
+}
+
+impl Found {
+    /// A finding of `kernel`, saved if there is somewhere to.
+    pub fn saved(kernel: &Kernel, finding: Finding, executions: u32, store: Option<&Store>) -> Self {
+        let kernel = kernel.name().to_owned();
+        let saved = store.map(|store| store.save(&kernel, &finding).map_err(|e| e.to_string()));
+        Self { kernel, finding, executions, saved }
+    }
 }
 
 /// What came of a campaign.

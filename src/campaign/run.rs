@@ -1,12 +1,11 @@
 //! The dispatcher and its worker threads.
 
-use super::minimise::minimise;
+use super::minimise::{met, minimise};
 use super::{Comparison, Config, Event, Found, RelationCount, Row, Summary};
 use crate::backend::{Backend, BackendError, Kernel};
 use crate::case::{Case, CaseId, Relation};
 use crate::oracle::relation::Checked;
 use crate::oracle::{self, Signature, Verdict};
-use crate::regression::{Finding, Provenance};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -320,18 +319,11 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
             return;
         };
         let id = minimised.finding.case.id();
-        let found = self.saved(kernel, minimised.finding, minimised.executions);
+        let found = Found::saved(subject, minimised.finding, minimised.executions, config.store.as_ref());
         (self.sink)(Event::Found(Box::new(found)));
         for (case, verdict) in minimised.others {
             self.met(kernel, backend, number, &case, &verdict, id);
         }
-    }
-
-    fn saved(&self, kernel: usize, finding: Finding, executions: u32) -> Found {
-        let config = self.shared.config;
-        let kernel = config.kernels[kernel].name().to_owned();
-        let saved = config.store.as_ref().map(|store| store.save(&kernel, &finding).map_err(|e| e.to_string()));
-        Found { kernel, finding, executions, saved }
     }
 
     /// Another bug, met while the finding `id` was shrunk. It is shrunk in its turn if the kernel is not left alone yet,
@@ -348,13 +340,9 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
         self.known[pair].push(signature);
         self.rows[pair].findings += 1;
         let config = self.shared.config;
-        let origin = Provenance {
-            kernel: config.kernels[kernel].reference(),
-            backend: config.backends[backend].describe(),
-            found_by: format!("met while {id} was shrunk"),
-        };
-        if let Some(finding) = Finding::new(origin, case, case.clone(), verdict) {
-            let found = self.saved(kernel, finding, 0);
+        let kernel = &config.kernels[kernel];
+        if let Some(finding) = met(kernel, &*config.backends[backend], case, verdict, id) {
+            let found = Found::saved(kernel, finding, 0, config.store.as_ref());
             (self.sink)(Event::Met(Box::new(found)));
         }
     }

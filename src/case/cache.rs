@@ -56,6 +56,13 @@ pub struct Pages {
     pub shared: u32,
 }
 
+impl Pages {
+    /// Pages of so many tokens, in the order of their use, none of them spare or shared.
+    pub const fn of_size(size: u32) -> Self {
+        Self { size, seed: 0, spare: 0, shared: 0 }
+    }
+}
+
 /// How the KV cache lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -151,21 +158,15 @@ impl CaseParts {
         let requests = self.shape.requests.len();
         let (heads, capacity) = (u64::from(self.shape.num_kv_heads), u64::from(self.cache.capacity));
         let row = u64::from(dim) + u64::from(self.cache.row_pad);
-        let packed = || -> Vec<u64> {
-            let lens = (0..requests).map(|r| u64::from(self.past_len_at(r, self.steps)));
-            std::iter::once(0)
-                .chain(lens.scan(0, |sum, n| {
-                    *sum += n;
-                    Some(*sum)
-                }))
-                .collect()
-        };
         let (place, blocks, tokens) = match self.cache.storage {
             Storage::PerRequest => (Place::Requests, requests as u64, capacity),
             Storage::Packed => {
-                let starts = packed();
-                let longest = (0..requests).map(|r| self.past_len_at(r, self.steps)).max().unwrap_or(0);
-                let spare = capacity.saturating_sub(u64::from(longest));
+                let mut starts = vec![0; requests + 1];
+                for request in 0..requests {
+                    starts[request + 1] = starts[request] + u64::from(self.past_len_at(request, self.steps));
+                }
+                let longest = starts.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
+                let spare = capacity.saturating_sub(longest);
                 let tokens = starts[requests] + spare;
                 (Place::Packed(starts), 1, tokens)
             }

@@ -192,7 +192,7 @@ impl FromStr for Pages {
             || format!("expected SIZE and then seed:N, spare:N and shared:N, like 16,seed:3,spare:2, found {s:?}");
         let mut words = s.split(',');
         let number = |text: &str| text.parse::<u32>().map_err(|_| wrong());
-        let mut pages = Self { size: number(words.next().unwrap_or(""))?, seed: 0, spare: 0, shared: 0 };
+        let mut pages = Self::of_size(number(words.next().unwrap_or(""))?);
         let mut seen = Vec::new();
         for word in words {
             let (name, n) = word.split_once(':').ok_or_else(wrong)?;

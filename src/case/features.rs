@@ -1,6 +1,6 @@
 //! What a case asks of attention besides softmax(scale QK^T)V, and which keys a query may see.
 
-use super::{CaseParts, Invalid};
+use super::{CaseParts, Invalid, Request};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -67,6 +67,13 @@ impl CaseParts {
     /// Keys of `request` at `step`, those that the step appends included.
     pub fn kv_len_at(&self, request: usize, step: u32) -> u32 {
         self.past_len_at(request, step + 1)
+    }
+
+    /// Token slots that the longest request needs, and at least one; at most `u32::MAX`. Also of parts that are no Case.
+    pub fn needed_capacity(&self) -> u32 {
+        let appended = |r: &Request| if self.features.append { u64::from(self.steps) * u64::from(r.q_len) } else { 0 };
+        let most = self.shape.requests.iter().map(|r| u64::from(r.past_len) + appended(r)).max();
+        u32::try_from(most.unwrap_or(0).max(1)).unwrap_or(u32::MAX)
     }
 
     /// Keys that query token `query` (from 0, within its step) of `request` may see at `step`.

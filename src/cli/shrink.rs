@@ -2,10 +2,10 @@
 
 use super::{Exit, Failure, Format, ShrinkArgs, backends};
 use crate::backend::{Backend, Kernel};
-use crate::campaign::{Event, Found, minimise};
+use crate::campaign::{Event, Found, met, minimise};
 use crate::case::Case;
 use crate::oracle::{Verdict, examine};
-use crate::regression::{Finding, Provenance, Store};
+use crate::regression::{Finding, Store};
 use crate::report::{human, jsonl};
 use std::path::Path;
 
@@ -94,20 +94,12 @@ fn shrink(args: &ShrinkArgs, start: &Start, backend: &dyn Backend, verdict: &Ver
     let Some(minimised) = minimise(&start.kernel, backend, &start.case, verdict, found_by, args.max_shrink) else {
         return;
     };
-    let kernel = start.kernel.name().to_owned();
     let id = minimised.finding.case.id();
-    let save = |finding: Finding, executions: u32| {
-        let saved = Some(store.save(&kernel, &finding).map_err(|e| e.to_string()));
-        Box::new(Found { kernel: kernel.clone(), finding, executions, saved })
-    };
+    let save =
+        |finding: Finding, executions: u32| Box::new(Found::saved(&start.kernel, finding, executions, Some(store)));
     tell(args.format, &Event::Found(save(minimised.finding, minimised.executions)));
     for (case, verdict) in minimised.others {
-        let origin = Provenance {
-            kernel: start.kernel.reference(),
-            backend: backend.describe(),
-            found_by: format!("met while {id} was shrunk"),
-        };
-        if let Some(finding) = Finding::new(origin, &case, case.clone(), &verdict) {
+        if let Some(finding) = met(&start.kernel, backend, &case, &verdict, id) {
             tell(args.format, &Event::Met(save(finding, 0)));
         }
     }

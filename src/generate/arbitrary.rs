@@ -6,7 +6,7 @@
 //! corpus keeps its meaning when cases get a field more.
 
 use super::budget::{Axis, Purse};
-use super::legalize::{Space, needed_capacity};
+use super::legalize::Space;
 use super::tables;
 use crate::case::{
     Case, CaseParts, Domain, Pages, Poison, Recipe, Relation, Request, Storage, StorageKind, Values, default_scale,
@@ -98,7 +98,7 @@ impl Space {
         }
         self.pull_fields(&mut parts);
         self.afford_pages(&mut parts);
-        parts.cache.capacity = needed_capacity(&parts).saturating_add(spare);
+        parts.cache.capacity = parts.needed_capacity().saturating_add(spare);
         Ok(self.legalize(parts))
     }
 
@@ -110,7 +110,7 @@ impl Space {
         let number = |axis: Axis, n: u32| number_byte(axis, n, domain);
         let v_more = i64::from(shape.v_head_dim) - i64::from(shape.head_dim);
         let v_more = i8::try_from(v_more).unwrap_or(if v_more < 0 { i8::MIN } else { i8::MAX });
-        let spare = case.cache.capacity - needed_capacity(case);
+        let spare = case.cache.capacity - case.needed_capacity();
         let scale = if case.scale == default_scale(shape.head_dim) {
             0
         } else {

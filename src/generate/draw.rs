@@ -10,7 +10,7 @@
 mod features;
 
 use super::budget::{Axis, Purse};
-use super::legalize::{Space, fewest_queries, needed_capacity};
+use super::legalize::{Space, fewest_queries};
 use super::presets::{PRESETS, Preset};
 use super::tables;
 use crate::case::{Case, CaseParts, Poison, Recipe, Relation, Request, Values, default_scale};
@@ -171,7 +171,7 @@ impl<R: RngCore> Draft<'_, R> {
     fn deepen(&mut self, parts: &mut CaseParts) {
         let domain = self.space.domain();
         let was_default = parts.scale == default_scale(parts.shape.head_dim);
-        let spare = parts.cache.capacity.saturating_sub(needed_capacity(parts));
+        let spare = parts.cache.capacity.saturating_sub(parts.needed_capacity());
         let head_dim = domain.head_dim.nearest(self.dice.pick(tables::DEEP_HEAD_DIM));
         parts.steps = domain.steps.low();
         let shape = &mut parts.shape;
@@ -195,7 +195,7 @@ impl<R: RngCore> Draft<'_, R> {
         if was_default {
             parts.scale = default_scale(head_dim);
         }
-        parts.cache.capacity = needed_capacity(parts).saturating_add(spare);
+        parts.cache.capacity = parts.needed_capacity().saturating_add(spare);
         self.space.afford_pages(parts);
     }
 
@@ -331,7 +331,7 @@ impl<R: RngCore> Draft<'_, R> {
             0 => dice.pick(tables::ROW_PAD),
             _ => 0,
         };
-        let needed = needed_capacity(parts);
+        let needed = parts.needed_capacity();
         parts.cache.capacity = match dice.below(8) {
             0..=2 => needed,
             3 => needed.saturating_add(1),

@@ -102,7 +102,7 @@ impl Space {
     pub fn legalize(&self, mut parts: CaseParts) -> Case {
         self.pull_fields(&mut parts);
         let capacity = parts.cache.capacity;
-        parts.cache.capacity = capacity.clamp(1, MAX_TOKENS).max(needed_capacity(&parts));
+        parts.cache.capacity = capacity.clamp(1, MAX_TOKENS).max(parts.needed_capacity());
         for field in Field::IN_ORDER_OF_LOSS {
             if let Ok(case) = Case::new(parts.clone()) {
                 return case;
@@ -219,7 +219,7 @@ impl Space {
                 }
             }
         }
-        let needed = needed_capacity(parts);
+        let needed = parts.needed_capacity();
         parts.cache.capacity = match field {
             Field::SparePages | Field::PageSize | Field::Capacity => parts.cache.capacity.max(needed),
             _ => needed,
@@ -294,8 +294,7 @@ impl Space {
         let kind = if domain.storage.contains(&storage.kind()) { storage.kind() } else { domain.storage[0] };
         match (kind, &domain.page_size) {
             (StorageKind::Paged, Some(sizes)) => {
-                let lowest = Pages { size: sizes.low(), seed: 0, spare: 0, shared: 0 };
-                let pages = storage.pages().unwrap_or(lowest);
+                let pages = storage.pages().unwrap_or(Pages::of_size(sizes.low()));
                 Storage::Paged(Pages { size: sizes.nearest(pages.size), spare: pages.spare.min(1 << 20), ..pages })
             }
             (StorageKind::Packed, _) => Storage::Packed,
@@ -337,14 +336,6 @@ fn give_a_query(domain: &Domain, requests: &mut [Request]) {
     }
 }
 
-/// Token slots that the longest request needs; at most `u32::MAX`.
-pub(super) fn needed_capacity(parts: &CaseParts) -> u32 {
-    let appended = |r: &Request| if parts.features.append { u64::from(parts.steps) * u64::from(r.q_len) } else { 0 };
-    let needed = |r: &Request| u64::from(r.past_len) + appended(r);
-    let most = parts.shape.requests.iter().map(needed).max().unwrap_or(1);
-    u32::try_from(most.max(1)).unwrap_or(u32::MAX)
-}
-
 /// The smallest parts of a domain whose ranges are not empty.
 fn smallest(domain: &Domain) -> CaseParts {
     let head_dim = domain.head_dim.low();
@@ -354,10 +345,7 @@ fn smallest(domain: &Domain) -> CaseParts {
     let storage = match domain.storage[0] {
         StorageKind::PerRequest => Storage::PerRequest,
         StorageKind::Packed => Storage::Packed,
-        StorageKind::Paged => {
-            let size = domain.page_size.as_ref().map_or(1, Range::low);
-            Storage::Paged(Pages { size, seed: 0, spare: 0, shared: 0 })
-        }
+        StorageKind::Paged => Storage::Paged(Pages::of_size(domain.page_size.as_ref().map_or(1, Range::low))),
     };
     let mut parts = CaseParts {
         dtype: domain.dtype[0],
@@ -379,7 +367,7 @@ fn smallest(domain: &Domain) -> CaseParts {
         relation: None,
         knobs: domain.knobs.iter().map(|(name, range)| (name.clone(), range.low())).collect(),
     };
-    parts.cache.capacity = needed_capacity(&parts);
+    parts.cache.capacity = parts.needed_capacity();
     parts
 }
 

@@ -271,7 +271,7 @@ fn paged(case: &Case, has: impl FnOnce(Pages) -> bool) -> bool {
 }
 
 fn spare(case: &Case) -> u32 {
-    case.cache.capacity - super::legalize::needed_capacity(case)
+    case.cache.capacity - case.needed_capacity()
 }
 
 /// Whether two of batch, KV heads, group and head_dim, or one of these and the longest past, are equal.

@@ -1,7 +1,8 @@
 //! Other values of each field of a case, to see which fields could be anything.
 
 use super::knob::{Knob, followed};
-use crate::case::{CacheOrder, Case, CaseParts, Domain, Pages, Recipe, Storage, Values, default_scale};
+use super::moves::each;
+use crate::case::{CacheOrder, Case, Domain, Pages, Recipe, Storage, Values, default_scale};
 
 /// A field, named as in the one-line form, and the case with other values of it.
 pub(super) struct Probe {
@@ -17,10 +18,10 @@ pub(super) fn probes(case: &Case, domain: &Domain) -> Vec<Probe> {
         ("d", up(Knob::HeadDim, case, domain)),
         ("past", pasts(case, domain)),
         ("q", q_lens(case, domain)),
-        ("causal", with_each(case, [true, false], |parts, causal| parts.features.causal = causal)),
+        ("causal", each(case, [true, false], |parts, causal| parts.features.causal = causal)),
         ("window", windows(case, domain)),
-        ("softcap", with_each(case, [None, Some(1.0), Some(30.0)], |parts, cap| parts.features.softcap = cap)),
-        ("sinks", with_each(case, [false, true], |parts, sinks| parts.features.sinks = sinks)),
+        ("softcap", each(case, [None, Some(1.0), Some(30.0)], |parts, cap| parts.features.softcap = cap)),
+        ("sinks", each(case, [false, true], |parts, sinks| parts.features.sinks = sinks)),
         ("dtype", dtypes(case, domain)),
         ("cache", caches(case, domain)),
         ("pages", pages(case, domain)),
@@ -77,12 +78,12 @@ fn windows(case: &Case, domain: &Domain) -> Vec<Case> {
     let Some(range) = &domain.window else { return Vec::new() };
     let longest = (0..case.shape.requests.len()).map(|r| case.past_len_at(r, case.steps)).max().unwrap_or(0);
     let some = [range.low(), range.nearest(longest.saturating_sub(1)), range.nearest(longest)].map(Some);
-    with_each(case, some.into_iter().chain([None]), |parts, window| parts.features.window = window)
+    each(case, some.into_iter().chain([None]), |parts, window| parts.features.window = window)
 }
 
 fn pages(case: &Case, domain: &Domain) -> Vec<Case> {
     let Some(sizes) = &domain.page_size else { return Vec::new() };
-    let least = Pages { size: sizes.low(), seed: 0, spare: 0, shared: 0 };
+    let least = Pages::of_size(sizes.low());
     let pages = case.cache.storage.pages().unwrap_or(least);
     let size = sizes.nth(sizes.rank(pages.size).saturating_add(1)).unwrap_or(pages.size);
     let others = [
@@ -92,16 +93,11 @@ fn pages(case: &Case, domain: &Domain) -> Vec<Case> {
         Storage::Paged(Pages { seed: pages.seed.wrapping_add(1), spare: pages.spare.saturating_add(1), ..pages }),
         Storage::Paged(Pages { shared: pages.shared.saturating_add(1), ..pages }),
     ];
-    with_each(case, others, |parts, storage| parts.cache.storage = storage)
-}
-
-/// `case` with one part set to each of `choices`.
-fn with_each<T>(case: &Case, choices: impl IntoIterator<Item = T>, set: impl Fn(&mut CaseParts, T)) -> Vec<Case> {
-    choices.into_iter().filter_map(|choice| case.with(|parts| set(parts, choice)).ok()).collect()
+    each(case, others, |parts, storage| parts.cache.storage = storage)
 }
 
 fn dtypes(case: &Case, domain: &Domain) -> Vec<Case> {
-    with_each(case, domain.dtype.iter().copied(), |parts, dtype| parts.dtype = dtype)
+    each(case, domain.dtype.iter().copied(), |parts, dtype| parts.dtype = dtype)
 }
 
 fn caches(case: &Case, domain: &Domain) -> Vec<Case> {
@@ -112,26 +108,26 @@ fn caches(case: &Case, domain: &Domain) -> Vec<Case> {
     all.extend(up(Knob::RowPad, case, domain));
     if case.cache.storage.pages().is_none() {
         let storages = [Storage::PerRequest, Storage::Packed];
-        all.extend(with_each(case, storages, |parts, storage| parts.cache.storage = storage));
+        all.extend(each(case, storages, |parts, storage| parts.cache.storage = storage));
     }
     all
 }
 
 fn scales(case: &Case) -> Vec<Case> {
     let scales = [1.0, default_scale(case.shape.head_dim), 0.375];
-    with_each(case, scales, |parts, scale| parts.scale = scale)
+    each(case, scales, |parts, scale| parts.scale = scale)
 }
 
 fn values(case: &Case) -> Vec<Case> {
     let recipes = [Recipe::Normal, Recipe::Codes, Recipe::Flat].into_iter().zip(1..);
-    with_each(case, recipes, |parts, (recipe, seed)| parts.values = Values { recipe, seed })
+    each(case, recipes, |parts, (recipe, seed)| parts.values = Values { recipe, seed })
 }
 
 fn poisons(case: &Case) -> Vec<Case> {
     let next = case.poison.next();
-    with_each(case, [next, next.next()], |parts, poison| parts.poison = poison)
+    each(case, [next, next.next()], |parts, poison| parts.poison = poison)
 }
 
 fn schedules(case: &Case) -> Vec<Case> {
-    with_each(case, [1, 2, 3], |parts, seed| parts.schedule_seed = seed)
+    each(case, [1, 2, 3], |parts, seed| parts.schedule_seed = seed)
 }

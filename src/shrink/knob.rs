@@ -120,7 +120,7 @@ impl Knob {
             Self::QLenCap | Self::QLenCapAlone => shape.requests.iter().map(|r| r.q_len).max().unwrap_or(1),
             Self::QLen(i) => shape.requests[i].q_len,
             Self::RowPad => case.cache.row_pad,
-            Self::Spare => case.cache.capacity - needed_capacity(case),
+            Self::Spare => case.cache.capacity - case.needed_capacity(),
             Self::Capacity => case.cache.capacity,
             Self::Window => case.features.window.unwrap_or(0),
             Self::PageSize => of_pages(|pages| pages.size),
@@ -206,10 +206,10 @@ impl Knob {
                         *knob = n;
                     }
                 }
-                Self::Spare => parts.cache.capacity = needed_capacity(parts).saturating_add(n),
+                Self::Spare => parts.cache.capacity = parts.needed_capacity().saturating_add(n),
             }
             if self.moves_capacity() {
-                parts.cache.capacity = needed_capacity(parts).saturating_add(spare);
+                parts.cache.capacity = parts.needed_capacity().saturating_add(spare);
             }
         })
         .ok()
@@ -220,18 +220,12 @@ impl Knob {
     }
 }
 
-/// Token slots that the longest request needs.
-pub(super) fn needed_capacity(parts: &CaseParts) -> u32 {
-    let requests = 0..parts.shape.requests.len();
-    requests.map(|r| parts.past_len_at(r, parts.steps)).max().unwrap_or(1).max(1)
-}
-
 /// `case` with `change` applied, the capacity as much above what is needed as before.
 pub(super) fn followed(case: &Case, change: impl FnOnce(&mut CaseParts)) -> Option<Case> {
-    let spare = case.cache.capacity - needed_capacity(case);
+    let spare = case.cache.capacity - case.needed_capacity();
     case.with(|parts| {
         change(parts);
-        parts.cache.capacity = needed_capacity(parts).saturating_add(spare);
+        parts.cache.capacity = parts.needed_capacity().saturating_add(spare);
     })
     .ok()
 }

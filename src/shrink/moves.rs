@@ -1,6 +1,6 @@
 //! Changes of a case that are not one number turned down: each is a list of cases to try, best first.
 
-use super::knob::{Knob, followed, needed_capacity};
+use super::knob::{Knob, followed};
 use super::order::{SCALE_OF_ITS_OWN, SIMPLEST_CAP};
 use crate::case::{CacheOrder, Case, CaseParts, Domain, Features, Pages, Poison, Recipe, Storage, default_scale};
 use crate::float::Dtype;
@@ -124,7 +124,7 @@ impl Move {
 }
 
 /// `case` with one part set to each of `choices`.
-fn each<T>(case: &Case, choices: impl IntoIterator<Item = T>, set: impl Fn(&mut CaseParts, T)) -> Vec<Case> {
+pub(super) fn each<T>(case: &Case, choices: impl IntoIterator<Item = T>, set: impl Fn(&mut CaseParts, T)) -> Vec<Case> {
     choices.into_iter().filter_map(|choice| case.with(|parts| set(parts, choice)).ok()).collect()
 }
 
@@ -132,11 +132,11 @@ fn plain(case: &Case, domain: &Domain) -> Vec<Case> {
     let layout = |parts: &mut CaseParts| {
         parts.cache.row_pad = domain.row_pad.low();
         parts.cache.storage = match (storages(domain).first(), parts.cache.storage) {
-            (Some(Storage::Paged(_)), Storage::Paged(pages)) => Storage::Paged(Pages { size: pages.size, ..NO_FRILLS }),
+            (Some(Storage::Paged(_)), Storage::Paged(pages)) => Storage::Paged(Pages::of_size(pages.size)),
             (Some(&storage), _) => storage,
             (None, storage) => storage,
         };
-        parts.cache.capacity = needed_capacity(parts);
+        parts.cache.capacity = parts.needed_capacity();
         if domain.cache.contains(&CacheOrder::Hnd) {
             parts.cache.order = CacheOrder::Hnd;
         }
@@ -175,14 +175,11 @@ fn plain(case: &Case, domain: &Domain) -> Vec<Case> {
     [all, keep_recipe, keep_features].into_iter().chain(singly).filter_map(Result::ok).collect()
 }
 
-/// Pages of one token, in order, with none beside them.
-const NO_FRILLS: Pages = Pages { size: 1, seed: 0, spare: 0, shared: 0 };
-
 /// The kinds of storage of a domain, simplest first.
 fn storages(domain: &Domain) -> Vec<Storage> {
     let has = |storage: &Storage| domain.storage.contains(&storage.kind());
     let size = domain.page_size.as_ref().map_or(1, |sizes| sizes.low());
-    let paged = Storage::Paged(Pages { size, ..NO_FRILLS });
+    let paged = Storage::Paged(Pages::of_size(size));
     [Storage::PerRequest, Storage::Packed, paged].into_iter().filter(has).collect()
 }
 

@@ -6,7 +6,7 @@
 use super::Draft;
 use crate::case::{CaseParts, Features, Pages, Range, Request, Storage, StorageKind};
 use crate::generate::budget::cost;
-use crate::generate::legalize::{fewest_queries, needed_capacity};
+use crate::generate::legalize::fewest_queries;
 use crate::generate::tables;
 use rand::RngCore;
 
@@ -202,7 +202,7 @@ impl<R: RngCore> Draft<'_, R> {
     /// that no page needs.
     fn fit_to_pages(&mut self, size: u32, parts: &mut CaseParts) {
         let domain = self.space.domain();
-        let mut spare = parts.cache.capacity - needed_capacity(parts);
+        let mut spare = parts.cache.capacity - parts.needed_capacity();
         for index in 0..parts.shape.requests.len() {
             if self.dice.one_in(2) {
                 continue;
@@ -221,6 +221,6 @@ impl<R: RngCore> Draft<'_, R> {
             1 => spare = spare.saturating_add(size.saturating_mul(1 + self.dice.below(4))),
             _ => {}
         }
-        parts.cache.capacity = needed_capacity(parts).saturating_add(spare);
+        parts.cache.capacity = parts.needed_capacity().saturating_add(spare);
     }
 }
