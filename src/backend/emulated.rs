@@ -1,6 +1,6 @@
 //! The emulator backend: the kernel's PTX on the CPU, under checks.
 
-use super::plan::{Initialised, Plan, PlannedArg, PlannedLaunch};
+use super::plan::{Initialised, Plan, PlannedLaunch};
 use super::{Backend, BackendError, BackendKind, Kernel, Run};
 use crate::case::Case;
 use crate::emulator::{self, BitMap, Checks, Memory, Options, RegionId, Stats, Stop, Violation, ViolationKind};
@@ -28,6 +28,23 @@ impl Backend for Emulator {
 
     fn run(&self, kernel: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError> {
         Ok(self.observe(kernel, case, run, Watch::default())?.outcome)
+    }
+
+    fn run_each(&self, kernel: &Kernel, case: &Case, runs: &[Run]) -> Result<Vec<Outcome>, BackendError> {
+        let mut outcomes = Vec::with_capacity(runs.len());
+        let mut first: Option<Plan> = None;
+        for &run in runs {
+            // Making the inputs takes as long as running a small kernel: once is enough.
+            let plan = match &first {
+                Some(first) => first.under(case, run.poison),
+                None => first.insert(Plan::new(kernel, case, run)?).clone(),
+            };
+            outcomes.push(carry_out(kernel, case, plan, run, Watch::default())?.outcome);
+            if matches!(outcomes.last(), Some(Outcome::Fault(_))) {
+                break;
+            }
+        }
+        Ok(outcomes)
     }
 }
 
@@ -95,23 +112,26 @@ impl Emulator {
 
     /// Runs every step of `case` once, and tells what `watch` asks for.
     pub fn observe(&self, kernel: &Kernel, case: &Case, run: Run, watch: Watch) -> Result<Observed, BackendError> {
-        let mut plan = Plan::new(kernel, case, run)?;
-        // Used again for the next run of the thread: what it holds besides regions is worth keeping.
-        let mut memory = MEMORY.take();
-        memory.clear();
-        let regions: Vec<RegionId> = plan.regions.iter_mut().map(|region| map(&mut memory, region)).collect();
-        let options = Options {
-            schedule_seed: u64::from(run.schedule_seed),
-            instruction_budget: watch.hang_after.map_or(budget(case), |limit| limit.min(budget(case))),
-            checks: watch.checks,
-            coverage: watch.lines,
-            perturb: run.perturb.map(u64::from),
-            ..Options::default()
-        };
-        let observed = run_launches(kernel, case, &plan, &mut memory, &regions, &options);
-        MEMORY.set(memory);
-        observed
+        carry_out(kernel, case, Plan::new(kernel, case, run)?, run, watch)
     }
+}
+
+fn carry_out(kernel: &Kernel, case: &Case, mut plan: Plan, run: Run, watch: Watch) -> Result<Observed, BackendError> {
+    // Used again for the next run of the thread: what it holds besides regions is worth keeping.
+    let mut memory = MEMORY.take();
+    memory.clear();
+    let regions: Vec<RegionId> = plan.regions.iter_mut().map(|region| map(&mut memory, region)).collect();
+    let options = Options {
+        schedule_seed: u64::from(run.schedule_seed),
+        instruction_budget: watch.hang_after.map_or(budget(case), |limit| limit.min(budget(case))),
+        checks: watch.checks,
+        coverage: watch.lines,
+        perturb: run.perturb.map(u64::from),
+        ..Options::default()
+    };
+    let observed = run_launches(kernel, case, &plan, &mut memory, &regions, &options);
+    MEMORY.set(memory);
+    observed
 }
 
 thread_local! {
@@ -183,12 +203,9 @@ fn execute(
     options: &Options,
 ) -> (Stats, Result<(), Stop>) {
     let mut params = vec![0; program.params().iter().map(|p| p.offset + p.size_bytes).max().unwrap_or(0)];
-    for (param, arg) in program.params().iter().zip(&launch.args) {
-        let target = &mut params[param.offset..][..param.size_bytes];
-        match arg {
-            PlannedArg::Region(index) => target.copy_from_slice(&memory.address(regions[*index]).to_le_bytes()),
-            PlannedArg::Bytes(bytes) => target.copy_from_slice(bytes),
-        }
+    let args = launch.arg_bytes(|region| memory.address(regions[region]));
+    for (param, arg) in program.params().iter().zip(args) {
+        params[param.offset..][..param.size_bytes].copy_from_slice(&arg);
     }
     let launch = emulator::Launch {
         grid: launch.grid,
