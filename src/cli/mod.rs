@@ -170,11 +170,18 @@ struct FuzzArgs {
 Each finding is answered with one of four words: still fails, fails differently, fixed, cannot run.
 A flaky finding is run until it fails again, at most 24 times.
 
+A finding of the emulator holds a digest of the bits that its case left. One that still fails with other bits says so: the
+kernel or this program has changed. With --repeat the bits must also be the same each time; where they are not, a finding
+that doesn't fail fails differently. At the end those that may be one bug, by kernel and signature, are told.
+
 The exit code is 100 if any still fails, else 101 if any fails differently, else 4 if none could be run, 3 if some could
 not, and 0 if all are fixed.")]
 struct ReplayArgs {
     /// Files or folders of findings [default: proptest-regressions/cases]
     paths: Vec<PathBuf>,
+    /// Times to run each
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: u32,
     #[command(flatten)]
     backend: BackendArgs,
     /// How to tell what happens
