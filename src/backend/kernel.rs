@@ -265,6 +265,11 @@ impl Kernel {
         entries.filter_map(|entry| self.program(entry).err()).map(|e| e.to_string()).next()
     }
 
+    /// Its entry points that the emulator can run, in the order of their names.
+    pub(super) fn lowered(&self) -> impl Iterator<Item = (&str, Arc<Program>)> {
+        self.programs.iter().filter_map(|(entry, program)| Some((entry.as_str(), Arc::clone(program.as_ref().ok()?))))
+    }
+
     pub(super) fn program(&self, entry: &str) -> Result<&Program, BackendError> {
         match self.programs.get(entry) {
             None => Err(BackendError::NoEntry(entry.into())),
