@@ -59,7 +59,7 @@ fn window(text: &mut String, file: &File, (first, last): (u32, u32), all: bool, 
     let mut number = first;
     while number <= last {
         let end = unrun_until(file, number, last);
-        if !all && end - number >= 2 * SHOWN + 1 {
+        if !all && end - number > 2 * SHOWN {
             (number..number + SHOWN).for_each(|number| line(text, file, number, launched));
             let _ = writeln!(text, "          ... {} lines, never run", end - number - 2 * SHOWN);
             number = end - SHOWN;
