@@ -440,3 +440,34 @@ fn help_has_examples_and_doctor_names_what_is_missing() {
     }
     assert!(stdout(&attnfuzz(&["kernels"])).contains("gqa_decode"));
 }
+
+#[test]
+fn coverage_names_what_is_missed_and_a_failing_kernel() {
+    let folder = tempfile::tempdir().unwrap();
+    let (corpus, lcov) = (folder.path().join("corpus"), folder.path().join("coverage.info"));
+    std::fs::create_dir(&corpus).unwrap();
+    let line = "kv=2 g=1 d=8 past=3 dtype=f16 cache=hnd:4 scale=1 values=normal:1";
+    std::fs::write(corpus.join("a"), format!("gqa_decode {line}\n")).unwrap();
+    std::fs::write(corpus.join("b"), format!("gqa_prefill {line}")).unwrap();
+    let (corpus_arg, lcov_arg) = (corpus.to_string_lossy(), lcov.to_string_lossy());
+    let output = attnfuzz(&["coverage", "gqa_decode", "--corpus", &corpus_arg, "--lcov", &lcov_arg]);
+    let text = stdout(&output);
+    assert_eq!(code(&output), 0, "{text}");
+    assert!(text.contains("never launched: 2 of 3 entries: gqa_decode_bf16, gqa_decode_f32"), "{text}");
+    assert!(text.contains("##### ") && text.lines().last().unwrap().starts_with("coverage of gqa_decode: "), "{text}");
+    assert!(text.contains("; 1 cases, "), "{text}");
+    assert!(std::fs::read_to_string(&lcov).unwrap().contains("kernels/gqa_decode/kernel.cu\n"));
+
+    let output = attnfuzz(&["coverage", M01, "--cases", "40", "--format", "jsonl"]);
+    assert_eq!(code(&output), 100);
+    let events = stdout(&output);
+    assert!(events.lines().any(|line| line.starts_with("{\"case\":") && line.contains("\"failing\"")), "{events}");
+
+    std::fs::write(corpus.join("c"), "\nkv=2 g=x").unwrap();
+    let wrong = refused(&["coverage", "gqa_decode", "--corpus", &corpus_arg]);
+    assert!(wrong.contains("--corpus: ") && wrong.contains("c: line 2: "), "{wrong}");
+    let wrong = refused(&["coverage", "gqa_decode", "--lcov", "/nowhere/at/all.info"]);
+    assert!(wrong.contains("--lcov: can't write /nowhere/at/all.info"), "{wrong}");
+    let output = attnfuzz(&["coverage", "gqa_decode", "--backend", "cuda"]);
+    assert_eq!(code(&output), 2);
+}

@@ -5,6 +5,7 @@
 //! [`BackendError`] is this program's or the machine's limit, [`OpenError`] is a wrong file or name.
 
 pub mod compile;
+mod coverage;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(not(feature = "cuda"))]
@@ -27,6 +28,7 @@ mod nvrtc_search;
 mod plan;
 mod sources;
 
+pub use coverage::{CoverageMap, Held, Point, PointKind, Points, Recording};
 pub use emulated::{Emulator, Lines, Observed, Watch};
 pub use kernel::{Kernel, OpenError, shipped_names};
 pub use sources::{CompileJob, Mutant};

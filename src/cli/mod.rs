@@ -5,6 +5,7 @@
 mod backends;
 mod cases;
 mod compile;
+mod coverage;
 mod doctor;
 mod emulate;
 mod fuzz;
@@ -75,6 +76,8 @@ enum Command {
     Shrink(ShrinkArgs),
     /// Plant small faults in a kernel and count those that the cases and the oracle notice
     Mutate(mutate::MutateArgs),
+    /// Show what the cases of a kernel reach in its source, and what they miss
+    Coverage(coverage::CoverageArgs),
     /// Print the cases a campaign draws, or what they are like in numbers
     Cases(CasesArgs),
     /// Explain a case or a kernel, and write a case's tensors to a file
@@ -291,6 +294,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Replay(args)) => replay::run(&args),
         Some(Command::Shrink(args)) => shrink::run(&args),
         Some(Command::Mutate(args)) => mutate::run(&args),
+        Some(Command::Coverage(args)) => coverage::run(&args),
         Some(Command::Cases(args)) => cases::run(&args),
         Some(Command::Show(args)) => show::run(&args),
         Some(Command::Kernels) => kernels::run(),
