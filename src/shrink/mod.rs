@@ -17,6 +17,7 @@ mod irrelevance;
 mod knob;
 mod moves;
 mod order;
+mod reduction;
 mod shrinker;
 
 pub use order::{Complexity, complexity};
