@@ -4,10 +4,12 @@
 //!   on and off.
 //! - `judge`: whole cases of the generator's distribution of each shipped kernel, two runs and the verdict, on 1 and 2
 //!   threads.
+//! - `small`: the same of the small cases that fuzz targets prefer, on one thread.
 
 use attnfuzz::backend::{Emulator, Kernel, Run, shipped_names};
 use attnfuzz::case::Case;
 use attnfuzz::emulator::Checks;
+use attnfuzz::generate::SMALL_BUDGET;
 use attnfuzz::oracle::{Verdict, examine};
 use attnfuzz::outcome::Outcome;
 use divan::counter::ItemsCount;
@@ -47,6 +49,19 @@ fn judge(bencher: Bencher, name: &str) {
     let kernel = Kernel::open(name).expect("a shipped kernel opens");
     let cases: Vec<Case> = (0..64).map(|index| kernel.space().case_at(0, index)).collect();
     bencher.counter(ItemsCount::new(cases.len())).bench(|| {
+        for case in &cases {
+            let verdict = examine(&Emulator, &kernel, case).expect("it runs").verdict;
+            assert!(matches!(verdict, Verdict::Agree(_)), "{case}");
+        }
+    });
+}
+
+#[divan::bench(args = shipped_names(), sample_count = 10)]
+fn small(bencher: Bencher, name: &str) {
+    let kernel = Kernel::open(name).expect("a shipped kernel opens");
+    let space = kernel.space().clone().with_budget(SMALL_BUDGET);
+    let cases: Vec<Case> = (0..64).map(|index| space.case_at(0, index)).collect();
+    bencher.counter(ItemsCount::new(cases.len())).bench_local(|| {
         for case in &cases {
             let verdict = examine(&Emulator, &kernel, case).expect("it runs").verdict;
             assert!(matches!(verdict, Verdict::Agree(_)), "{case}");

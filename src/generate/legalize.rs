@@ -1,5 +1,6 @@
 //! Pulls any parts into a domain.
 
+use super::budget::cost;
 use crate::case::{
     Cache, Case, CaseParts, Domain, Features, KnobName, MAX_TOKENS, Pages, Poison, Range, Recipe, Request, Shape,
     Storage, StorageKind, Values, default_scale,
@@ -99,15 +100,36 @@ impl Space {
     ///
     /// Where the fields together ask for too many tokens or elements, the cache's spare pages and capacity go first, then
     /// lengths, steps, the batch, the page size, padding, heads and at last the head dimension, each no further than it must.
-    pub fn legalize(&self, mut parts: CaseParts) -> Case {
+    pub fn legalize(&self, parts: CaseParts) -> Case {
+        self.legalize_if(parts, |_| true)
+    }
+
+    /// The same, where the case must also cost no more than `budget` and its caches hold no more than goes with that, as
+    /// far as the domain has such a case.
+    pub(super) fn afford(&self, mut parts: CaseParts, budget: u64) -> Case {
+        self.pull_fields(&mut parts);
+        let spare = parts.cache.capacity.saturating_sub(parts.needed_capacity());
+        for field in Field::IN_ORDER_OF_LOSS.into_iter().filter(|field| field.costs()) {
+            if cost(&parts) <= budget {
+                break;
+            }
+            self.lower(field, &mut parts, |trial| cost(&trial) <= budget);
+        }
+        parts.cache.capacity = parts.needed_capacity().saturating_add(spare);
+        let elements = affordable_elements(budget);
+        self.legalize_if(parts, |case| case.cached_elements() <= elements)
+    }
+
+    fn legalize_if(&self, mut parts: CaseParts, accept: impl Fn(&Case) -> bool) -> Case {
         self.pull_fields(&mut parts);
         let capacity = parts.cache.capacity;
         parts.cache.capacity = capacity.clamp(1, MAX_TOKENS).max(parts.needed_capacity());
+        let accepted = |parts: CaseParts| Case::new(parts).ok().filter(&accept);
         for field in Field::IN_ORDER_OF_LOSS {
-            if let Ok(case) = Case::new(parts.clone()) {
+            if let Some(case) = accepted(parts.clone()) {
                 return case;
             }
-            self.lower(field, &mut parts);
+            self.lower(field, &mut parts, |trial| accepted(trial).is_some());
         }
         // By now every field that an invariant speaks of is at its lowest.
         Case::new(parts).unwrap_or_else(|_| self.smallest.clone())
@@ -153,15 +175,15 @@ impl Space {
         }
     }
 
-    /// Lowers one field to its highest value that makes `parts` a Case, or to its lowest of all.
-    fn lower(&self, field: Field, parts: &mut CaseParts) {
+    /// Lowers one field to its highest value with which `parts` are accepted, or to its lowest of all.
+    fn lower(&self, field: Field, parts: &mut CaseParts, accepted: impl Fn(CaseParts) -> bool) {
         let (mut good, mut bad) = (0, field.of(parts));
         // Lower is never worse, so the best cap can be found by bisection.
         while good + 1 < bad {
             let cap = good + (bad - good) / 2;
             let mut trial = parts.clone();
             self.cap(field, cap, &mut trial);
-            if Case::new(trial).is_ok() {
+            if accepted(trial) {
                 good = cap;
             } else {
                 bad = cap;
@@ -258,6 +280,11 @@ impl Field {
         Self::HeadDim,
     ];
 
+    /// Whether the [cost] of a case depends on it.
+    fn costs(self) -> bool {
+        !matches!(self, Self::SparePages | Self::Capacity | Self::PageSize | Self::RowPad)
+    }
+
     fn of(self, parts: &CaseParts) -> u32 {
         let shape = &parts.shape;
         let requests = shape.requests.iter();
@@ -306,13 +333,18 @@ impl Space {
 /// Most elements of a drawn cache's pages, unless one page for each request has more.
 const AFFORDED: u64 = 1 << 22;
 
+/// Most elements of a cache of a case that may cost so much.
+fn affordable_elements(budget: u64) -> u64 {
+    AFFORDED.min(budget.saturating_mul(32))
+}
+
 impl Space {
     /// Takes spare pages away, and then the page size, where a paged cache would be much larger than what it holds.
     pub(super) fn afford_pages(&self, parts: &mut CaseParts) {
         let (Storage::Paged(pages), Some(sizes)) = (&mut parts.cache.storage, &self.domain.page_size) else { return };
         let shape = &parts.shape;
         let dim = shape.head_dim.max(shape.v_head_dim).saturating_add(parts.cache.row_pad);
-        let tokens = AFFORDED / (u64::from(shape.num_kv_heads) * u64::from(dim)).max(1);
+        let tokens = affordable_elements(self.budget) / (u64::from(shape.num_kv_heads) * u64::from(dim)).max(1);
         let most = |tokens: u64| u32::try_from(tokens).unwrap_or(u32::MAX);
         let size = most(tokens / shape.requests.len().max(1) as u64);
         if pages.size > size {
