@@ -6,6 +6,7 @@ mod architecture;
 mod bound;
 mod campaign;
 mod cli;
+mod coverage;
 mod emulate;
 mod emulator;
 mod fabricated;

@@ -3,7 +3,9 @@
 use super::plan::{Initialised, Plan, PlannedArg, PlannedLaunch};
 use super::{Backend, BackendError, BackendKind, Kernel, Run};
 use crate::case::Case;
-use crate::emulator::{self, BitMap, Checks, Memory, Options, RegionId, Stats, Stop, Violation, ViolationKind};
+use crate::emulator::{
+    self, BitMap, Checks, Coverage, Memory, Options, RegionId, Stats, Stop, Violation, ViolationKind,
+};
 use crate::outcome::{Fault, FaultKind, Outcome, Site};
 use crate::ptx::Program;
 use std::cell::Cell;
@@ -30,6 +32,9 @@ impl Backend for Emulator {
         Ok(self.observe(kernel, case, run, Watch::default())?.outcome)
     }
 }
+
+/// Takes what a launch of a program has reached.
+pub(super) type Record<'r> = &'r mut dyn FnMut(&Program, &Coverage);
 
 /// How to watch a run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,13 +65,12 @@ pub struct Lines {
     pub executed: BTreeSet<u32>,
     /// Those with an instruction that some lane came to, be it that its guard held for none.
     pub reached: BTreeSet<u32>,
-    /// Outcomes of guards and comparisons: eight times the line, and which one as
-    /// [`Coverage`](emulator::Coverage) numbers them.
+    /// Outcomes of guards and comparisons: eight times the line, and which one as [`Coverage`] numbers them.
     pub outcomes: BTreeSet<u32>,
 }
 
 impl Lines {
-    fn add(&mut self, program: &Program, coverage: &emulator::Coverage) {
+    fn add(&mut self, program: &Program, coverage: &Coverage) {
         let code = program.code();
         self.outcomes.extend(coverage.points().map(|point| code[(point / 8) as usize].line * 8 + point % 8));
         for (pc, inst) in program.code().iter().enumerate() {
@@ -95,6 +99,22 @@ impl Emulator {
 
     /// Runs every step of `case` once, and tells what `watch` asks for.
     pub fn observe(&self, kernel: &Kernel, case: &Case, run: Run, watch: Watch) -> Result<Observed, BackendError> {
+        let mut lines = Lines::default();
+        let mut record = |program: &Program, coverage: &Coverage| lines.add(program, coverage);
+        let record: Option<Record<'_>> = if watch.lines { Some(&mut record) } else { None };
+        let (outcome, stats) = self.watched(kernel, case, run, watch, record)?;
+        Ok(Observed { outcome, stats, lines })
+    }
+
+    /// Runs every step of `case` once, and hands `record` what each launch has reached.
+    pub(super) fn watched(
+        &self,
+        kernel: &Kernel,
+        case: &Case,
+        run: Run,
+        watch: Watch,
+        record: Option<Record<'_>>,
+    ) -> Result<(Outcome, Stats), BackendError> {
         let mut plan = Plan::new(kernel, case, run)?;
         // Used again for the next run of the thread: what it holds besides regions is worth keeping.
         let mut memory = MEMORY.take();
@@ -104,13 +124,13 @@ impl Emulator {
             schedule_seed: u64::from(run.schedule_seed),
             instruction_budget: watch.hang_after.map_or(budget(case), |limit| limit.min(budget(case))),
             checks: watch.checks,
-            coverage: watch.lines,
+            coverage: record.is_some(),
             perturb: run.perturb.map(u64::from),
             ..Options::default()
         };
-        let observed = run_launches(kernel, case, &plan, &mut memory, &regions, &options);
+        let watched = run_launches(kernel, case, &plan, (&mut memory, &regions), &options, record);
         MEMORY.set(memory);
-        observed
+        watched
     }
 }
 
@@ -123,18 +143,18 @@ fn run_launches(
     kernel: &Kernel,
     case: &Case,
     plan: &Plan,
-    memory: &mut Memory,
-    regions: &[RegionId],
+    (memory, regions): (&mut Memory, &[RegionId]),
     options: &Options,
-) -> Result<Observed, BackendError> {
-    let (mut stats, mut lines) = (Stats::default(), Lines::default());
+    mut record: Option<Record<'_>>,
+) -> Result<(Outcome, Stats), BackendError> {
+    let mut stats = Stats::default();
     for launch in plan.steps.iter().flatten() {
         let program = kernel.program(&launch.entry)?;
         let (launched, outcome) = execute(program, memory, launch, regions, options);
         stats.warp_instructions += launched.warp_instructions;
         stats.lane_instructions += launched.lane_instructions;
-        if options.coverage {
-            lines.add(program, &launched.coverage);
+        if let Some(record) = &mut record {
+            record(program, &launched.coverage);
         }
         let fault = match outcome {
             Ok(()) => continue,
@@ -142,17 +162,17 @@ fn run_launches(
             Err(Stop::Unsupported { detail }) => return Err(BackendError::Unsupported(detail)),
             Err(Stop::BadLaunch(why)) => Fault::new(FaultKind::LaunchFailed, why),
         };
-        return Ok(Observed { outcome: Outcome::Fault(fault), stats, lines });
+        return Ok((Outcome::Fault(fault), stats));
     }
     for (index, &id) in regions.iter().enumerate().filter(|(index, _)| plan.is_out(*index)) {
         if let Some(byte) = memory.written(id).first_clear(0, memory.bytes(id).len()) {
             let detail = format!("{} was never written", plan.element(case, index, byte));
             let fault = Fault::new(FaultKind::NotWritten, detail);
-            return Ok(Observed { outcome: Outcome::Fault(fault), stats, lines });
+            return Ok((Outcome::Fault(fault), stats));
         }
     }
     let output = plan.output(case, |index| memory.bytes(regions[index]).to_vec());
-    Ok(Observed { outcome: Outcome::Output(output), stats, lines })
+    Ok((Outcome::Output(output), stats))
 }
 
 /// Maps a region, which gives its bytes away.

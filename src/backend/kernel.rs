@@ -3,7 +3,9 @@
 use super::BackendError;
 use super::compile::EditError;
 use super::manifest::{Manifest, ManifestError};
+use super::plan;
 use super::sources::{Mutant, Sources, read};
+use crate::case::Case;
 use crate::case::codec::fnv1a;
 use crate::float::Dtype;
 use crate::generate::Space;
@@ -12,6 +14,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// What a small case costs at most, see [`cost`](crate::generate::cost).
+pub const SMALL_BUDGET: u64 = 1 << 11;
+/// Warps that a small case's launches have at most, over all steps: where blocks are many, they are what emulating it costs.
+pub const SMALL_WARPS: u64 = 64;
 
 /// A kernel that passed every check that needs no case.
 pub struct Kernel {
@@ -243,6 +250,14 @@ impl Kernel {
         &self.space
     }
 
+    /// The same for those who would rather have many small cases than large ones, as fuzz targets do: what is decoded or
+    /// mutated costs at most [`SMALL_BUDGET`] and launches at most [`SMALL_WARPS`].
+    pub fn small_space(&self) -> Space {
+        let manifest = self.manifest.clone();
+        let warps = move |case: &Case| plan::warps(&manifest, case).unwrap_or(u64::MAX);
+        self.space.clone().with_budget(SMALL_BUDGET).with_limit(SMALL_WARPS, warps)
+    }
+
     /// Its PTX.
     pub fn ptx(&self) -> &str {
         &self.ptx
@@ -263,6 +278,11 @@ impl Kernel {
         let launches = &self.manifest.launches;
         let entries = self.programs.keys().filter(|entry| launches.iter().any(|l| l.entry.may_be(entry, dtype)));
         entries.filter_map(|entry| self.program(entry).err()).map(|e| e.to_string()).next()
+    }
+
+    /// Its entry points that the emulator can run, in the order of their names.
+    pub(super) fn lowered(&self) -> impl Iterator<Item = (&str, Arc<Program>)> {
+        self.programs.iter().filter_map(|(entry, program)| Some((entry.as_str(), Arc::clone(program.as_ref().ok()?))))
     }
 
     pub(super) fn program(&self, entry: &str) -> Result<&Program, BackendError> {

@@ -5,6 +5,7 @@
 //! [`BackendError`] is this program's or the machine's limit, [`OpenError`] is a wrong file or name.
 
 pub mod compile;
+mod coverage;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(not(feature = "cuda"))]
@@ -27,8 +28,9 @@ mod nvrtc_search;
 mod plan;
 mod sources;
 
+pub use coverage::{CoverageMap, Held, Point, PointKind, Points, Recording};
 pub use emulated::{Emulator, Lines, Observed, Watch};
-pub use kernel::{Kernel, OpenError, shipped_names};
+pub use kernel::{Kernel, OpenError, SMALL_BUDGET, SMALL_WARPS, shipped_names};
 pub use sources::{CompileJob, Mutant};
 
 use crate::case::{Case, Poison};

@@ -6,7 +6,7 @@
 
 use super::check::taint::{self, check_uses};
 use super::check::{Fault, ViolationKind, fault};
-use super::coverage::Coverage;
+use super::coverage::{Coverage, decision};
 use super::execute::execute;
 use super::spaces::Spaces;
 use super::warp::{Group, Lanes, Warp};
@@ -114,7 +114,7 @@ fn run<const SHADOW: bool>(
             check_uses(inst, warp, exec, spaces)?;
         }
         match &inst.op {
-            Op::Branch { target } => {
+            Op::Branch { target, .. } => {
                 branch(warp, exec, *target);
                 if !regroup(code, warp)? {
                     return Ok(Pause::Finished);
@@ -179,8 +179,8 @@ fn run<const SHADOW: bool>(
                     let lanes = Lanes { mask: exec, all: exec == warp.live };
                     spaces.party.pc = warp.pc;
                     step::<SHADOW>(op, warp, lanes, spaces, counters)?;
-                    if coverage && let Op::Compare32 { d: Some(d), .. } | Op::Compare64 { d: Some(d), .. } = op {
-                        counters.coverage.comparison(warp.pc, warp.registers.pred(*d), exec);
+                    if coverage && let Some(decision) = decision(op) {
+                        counters.coverage.decision(warp.pc, warp.registers.condition(decision), exec);
                     }
                 }
                 warp.pc += 1;

@@ -3,9 +3,6 @@
 use super::tables::{self, Table};
 use crate::case::{CaseParts, Domain, Range, Request};
 
-/// What a case may cost where many small ones are worth more than a large one, as in a fuzz target.
-pub const SMALL_BUDGET: u64 = 1 << 11;
-
 /// Multiply-adds of one of the two products of attention, over all heads, queries and steps: what running a case costs, up to a factor.
 ///
 /// Counted are the keys that a query sees; a query that sees none counts as if it saw one, for its output is written.

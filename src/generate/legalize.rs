@@ -5,6 +5,8 @@ use crate::case::{
     Cache, Case, CaseParts, Domain, Features, KnobName, MAX_TOKENS, Pages, Poison, Range, Recipe, Request, Shape,
     Storage, StorageKind, Values, default_scale,
 };
+use std::fmt;
+use std::sync::Arc;
 
 /// Why no case at all is in a domain.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -35,6 +37,20 @@ pub struct Space {
     domain: Domain,
     pub(super) budget: u64,
     smallest: Case,
+    limit: Option<Limit>,
+}
+
+/// A number of each case, which is not to be too high.
+#[derive(Clone)]
+struct Limit {
+    most: u64,
+    of: Arc<dyn Fn(&Case) -> u64 + Send + Sync>,
+}
+
+impl fmt::Debug for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at most {}", self.most)
+    }
 }
 
 impl Space {
@@ -78,12 +94,18 @@ impl Space {
         for (name, range) in &mut domain.knobs {
             cut(name.as_str(), range, 0, u32::MAX)?;
         }
-        Ok(Self { smallest: Case::new(smallest(&domain))?, domain, budget: super::DEFAULT_BUDGET })
+        Ok(Self { smallest: Case::new(smallest(&domain))?, domain, budget: super::DEFAULT_BUDGET, limit: None })
     }
 
     /// The same space, where [`Space::draw`] keeps the [cost](super::cost) of a case within `budget` wherever the domain has so small a case.
     pub fn with_budget(self, budget: u64) -> Self {
         Self { budget, ..self }
+    }
+
+    /// The same space, where [`Space::arbitrary`], [`Space::mutate`] and [`Space::splice`] also keep `of` a case at `most`
+    /// wherever the domain has such a case: for what a case costs that the generator can't know.
+    pub fn with_limit(self, most: u64, of: impl Fn(&Case) -> u64 + Send + Sync + 'static) -> Self {
+        Self { limit: Some(Limit { most, of: Arc::new(of) }), ..self }
     }
 
     /// The domain, without the values that no Case may have.
@@ -104,20 +126,35 @@ impl Space {
         self.legalize_if(parts, |_| true)
     }
 
-    /// The same, where the case must also cost no more than `budget` and its caches hold no more than goes with that, as
-    /// far as the domain has such a case.
-    pub(super) fn afford(&self, mut parts: CaseParts, budget: u64) -> Case {
+    /// The same, where the case also costs no more than the space's budget and keeps its limit, or at least does no worse than
+    /// the worst of `others`, as far as the domain has such a case.
+    pub(super) fn afford(&self, mut parts: CaseParts, others: &[&Case]) -> Case {
         self.pull_fields(&mut parts);
         let spare = parts.cache.capacity.saturating_sub(parts.needed_capacity());
-        for field in Field::IN_ORDER_OF_LOSS.into_iter().filter(|field| field.costs()) {
-            if cost(&parts) <= budget {
-                break;
-            }
-            self.lower(field, &mut parts, |trial| cost(&trial) <= budget);
+        let allowed = |own: u64, of: &dyn Fn(&Case) -> u64| others.iter().map(|case| of(case)).fold(own, u64::max);
+        self.bring_down(&mut parts, allowed(self.budget, &|case| cost(case)), cost);
+        if let Some(Limit { most, of }) = &self.limit {
+            let of_parts = |parts: &CaseParts| Case::new(parts.clone()).map_or(u64::MAX, |case| of(&case));
+            self.bring_down(&mut parts, allowed(*most, &**of), of_parts);
         }
         parts.cache.capacity = parts.needed_capacity().saturating_add(spare);
-        let elements = affordable_elements(budget);
+        let elements = allowed(affordable_elements(self.budget), &|case| case.cached_elements());
         self.legalize_if(parts, |case| case.cached_elements() <= elements)
+    }
+
+    /// Lowers what `of` depends on, field by field, until it is at most `most`.
+    fn bring_down(&self, parts: &mut CaseParts, most: u64, of: impl Fn(&CaseParts) -> u64) {
+        for field in Field::BY_COST {
+            let now = of(parts);
+            if now <= most {
+                return;
+            }
+            let mut least = parts.clone();
+            self.cap(field, 0, &mut least);
+            if of(&least) < now {
+                self.lower(field, parts, |trial| of(&trial) <= most);
+            }
+        }
     }
 
     fn legalize_if(&self, mut parts: CaseParts, accept: impl Fn(&Case) -> bool) -> Case {
@@ -200,6 +237,11 @@ impl Space {
         };
         let shape = &mut parts.shape;
         match field {
+            Field::Knobs => {
+                for (name, range) in &domain.knobs {
+                    parts.knobs.entry(name.clone()).and_modify(|n| *n = capped(range, *n));
+                }
+            }
             Field::SparePages | Field::PageSize => {
                 if let (Storage::Paged(pages), Some(sizes)) = (&mut parts.cache.storage, &domain.page_size) {
                     match field {
@@ -243,7 +285,7 @@ impl Space {
         }
         let needed = parts.needed_capacity();
         parts.cache.capacity = match field {
-            Field::SparePages | Field::PageSize | Field::Capacity => parts.cache.capacity.max(needed),
+            Field::Knobs | Field::SparePages | Field::PageSize | Field::Capacity => parts.cache.capacity.max(needed),
             _ => needed,
         };
     }
@@ -252,6 +294,7 @@ impl Space {
 /// The fields that decide how big a case is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Field {
+    Knobs,
     SparePages,
     Capacity,
     PastLen,
@@ -266,6 +309,18 @@ enum Field {
 }
 
 impl Field {
+    /// Those that decide what running a case takes.
+    const BY_COST: [Self; 8] = [
+        Self::Knobs,
+        Self::PastLen,
+        Self::QLen,
+        Self::Steps,
+        Self::Batch,
+        Self::QPerKv,
+        Self::KvHeads,
+        Self::HeadDim,
+    ];
+
     const IN_ORDER_OF_LOSS: [Self; 11] = [
         Self::SparePages,
         Self::Capacity,
@@ -280,15 +335,11 @@ impl Field {
         Self::HeadDim,
     ];
 
-    /// Whether the [cost] of a case depends on it.
-    fn costs(self) -> bool {
-        !matches!(self, Self::SparePages | Self::Capacity | Self::PageSize | Self::RowPad)
-    }
-
     fn of(self, parts: &CaseParts) -> u32 {
         let shape = &parts.shape;
         let requests = shape.requests.iter();
         match self {
+            Self::Knobs => parts.knobs.values().copied().max().unwrap_or(0),
             Self::SparePages => parts.cache.storage.pages().map_or(0, |pages| pages.spare),
             Self::PageSize => parts.cache.storage.pages().map_or(0, |pages| pages.size),
             Self::Capacity => parts.cache.capacity,

@@ -21,7 +21,7 @@ pub mod presets;
 mod statistics;
 mod tables;
 
-pub use budget::{SMALL_BUDGET, cost};
+pub use budget::cost;
 pub use draw::DEFAULT_BUDGET;
 pub use legalize::{EmptyDomain, Space};
 pub use presets::Preset;

@@ -1,6 +1,6 @@
 //! Cases near a case: the steps of a fuzzer that keeps the cases which reached something new and goes on from there.
 
-use super::budget::{Axis, cost};
+use super::budget::Axis;
 use super::dice::Dice;
 use super::legalize::Space;
 use super::presets::PRESETS;
@@ -17,18 +17,18 @@ impl Space {
     /// A case of the domain near `case`, which may be any: mostly one field of it is changed, now and then a few. It is
     /// another case wherever the domain has one that can be reached so.
     ///
-    /// It costs no more than the space's budget, or than `case` where that costs more; lengths are given up first.
+    /// It keeps the space's budget and limit, or does no worse than `case`: what would be too much is taken back from knobs
+    /// and lengths first.
     pub fn mutate(&self, case: &Case, rng: &mut impl RngCore) -> Case {
         let mut walk = Walk { space: self, dice: Dice(rng) };
         let start = self.start(case);
-        let budget = self.budget.max(cost(&start));
         for _ in 0..TRIES {
             let mut parts = start.clone().into_parts();
             let changes = walk.dice.pick(&[1, 1, 1, 1, 1, 2, 2, 4]);
             for _ in 0..changes {
                 walk.change(&mut parts);
             }
-            let next = self.afford(parts, budget);
+            let next = self.afford(parts, &[&start]);
             if next != start {
                 return next;
             }
@@ -36,19 +36,23 @@ impl Space {
         start
     }
 
-    /// A case of the domain with some fields of `case` and the rest of `other`, within the cost of the dearer of the two and
-    /// of the space's budget.
+    /// A case of the domain with some fields of `case` and the rest of `other`, within the space's budget and limit, or
+    /// no worse than the worse of the two.
     pub fn splice(&self, case: &Case, other: &Case, rng: &mut impl RngCore) -> Case {
         let mut dice = Dice(rng);
         let (start, other) = (self.start(case), self.start(other));
-        let budget = self.budget.max(cost(&start)).max(cost(&other));
         let mut parts = start.clone().into_parts();
         for field in Field::ALL {
             if dice.one_in(2) {
                 settled(&mut parts, |parts| field.take(parts, &other));
             }
         }
-        self.afford(parts, budget)
+        self.afford(parts, &[&start, &other])
+    }
+
+    /// The case nearest to `case` that is in the domain and keeps the space's budget and limit.
+    pub fn downsize(&self, case: &Case) -> Case {
+        self.afford(self.start(case).into_parts(), &[])
     }
 
     /// `case` in the domain, where it is not derived from another.
