@@ -10,6 +10,11 @@
 //! ```
 
 pub mod ptx;
+mod seeds;
+mod target;
+
+pub use seeds::seeds;
+pub use target::{Failure, InputError, Target};
 
 use crate::backend::cuda::{Cuda, Unavailable};
 use crate::backend::{Backend, Emulator, Kernel, OpenError, shipped_names};
@@ -45,6 +50,16 @@ pub enum SetupError {
     Backend(String),
 }
 
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The kernels that the environment names: `ATTNFUZZ_KERNEL`, or every shipped one.
+fn kernels_from_env() -> Vec<String> {
+    variable("ATTNFUZZ_KERNEL")
+        .map_or_else(|| shipped_names().into_iter().map(String::from).collect(), |name| vec![name])
+}
+
 impl Harness {
     /// The kernel of this name or path, on the emulator. Findings are not saved.
     pub fn emulated(kernel: &str) -> Result<Self, OpenError> {
@@ -55,11 +70,6 @@ impl Harness {
     /// `ATTNFUZZ_KERNEL` (name or path; unset: every shipped kernel), `ATTNFUZZ_BACKEND` (`emulator`, the default, or
     /// `cuda`), `ATTNFUZZ_REGRESSIONS` (folder that findings are saved below; unset: `default_store`).
     pub fn from_env(default_store: &str) -> Result<Vec<Self>, SetupError> {
-        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let kernels = match variable("ATTNFUZZ_KERNEL") {
-            Some(kernel) => vec![kernel],
-            None => shipped_names().into_iter().map(String::from).collect(),
-        };
         let store = Store::new(variable("ATTNFUZZ_REGRESSIONS").unwrap_or_else(|| default_store.into()));
         let backend = variable("ATTNFUZZ_BACKEND").unwrap_or_else(|| "emulator".into());
         let open = |kernel: String| {
@@ -70,7 +80,7 @@ impl Harness {
             };
             Ok(Self { kernel: Kernel::open(&kernel)?, backend, store: Some(store.clone()) })
         };
-        kernels.into_iter().map(open).collect()
+        kernels_from_env().into_iter().map(open).collect()
     }
 
     /// The kernel.
@@ -87,7 +97,7 @@ impl Harness {
     ///
     /// A case that can't be run is an error too: nothing that was not judged may read as a pass.
     pub fn judge(&self, case: &Case) -> Result<(), String> {
-        match self.verdict(case)? {
+        match self.verdict_on(&*self.backend, case)? {
             Verdict::Agree(_) => Ok(()),
             Verdict::Diverge(divergence) => Err(divergence.to_string()),
             Verdict::Fault(fault) => Err(format!("{}: {}", fault.kind, fault.detail)),
@@ -97,7 +107,12 @@ impl Harness {
 
     /// Judges `case`; if it fails, shrinks and saves it. The error is the whole report, ready to print.
     pub fn check(&self, case: &Case) -> Result<(), String> {
-        let verdict = self.verdict(case)?;
+        self.check_on(&*self.backend, case)
+    }
+
+    /// The same, where the case is first judged on `backend`, another way to the harness's own.
+    fn check_on(&self, backend: &dyn Backend, case: &Case) -> Result<(), String> {
+        let verdict = self.verdict_on(backend, case)?;
         match &verdict {
             Verdict::Agree(_) => return Ok(()),
             Verdict::Skip(why) => return Err(format!("{case} was not judged: {why}")),
@@ -121,8 +136,8 @@ impl Harness {
         Found::saved(&self.kernel, finding, executions, self.store.as_ref())
     }
 
-    fn verdict(&self, case: &Case) -> Result<Verdict, String> {
-        match oracle::examine(&*self.backend, &self.kernel, case) {
+    fn verdict_on(&self, backend: &dyn Backend, case: &Case) -> Result<Verdict, String> {
+        match oracle::examine(backend, &self.kernel, case) {
             Ok(examined) => Ok(examined.verdict),
             Err(error) => Err(format!("{case} can't be run: {error}")),
         }

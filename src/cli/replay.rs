@@ -1,20 +1,27 @@
 //! `attnfuzz replay`.
 
-use super::{Exit, Failure, Format, ReplayArgs, backends};
+use super::{Exit, Failure, Format, ReplayArgs, backends, inputs};
+use crate::backend::{Backend, Kernel};
+use crate::case::Case;
+use crate::oracle::{Verdict, examine};
 use crate::regression::{Finding, Replayed, replay};
 use crate::report::{human, jsonl};
 use std::path::{Path, PathBuf};
 
 pub(super) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
     let default = PathBuf::from("proptest-regressions/cases");
-    let mut findings = Vec::new();
+    let (mut findings, mut cases) = (Vec::new(), Vec::new());
     if args.paths.is_empty() && default.exists() {
         findings = Finding::load_all(&default).map_err(Failure::usage)?;
     }
     for path in &args.paths {
-        findings.extend(Finding::load_all(path).map_err(Failure::usage)?);
+        if inputs::is_input(path) {
+            cases.push((path, inputs::read(path, None)?));
+        } else {
+            findings.extend(Finding::load_all(path).map_err(Failure::usage)?);
+        }
     }
-    if findings.is_empty() {
+    if findings.is_empty() && cases.is_empty() {
         let places = if args.paths.is_empty() { default.display().to_string() } else { "the paths given".into() };
         eprintln!("nothing to replay: there is no finding in {places}");
         return Ok(Exit::NothingRan);
@@ -33,7 +40,20 @@ pub(super) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
                 Replayed::Fixed => &mut fixed,
                 Replayed::CannotRun(_) => &mut not_run,
             } += 1;
-            tell(args.format, file, finding, &backend.describe(), &result);
+            let (word, detail) = words(finding, &result);
+            tell(args.format, file, (&finding.kernel, &finding.line), &backend.describe(), (word, &detail));
+        }
+    }
+    for (file, (kernel, case)) in &cases {
+        for backend in &backends {
+            let (word, detail) = judged(kernel, case, &**backend);
+            *match word {
+                "fails" => &mut still,
+                "agrees" => &mut fixed,
+                _ => &mut not_run,
+            } += 1;
+            let name = kernel.reference();
+            tell(args.format, file, (&name, &case.to_string()), &backend.describe(), (word, &detail));
         }
     }
     Ok(match (still, differently, fixed, not_run) {
@@ -45,18 +65,32 @@ pub(super) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
     })
 }
 
-fn tell(format: Format, file: &Path, finding: &Finding, backend: &str, result: &Replayed) {
-    let file = file.display().to_string();
-    let (word, detail) = match result {
+/// What became of an input.
+fn judged(kernel: &Kernel, case: &Case, backend: &dyn Backend) -> (&'static str, String) {
+    match examine(backend, kernel, case).map(|examined| examined.verdict) {
+        Ok(Verdict::Agree(_)) => ("agrees", String::new()),
+        Ok(Verdict::Diverge(divergence)) => ("fails", divergence.to_string()),
+        Ok(Verdict::Fault(fault)) => ("fails", format!("{}: {}", fault.kind, fault.detail)),
+        Ok(Verdict::Skip(why)) => ("cannot run", why),
+        Err(error) => ("cannot run", error.to_string()),
+    }
+}
+
+fn words(finding: &Finding, result: &Replayed) -> (&'static str, String) {
+    match result {
         Replayed::StillFails(what) => ("still fails", what.clone()),
         Replayed::FailsDifferently(signature, what) => {
             ("fails differently", format!("{what} (now {signature}, saved as {})", finding.signature))
         }
         Replayed::Fixed => ("fixed", String::new()),
         Replayed::CannotRun(why) => ("cannot run", why.clone()),
-    };
+    }
+}
+
+fn tell(format: Format, file: &Path, case: (&str, &str), backend: &str, (word, detail): (&str, &str)) {
+    let file = file.display().to_string();
     match format {
-        Format::Jsonl => println!("{}", jsonl::replayed(&file, finding, backend, &word.replace(' ', "-"), &detail)),
-        Format::Human => println!("{}", human::replayed(word, &file, finding, backend, &detail)),
+        Format::Jsonl => println!("{}", jsonl::replayed(&file, case, backend, &word.replace(' ', "-"), detail)),
+        Format::Human => println!("{}", human::replayed(word, &file, case, backend, detail)),
     }
 }

@@ -310,16 +310,8 @@ enum Field {
 
 impl Field {
     /// Those that decide what running a case takes.
-    const BY_COST: [Self; 8] = [
-        Self::Knobs,
-        Self::PastLen,
-        Self::QLen,
-        Self::Steps,
-        Self::Batch,
-        Self::QPerKv,
-        Self::KvHeads,
-        Self::HeadDim,
-    ];
+    const BY_COST: [Self; 8] =
+        [Self::Knobs, Self::PastLen, Self::QLen, Self::Steps, Self::Batch, Self::QPerKv, Self::KvHeads, Self::HeadDim];
 
     const IN_ORDER_OF_LOSS: [Self; 11] = [
         Self::SparePages,

@@ -3,7 +3,7 @@
 use super::budget::Axis;
 use super::dice::Dice;
 use super::legalize::Space;
-use super::presets::PRESETS;
+use super::presets::{PRESETS, Preset};
 use super::tables;
 use crate::case::{
     Case, CaseParts, Pages, Poison, Range, Recipe, Relation, Storage, StorageKind, Values, default_scale,
@@ -53,6 +53,22 @@ impl Space {
     /// The case nearest to `case` that is in the domain and keeps the space's budget and limit.
     pub fn downsize(&self, case: &Case) -> Case {
         self.afford(self.start(case).into_parts(), &[])
+    }
+
+    /// The smallest case with the heads, window, cap and sinks of each model that the domain takes, and one or two tokens.
+    pub fn models(&self) -> impl Iterator<Item = Case> {
+        PRESETS.iter().filter_map(|preset| {
+            let mut parts = self.smallest().clone().into_parts();
+            settled(&mut parts, |parts| set_model(parts, preset));
+            parts.shape.requests[0].past_len = 1;
+            parts.cache.capacity = parts.needed_capacity();
+            parts.values.recipe = Recipe::Normal;
+            let case = self.legalize(parts);
+            let shape = &case.shape;
+            let heads = (shape.num_kv_heads, shape.q_per_kv, shape.head_dim, shape.v_head_dim);
+            let wanted = (preset.num_kv_heads, preset.q_per_kv(), preset.head_dim, preset.v_head_dim);
+            (heads == wanted).then_some(case)
+        })
     }
 
     /// `case` in the domain, where it is not derived from another.
@@ -186,6 +202,16 @@ fn settled(parts: &mut CaseParts, change: impl FnOnce(&mut CaseParts)) {
     }
 }
 
+fn set_model(parts: &mut CaseParts, preset: &Preset) {
+    let shape = &mut parts.shape;
+    shape.num_kv_heads = preset.num_kv_heads;
+    shape.q_per_kv = preset.q_per_kv();
+    (shape.head_dim, shape.v_head_dim) = (preset.head_dim, preset.v_head_dim);
+    let features = &mut parts.features;
+    (features.window, features.softcap) = (preset.window, preset.softcap);
+    features.sinks = preset.sinks;
+}
+
 /// A case being changed.
 struct Walk<'a, R> {
     space: &'a Space,
@@ -273,13 +299,7 @@ impl<R: RngCore> Walk<'_, R> {
     /// The heads of a model.
     fn model(&mut self, parts: &mut CaseParts) {
         let preset = &PRESETS[self.dice.below(PRESETS.len() as u32) as usize];
-        let shape = &mut parts.shape;
-        shape.num_kv_heads = preset.num_kv_heads;
-        shape.q_per_kv = preset.q_per_kv();
-        (shape.head_dim, shape.v_head_dim) = (preset.head_dim, preset.v_head_dim);
-        let features = &mut parts.features;
-        (features.window, features.softcap) = (preset.window, preset.softcap);
-        features.sinks = preset.sinks;
+        set_model(parts, preset);
     }
 
     /// One request more, or less, or another order of them.

@@ -90,9 +90,9 @@ pub fn finding(kernel: &str, finding: &Finding) -> String {
     text
 }
 
-/// What became of a saved finding.
-pub fn replayed(word: &str, file: &str, finding: &Finding, backend: &str, detail: &str) -> String {
-    let mut text = format!("{word}: {file}\n   = {} on {backend}: {}", finding.kernel, finding.line);
+/// What became of a saved finding, or of an input: of a kernel, and a case in one line.
+pub fn replayed(word: &str, file: &str, (kernel, case): (&str, &str), backend: &str, detail: &str) -> String {
+    let mut text = format!("{word}: {file}\n   = {kernel} on {backend}: {case}");
     if !detail.is_empty() {
         let _ = write!(text, "\n   = {detail}");
     }

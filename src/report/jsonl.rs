@@ -5,7 +5,7 @@
 //! Numbers that JSON lacks (NaN, infinities) are strings.
 
 use crate::campaign::{Event, Found, RelationCount, Row, Summary};
-use crate::regression::{Finding, Saved};
+use crate::regression::Saved;
 use serde_json::{Value, json};
 
 /// The line of an event.
@@ -53,10 +53,11 @@ pub fn summary(summary: &Summary) -> Vec<String> {
     rows.chain(comparisons).chain([end]).map(|value| value.to_string()).collect()
 }
 
-/// The line of a replayed finding: `result` is one of `still-fails`, `fails-differently`, `fixed`, `cannot-run`.
-pub fn replayed(file: &str, finding: &Finding, backend: &str, result: &str, detail: &str) -> String {
+/// The line of a replayed finding, or of an input of a fuzz target: of a kernel, and a case in one line. `result` is one of
+/// `still-fails`, `fails-differently`, `fixed`, `cannot-run`; of an input `fails`, `agrees`, `cannot-run`.
+pub fn replayed(file: &str, (kernel, case): (&str, &str), backend: &str, result: &str, detail: &str) -> String {
     json!({
-        "event": "replayed", "file": file, "kernel": finding.kernel, "backend": backend, "case": finding.line,
+        "event": "replayed", "file": file, "kernel": kernel, "backend": backend, "case": case,
         "result": result, "detail": detail,
     })
     .to_string()
