@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 /// Points beyond are folded onto the first ones. libFuzzer tells 2^21 features apart, 8 of each counter.
 const COUNTERS: usize = 1 << 17;
 
+// Nothing here reads them, which would be reason enough to leave them out.
+#[used]
 #[cfg_attr(target_os = "linux", unsafe(link_section = "__libfuzzer_extra_counters"))]
 static COUNTED: [AtomicU8; COUNTERS] = [const { AtomicU8::new(0) }; COUNTERS];
 
