@@ -17,7 +17,7 @@ pub use seeds::seeds;
 pub use target::{Failure, InputError, Target};
 
 use crate::backend::cuda::{Cuda, Unavailable};
-use crate::backend::{Backend, Emulator, Kernel, OpenError, shipped_names};
+use crate::backend::{Backend, BackendError, Emulator, Kernel, OpenError, shipped_names};
 use crate::campaign::{Found, Minimised, met, minimise};
 use crate::case::Case;
 use crate::oracle::{self, Verdict};
@@ -97,7 +97,8 @@ impl Harness {
     ///
     /// A case that can't be run is an error too: nothing that was not judged may read as a pass.
     pub fn judge(&self, case: &Case) -> Result<(), String> {
-        match self.verdict_on(&*self.backend, case)? {
+        let examined = oracle::examine(&*self.backend, &self.kernel, case);
+        match examined.map_err(|error| format!("{case} can't be run: {error}"))?.verdict {
             Verdict::Agree(_) => Ok(()),
             Verdict::Diverge(divergence) => Err(divergence.to_string()),
             Verdict::Fault(fault) => Err(format!("{}: {}", fault.kind, fault.detail)),
@@ -107,20 +108,26 @@ impl Harness {
 
     /// Judges `case`; if it fails, shrinks and saves it. The error is the whole report, ready to print.
     pub fn check(&self, case: &Case) -> Result<(), String> {
-        self.check_on(&*self.backend, case)
+        self.check_on(&*self.backend, case).map_err(|failure| failure.to_string())
     }
 
     /// The same, where the case is first judged on `backend`, another way to the harness's own.
-    fn check_on(&self, backend: &dyn Backend, case: &Case) -> Result<(), String> {
-        let verdict = self.verdict_on(backend, case)?;
+    fn check_on(&self, backend: &dyn Backend, case: &Case) -> Result<(), Failure> {
+        let cannot = |error: &BackendError| format!("{case} can't be run: {error}");
+        let verdict = match oracle::examine(backend, &self.kernel, case) {
+            Ok(examined) => examined.verdict,
+            // Nor can any other case be.
+            Err(error @ BackendError::Unavailable(_)) => return Err(Failure::Report(cannot(&error))),
+            Err(error) => return Err(Failure::Skipped(cannot(&error))),
+        };
         match &verdict {
             Verdict::Agree(_) => return Ok(()),
-            Verdict::Skip(why) => return Err(format!("{case} was not judged: {why}")),
+            Verdict::Skip(why) => return Err(Failure::Skipped(format!("{case} was not judged: {why}"))),
             Verdict::Diverge(_) | Verdict::Fault(_) => {}
         }
         let found = minimise(&self.kernel, &*self.backend, case, &verdict, "harness".into(), MAX_SHRINK);
         let Some(Minimised { finding, executions, others }) = found else {
-            return Err(format!("{case}: {verdict:?}"));
+            return Err(Failure::Report(format!("{case}: {verdict:?}")));
         };
         let id = finding.case.id();
         let mut report = human::found(&self.saved(finding, executions));
@@ -129,17 +136,10 @@ impl Harness {
                 report += &human::met(&self.saved(finding, 0));
             }
         }
-        Err(report)
+        Err(Failure::Report(report))
     }
 
     fn saved(&self, finding: Finding, executions: u32) -> Found {
         Found::saved(&self.kernel, finding, executions, self.store.as_ref())
-    }
-
-    fn verdict_on(&self, backend: &dyn Backend, case: &Case) -> Result<Verdict, String> {
-        match oracle::examine(backend, &self.kernel, case) {
-            Ok(examined) => Ok(examined.verdict),
-            Err(error) => Err(format!("{case} can't be run: {error}")),
-        }
     }
 }

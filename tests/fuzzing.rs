@@ -256,6 +256,15 @@ fn an_input_that_fails_is_shrunk_and_reported() {
     assert!(matches!(target.run(b"words", |_| ()), Err(Failure::Input(_))));
 }
 
+/// A planted bug's PTX holds some of the kernel's entries only: a case of another is no crash.
+#[test]
+fn an_input_that_can_not_be_run_is_skipped() {
+    let target = Target::new(vec![emulated("kernels/mutants/gqa_prefill/f04_sink_of_kv_head.toml")]);
+    let line = "kv=8 g=2 d=128 past=0 append=no dtype=bf16 cache=packed-hnd:1 scale=0.78125 values=flat:25028";
+    let Err(Failure::Skipped(why)) = target.run(format!("f04 {line}").as_bytes(), |_| ()) else { panic!("it ran") };
+    assert_eq!(why, format!("{line} can't be run: the PTX has no entry \"gqa_prefill_bf16_d128\""));
+}
+
 /// `attnfuzz cases KERNEL --seeds fuzz/seeds/attention_diff` makes them again.
 #[test]
 fn seeds_are_cases_that_agree() {

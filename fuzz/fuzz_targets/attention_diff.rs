@@ -3,16 +3,21 @@ mod counters;
 
 use attnfuzz::harness::{Failure, Target};
 use libfuzzer_sys::{Corpus, fuzz_crossover, fuzz_mutator, fuzz_target};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Once};
 
 const REGRESSIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../proptest-regressions");
 static TARGET: LazyLock<Target> = LazyLock::new(|| Target::from_env(REGRESSIONS).unwrap_or_else(|e| panic!("{e}")));
+static FIRST: Once = Once::new();
 
 fuzz_target!(|data: &[u8]| -> Corpus {
     match counters::of_kernel_only(&TARGET, data) {
         Ok(()) => Corpus::Keep,
-        Err(Failure::Input(_)) => Corpus::Reject,
         Err(Failure::Report(report)) => panic!("{report}"),
+        Err(Failure::Input(_)) => Corpus::Reject,
+        Err(skipped) => {
+            FIRST.call_once(|| eprintln!("skipped, as others may be: {skipped}"));
+            Corpus::Reject
+        }
     }
 });
 

@@ -7,8 +7,8 @@ use crate::generate::cost;
 use crate::oracle::{Verdict, examine};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Most multiply-adds of a seed with a model's heads: one token of the wider ones.
-const MODEL_BUDGET: u64 = 1 << 14;
+/// Most multiply-adds of a seed with a model's heads: with more, what is mutated from it would be slow as well.
+const MODEL_BUDGET: u64 = 1 << 13;
 
 /// Entries for `kernel`: a token or two with each model's heads, where that is cheap, and of the first `cases` cases of the
 /// campaign `seed`, made small, those that reach what no cheaper one reaches. The same each time.

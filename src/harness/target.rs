@@ -41,11 +41,16 @@ pub enum InputError {
 }
 
 /// What became of an input that the kernel did not agree with.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Failure {
     /// It stands for no case.
+    #[error(transparent)]
     Input(InputError),
+    /// Its case can't be run here, through no fault of the kernel, or not judged; others may be. Says which and why.
+    #[error("{0}")]
+    Skipped(String),
     /// The kernel fails the case: the whole report, ready to print. The finding is shrunk and saved.
+    #[error("{0}")]
     Report(String),
 }
 
@@ -122,12 +127,12 @@ impl Target {
     pub fn run(&self, input: &[u8], mut reached: impl FnMut(u32)) -> Result<(), Failure> {
         let (subject, case) = self.subject(input).map_err(Failure::Input)?;
         if !subject.is_seen() {
-            return subject.harness.check(&case).map_err(Failure::Report);
+            return subject.harness.check_on(&*subject.harness.backend, &case);
         }
         let recording = Recording::new(&subject.points);
         let checked = subject.harness.check_on(&recording, &case);
         recording.take().iter().for_each(|point| reached(subject.first_point + point));
-        checked.map_err(Failure::Report)
+        checked
     }
 
     /// Makes another input of the first `size` bytes of `data`: one near it, in text. Gives its size, at most `max_size`.
