@@ -31,6 +31,7 @@ pub mod campaign;
 pub mod case;
 pub mod cli;
 pub mod corpus;
+pub mod coverage;
 pub mod emulator;
 pub mod expr;
 pub mod float;

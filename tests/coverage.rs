@@ -2,9 +2,13 @@
 
 use attnfuzz::backend::{CoverageMap, Emulator, Held, Kernel, PointKind, Points, Recording, Run, Watch, shipped_names};
 use attnfuzz::case::Case;
+use attnfuzz::coverage::{self, Config, Layout, Listing, Measured, Share, Totals};
 use attnfuzz::oracle::{Verdict, examine};
+use attnfuzz::report;
 use proptest::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 use std::sync::LazyLock;
 
 static SHIPPED: LazyLock<Vec<(Kernel, Points)>> = LazyLock::new(|| {
@@ -132,4 +136,136 @@ fn a_case_reaches_only_the_entry_of_its_dtype() {
     assert_eq!(entries.len(), 1, "{entries:?}");
     let held = |p: &attnfuzz::backend::Point<'_>| matches!(p.kind, PointKind::Branch(Held::Some));
     assert!(points.iter().any(|p| held(&p)));
+}
+
+/// The kernel of `tests/coverage` with groups of at most `group` query heads.
+fn one_key(group: u32) -> (tempfile::TempDir, Kernel) {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/coverage");
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["one_key.cu", "one_key.ptx", "one_key.toml"] {
+        let text = fs::read_to_string(from.join(file)).unwrap();
+        let text = text.replace("q_per_kv = \"1..=8\"", &format!("q_per_kv = \"1..={group}\""));
+        fs::write(folder.path().join(file), text).unwrap();
+    }
+    let kernel = Kernel::open(&folder.path().join("one_key.toml").to_string_lossy()).unwrap();
+    (folder, kernel)
+}
+
+/// The annotated source, the totals and the tracefile, with the folder's name left out.
+fn measured(group: u32, jobs: usize) -> (String, Totals, String, Measured) {
+    let (folder, kernel) = one_key(group);
+    let points = Points::of(&kernel);
+    let layout = Layout::of(&points);
+    let config = Config { cases: Some(60), jobs, ..Config::default() };
+    let measured = coverage::run(&kernel, &points, &layout, &config, &|_| {});
+    assert!(!measured.has_findings() && measured.cases == 60, "{measured:?}");
+    let listing = Listing::of(&kernel, &layout, &measured);
+    let short = |text: String| {
+        let folder = folder.path().canonicalize().unwrap();
+        text.replace(&format!("{}/", folder.display()), "")
+    };
+    let (text, records) = (report::coverage::listing(&listing, false), report::lcov::records("one_key", &listing));
+    (short(text), Totals::of(&points, &layout, &measured), short(records), measured)
+}
+
+#[test]
+fn a_branch_that_no_group_is_large_enough_for_is_missed() {
+    let (text, totals, records, _) = measured(4, 1);
+    let expected = "\
+one_key.cu: 1 of 7 lines never run
+       60     3 |     if (threadIdx.x != 0) return;
+        -     4 |     int kv_head;
+       60     5 |     if (group > 4) {
+                | = never taken: in one_key_f32: ptx 23: @%p2 bra LARGE;
+    #####     6 |         kv_head = blockIdx.x / group;
+        -     7 |     } else {
+       60     8 |         kv_head = blockIdx.x / group;
+        -     9 |     }
+       60    10 |     const float value = v[kv_head * stride];
+       60    11 |     out[blockIdx.x] = group < 0 ? 0.0f : value;
+                | = never holds: 2 of 2 conditions, in one_key_f32: ptx 40: setp.lt.s32 %p3, %r2, 0;
+       60    12 | }
+";
+    assert_eq!(text, expected);
+    // `%p1` differs between lanes; `%p2` and `%p3` are the same in all of them, so that `some` is no outcome of theirs.
+    let share = |reached, existing| Share { reached, existing };
+    assert_eq!(totals.edges, share(3, 4));
+    assert_eq!(totals.branches, share(2, 5));
+    assert_eq!(totals.predicates, share(4, 9));
+    assert_eq!(totals.instructions, share(23, 24));
+    assert_eq!(
+        records,
+        "TN:one_key\nSF:one_key.cu\nBRDA:3,0,0,60\nBRDA:3,0,1,60\nBRDA:5,0,0,0\nBRDA:5,0,1,60\nBRF:4\nBRH:3\n\
+         DA:3,60\nDA:5,60\nDA:6,0\nDA:8,60\nDA:10,60\nDA:11,60\nDA:12,60\nLH:6\nLF:7\nend_of_record\n"
+    );
+}
+
+#[test]
+fn it_is_reached_where_groups_are_larger() {
+    let (text, totals, records, _) = measured(8, 1);
+    assert!(!text.contains("never taken") && !text.contains("#####"), "{text}");
+    assert_eq!(totals.edges, Share { reached: 4, existing: 4 });
+    assert!(records.contains("BRF:4\nBRH:4\n") && records.contains("LH:7\nLF:7\n"), "{records}");
+}
+
+#[test]
+fn what_is_measured_is_the_same_for_any_number_of_threads() {
+    let (one, three) = (measured(8, 1), measured(8, 3));
+    assert_eq!((&one.0, &one.1, &one.2), (&three.0, &three.1, &three.2));
+    assert_eq!(one.3.reached, three.3.reached);
+}
+
+/// A tracefile's lines and branches by file, read as geninfo(1) describes it; every total must be right.
+fn parse_lcov(text: &str) -> BTreeMap<String, (BTreeMap<u32, u64>, usize)> {
+    let mut files = BTreeMap::new();
+    let (mut name, mut lines, mut branches) = (String::new(), BTreeMap::new(), Vec::new());
+    for record in text.lines() {
+        let (key, value) = record.split_once(':').unwrap_or((record, ""));
+        let number = || value.parse::<usize>().unwrap();
+        match key {
+            "TN" => assert!(value.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'), "{record}"),
+            "SF" => name = value.to_owned(),
+            "DA" => {
+                let (line, count) = value.split_once(',').unwrap();
+                assert_eq!(lines.insert(line.parse::<u32>().unwrap(), count.parse::<u64>().unwrap()), None, "{record}");
+            }
+            "BRDA" => {
+                let [line, block, branch, taken] = value.split(',').collect::<Vec<_>>()[..] else { panic!("{record}") };
+                let [..] = [line, block, branch].map(|number| number.parse::<u32>().unwrap());
+                branches.push(if taken == "-" { 0 } else { taken.parse::<u64>().unwrap() });
+            }
+            "BRF" => assert_eq!(number(), branches.len()),
+            "BRH" => assert_eq!(number(), branches.iter().filter(|taken| **taken > 0).count()),
+            "LF" => assert_eq!(number(), lines.len()),
+            "LH" => assert_eq!(number(), lines.values().filter(|count| **count > 0).count()),
+            "end_of_record" => {
+                files.insert(std::mem::take(&mut name), (std::mem::take(&mut lines), branches.len()));
+                branches.clear();
+            }
+            _ => panic!("{record}"),
+        }
+    }
+    assert!(name.is_empty() && lines.is_empty() && branches.is_empty(), "it ends within a record");
+    files
+}
+
+#[test]
+fn a_tracefile_reads_back() {
+    for (kernel, points) in &*SHIPPED {
+        let layout = Layout::of(points);
+        let config = Config { cases: Some(6), jobs: 2, ..Config::default() };
+        let measured = coverage::run(kernel, points, &layout, &config, &|_| {});
+        let listing = Listing::of(kernel, &layout, &measured);
+        let files = parse_lcov(&report::lcov::records(kernel.name(), &listing));
+        assert_eq!(files.len(), listing.files.len());
+        for file in &listing.files {
+            let path = file.source.path.canonicalize().unwrap();
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(text.lines().eq(&file.source.text), "{} is not what is annotated", path.display());
+            let (lines, branches) = &files[&path.display().to_string()];
+            assert!(lines.iter().eq(file.lines.iter().map(|(n, line)| (n, &line.cases)).collect::<BTreeMap<_, _>>()));
+            assert_eq!(*branches, file.lines.values().map(|line| 2 * line.branches.len()).sum::<usize>());
+            assert!(lines.keys().all(|line| *line as usize <= file.source.text.len()), "{}", path.display());
+        }
+    }
 }

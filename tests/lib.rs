@@ -28,6 +28,7 @@ mod relations;
 mod replay;
 mod rules;
 mod shrink;
+mod store;
 mod suspect;
 mod values;
 mod variants;

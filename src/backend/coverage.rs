@@ -8,7 +8,7 @@
 //! another schedule, perturbed functions, derived cases) reach little else, and what they reach says more of the
 //! schedule than of the case.
 
-use super::{Backend, BackendError, BackendKind, Emulator, Kernel, Run, Watch};
+use super::{Backend, BackendError, BackendKind, Emulator, Kernel, Run};
 use crate::case::Case;
 use crate::emulator::{self, possible_outcomes};
 use crate::outcome::Outcome;
@@ -32,8 +32,8 @@ pub struct Points {
 struct Entry {
     name: String,
     program: Arc<Program>,
-    /// For each instruction, which of its seven points exist, and the number of the first.
-    existing: Vec<(u8, u32)>,
+    /// For each instruction that a path leads to, which of its seven points exist, and the number of the first.
+    existing: Vec<Option<(u8, u32)>>,
 }
 
 /// A place in a program, and what may happen there.
@@ -91,9 +91,9 @@ impl Points {
         let (mut entries, mut next) = (Vec::new(), 0);
         for (name, program) in kernel.lowered() {
             let existing = existing(&program).into_iter().map(|bits| {
-                let first = next;
+                let (bits, first) = (bits?, next);
                 next += bits.count_ones();
-                (bits, first)
+                Some((bits, first))
             });
             entries.push(Entry { name: name.to_owned(), existing: existing.collect(), program });
         }
@@ -114,9 +114,9 @@ impl Points {
     pub fn iter(&self) -> impl Iterator<Item = Point<'_>> {
         self.entries.iter().flat_map(|entry| {
             let instructions = entry.existing.iter().enumerate();
-            instructions.flat_map(move |(pc, (bits, first))| {
+            instructions.filter_map(|(pc, existing)| Some((pc, (*existing)?))).flat_map(move |(pc, (bits, first))| {
                 let bits = (0..7).filter(move |bit| bits >> bit & 1 == 1);
-                (*first..).zip(bits).map(move |(number, bit)| Point {
+                (first..).zip(bits).map(move |(number, bit)| Point {
                     number,
                     entry: &entry.name,
                     program: &entry.program,
@@ -124,6 +124,15 @@ impl Points {
                     kind: entry.kind(pc, bit),
                 })
             })
+        })
+    }
+
+    /// Each entry point that can be run: its name, its program, and the indices of the instructions that a path leads to.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &Program, impl Iterator<Item = usize>)> {
+        self.entries.iter().map(|entry| {
+            let instructions = entry.existing.iter().enumerate();
+            let reachable = instructions.filter_map(|(pc, existing)| existing.is_some().then_some(pc));
+            (entry.name.as_str(), &*entry.program, reachable)
         })
     }
 
@@ -135,10 +144,8 @@ impl Points {
     /// Adds what a launch of `entry` has reached.
     fn add(&self, map: &mut CoverageMap, entry: &str, coverage: &emulator::Coverage) {
         let Ok(index) = self.entries.binary_search_by(|known| known.name.as_str().cmp(entry)) else { return };
-        for (pc, (existing, first)) in self.entries[index].existing.iter().enumerate() {
-            if *existing == 0 || !coverage.is_reached(pc) {
-                continue;
-            }
+        for (pc, existing) in self.entries[index].existing.iter().enumerate() {
+            let Some((existing, first)) = existing.filter(|_| coverage.is_reached(pc)) else { continue };
             let mut reached = (coverage.outcomes(pc) | BLOCK) & existing;
             while reached != 0 {
                 let below = existing & ((reached & reached.wrapping_neg()) - 1);
@@ -162,8 +169,8 @@ impl Entry {
     }
 }
 
-/// For each instruction the bits of its points.
-fn existing(program: &Program) -> Vec<u8> {
+/// The bits of the points of each instruction that a path leads to.
+fn existing(program: &Program) -> Vec<Option<u8>> {
     let code = program.code();
     let mut leads = vec![false; code.len()];
     let mut lead = |pc: usize| leads.get_mut(pc).into_iter().for_each(|leads| *leads = true);
@@ -180,7 +187,7 @@ fn existing(program: &Program) -> Vec<u8> {
         }
     }
     let possible = possible_outcomes(program).into_iter().zip(leads);
-    possible.map(|(outcomes, leads)| outcomes.map_or(0, |bits| bits | if leads { BLOCK } else { 0 })).collect()
+    possible.map(|(outcomes, leads)| Some(outcomes? | if leads { BLOCK } else { 0 })).collect()
 }
 
 /// A set of a kernel's points.
@@ -265,14 +272,18 @@ impl Backend for Recording<'_> {
     }
 
     fn run(&self, kernel: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError> {
+        let mut outcomes = self.run_each(kernel, case, &[run])?;
+        outcomes.pop().ok_or_else(|| BackendError::Unavailable("a run without an outcome".into()))
+    }
+
+    fn run_each(&self, kernel: &Kernel, case: &Case, runs: &[Run]) -> Result<Vec<Outcome>, BackendError> {
         let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
         if reached.is_some() || kernel.ptx_hash() != self.points.ptx_hash {
             drop(reached);
-            return Emulator.run(kernel, case, run);
+            return Emulator.run_each(kernel, case, runs);
         }
         let map = reached.insert(self.points.none());
         let mut record = |program: &Program, coverage: &_| self.points.add(map, program.name(), coverage);
-        let (outcome, _) = Emulator.watched(kernel, case, run, Watch::default(), Some(&mut record))?;
-        Ok(outcome)
+        Emulator.run_each_recorded(kernel, case, runs, Some(&mut record))
     }
 }

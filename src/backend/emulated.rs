@@ -1,6 +1,6 @@
 //! The emulator backend: the kernel's PTX on the CPU, under checks.
 
-use super::plan::{Initialised, Plan, PlannedArg, PlannedLaunch};
+use super::plan::{Initialised, Plan, PlannedLaunch};
 use super::{Backend, BackendError, BackendKind, Kernel, Run};
 use crate::case::Case;
 use crate::emulator::{
@@ -30,6 +30,10 @@ impl Backend for Emulator {
 
     fn run(&self, kernel: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError> {
         Ok(self.observe(kernel, case, run, Watch::default())?.outcome)
+    }
+
+    fn run_each(&self, kernel: &Kernel, case: &Case, runs: &[Run]) -> Result<Vec<Outcome>, BackendError> {
+        self.run_each_recorded(kernel, case, runs, None)
     }
 }
 
@@ -97,41 +101,64 @@ impl Emulator {
         Ok((observed.outcome, observed.stats))
     }
 
+    /// The same as [`Backend::run_each`], and hands `record` what each launch of the first run has reached.
+    pub(super) fn run_each_recorded(
+        &self,
+        kernel: &Kernel,
+        case: &Case,
+        runs: &[Run],
+        mut record: Option<Record<'_>>,
+    ) -> Result<Vec<Outcome>, BackendError> {
+        let mut outcomes = Vec::with_capacity(runs.len());
+        let mut first: Option<Plan> = None;
+        for &run in runs {
+            // Making the inputs takes as long as running a small kernel: once is enough.
+            let plan = match &first {
+                Some(first) => first.under(case, run.poison),
+                None => first.insert(Plan::new(kernel, case, run)?).clone(),
+            };
+            outcomes.push(carry_out(kernel, case, plan, run, Watch::default(), record.take())?.0);
+            if matches!(outcomes.last(), Some(Outcome::Fault(_))) {
+                break;
+            }
+        }
+        Ok(outcomes)
+    }
+
     /// Runs every step of `case` once, and tells what `watch` asks for.
     pub fn observe(&self, kernel: &Kernel, case: &Case, run: Run, watch: Watch) -> Result<Observed, BackendError> {
         let mut lines = Lines::default();
         let mut record = |program: &Program, coverage: &Coverage| lines.add(program, coverage);
         let record: Option<Record<'_>> = if watch.lines { Some(&mut record) } else { None };
-        let (outcome, stats) = self.watched(kernel, case, run, watch, record)?;
+        let (outcome, stats) = carry_out(kernel, case, Plan::new(kernel, case, run)?, run, watch, record)?;
         Ok(Observed { outcome, stats, lines })
     }
+}
 
-    /// Runs every step of `case` once, and hands `record` what each launch has reached.
-    pub(super) fn watched(
-        &self,
-        kernel: &Kernel,
-        case: &Case,
-        run: Run,
-        watch: Watch,
-        record: Option<Record<'_>>,
-    ) -> Result<(Outcome, Stats), BackendError> {
-        let mut plan = Plan::new(kernel, case, run)?;
-        // Used again for the next run of the thread: what it holds besides regions is worth keeping.
-        let mut memory = MEMORY.take();
-        memory.clear();
-        let regions: Vec<RegionId> = plan.regions.iter_mut().map(|region| map(&mut memory, region)).collect();
-        let options = Options {
-            schedule_seed: u64::from(run.schedule_seed),
-            instruction_budget: watch.hang_after.map_or(budget(case), |limit| limit.min(budget(case))),
-            checks: watch.checks,
-            coverage: record.is_some(),
-            perturb: run.perturb.map(u64::from),
-            ..Options::default()
-        };
-        let watched = run_launches(kernel, case, &plan, (&mut memory, &regions), &options, record);
-        MEMORY.set(memory);
-        watched
-    }
+/// Carries out a plan, and hands `record` what each launch has reached.
+fn carry_out(
+    kernel: &Kernel,
+    case: &Case,
+    mut plan: Plan,
+    run: Run,
+    watch: Watch,
+    record: Option<Record<'_>>,
+) -> Result<(Outcome, Stats), BackendError> {
+    // Used again for the next run of the thread: what it holds besides regions is worth keeping.
+    let mut memory = MEMORY.take();
+    memory.clear();
+    let regions: Vec<RegionId> = plan.regions.iter_mut().map(|region| map(&mut memory, region)).collect();
+    let options = Options {
+        schedule_seed: u64::from(run.schedule_seed),
+        instruction_budget: watch.hang_after.map_or(budget(case), |limit| limit.min(budget(case))),
+        checks: watch.checks,
+        coverage: record.is_some(),
+        perturb: run.perturb.map(u64::from),
+        ..Options::default()
+    };
+    let done = run_launches(kernel, case, &plan, (&mut memory, &regions), &options, record);
+    MEMORY.set(memory);
+    done
 }
 
 thread_local! {
@@ -203,12 +230,9 @@ fn execute(
     options: &Options,
 ) -> (Stats, Result<(), Stop>) {
     let mut params = vec![0; program.params().iter().map(|p| p.offset + p.size_bytes).max().unwrap_or(0)];
-    for (param, arg) in program.params().iter().zip(&launch.args) {
-        let target = &mut params[param.offset..][..param.size_bytes];
-        match arg {
-            PlannedArg::Region(index) => target.copy_from_slice(&memory.address(regions[*index]).to_le_bytes()),
-            PlannedArg::Bytes(bytes) => target.copy_from_slice(bytes),
-        }
+    let args = launch.arg_bytes(|region| memory.address(regions[region]));
+    for (param, arg) in program.params().iter().zip(args) {
+        params[param.offset..][..param.size_bytes].copy_from_slice(&arg);
     }
     let launch = emulator::Launch {
         grid: launch.grid,

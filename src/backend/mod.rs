@@ -72,6 +72,18 @@ pub trait Backend: Send + Sync {
 
     /// Runs every step of `case` once.
     fn run(&self, kernel: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError>;
+
+    /// Runs every step of `case` once for each of `runs`, in order, up to the first that ends in a fault.
+    fn run_each(&self, kernel: &Kernel, case: &Case, runs: &[Run]) -> Result<Vec<Outcome>, BackendError> {
+        let mut outcomes = Vec::with_capacity(runs.len());
+        for &run in runs {
+            outcomes.push(self.run(kernel, case, run)?);
+            if matches!(outcomes.last(), Some(Outcome::Fault(_))) {
+                break;
+            }
+        }
+        Ok(outcomes)
+    }
 }
 
 /// The ways to execute a kernel.

@@ -146,3 +146,62 @@ fn is_function(op: &Op) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ptx;
+
+    /// The outcomes of each setp, guard and selp, in order, as bits of none, some and all.
+    fn outcomes(directive: &str, body: &str) -> Vec<u8> {
+        let text = format!(
+            ".version 7.0\n.target sm_75\n.address_size 64\n.visible .entry k(.param .u32 n, .param .u64 a) {directive} {{\n\
+             .reg .pred %p<9>; .reg .b32 %r<9>; .reg .b64 %rd<9>;\n{body}\nL: exit; }}\n"
+        );
+        let program = ptx::parse(&text).unwrap().lower("k").unwrap();
+        let marks = possible_outcomes(&program).into_iter().flatten();
+        marks.flat_map(|marks| [marks & GUARD, marks >> 3]).filter(|bits| *bits != 0).collect()
+    }
+
+    const EITHER: u8 = GUARD & !SOME;
+
+    #[test]
+    fn a_parameter_is_the_same_in_every_lane_and_a_thread_index_is_not() {
+        let of = |special: &str| {
+            outcomes(
+                "",
+                &format!("ld.param.u32 %r1, [n]; mov.u32 %r2, %{special}; setp.lt.u32 %p1, %r2, %r1; @%p1 bra L;"),
+            )
+        };
+        assert_eq!(of("ctaid.x"), [EITHER, EITHER]);
+        assert_eq!(of("tid.x"), [GUARD, GUARD]);
+        assert_eq!(of("laneid"), [GUARD, GUARD]);
+    }
+
+    #[test]
+    fn a_register_written_twice_or_loaded_may_differ() {
+        let twice =
+            "ld.param.u32 %r1, [n]; mov.u32 %r2, 0; T: add.u32 %r2, %r2, 1; setp.lt.u32 %p1, %r2, %r1; @%p1 bra T;";
+        assert_eq!(outcomes("", twice), [GUARD, GUARD]);
+        let loaded = "ld.param.u64 %rd1, [a]; ld.global.u32 %r1, [%rd1]; setp.eq.u32 %p1, %r1, 0; @%p1 bra L;";
+        assert_eq!(outcomes("", loaded), [GUARD, GUARD]);
+        let selected =
+            "ld.param.u32 %r1, [n]; setp.eq.u32 %p1, %r1, 0; selp.u32 %r2, 1, 2, %p1; setp.eq.u32 %p2, %r2, 1;";
+        assert_eq!(outcomes("", selected), [EITHER; 3]);
+    }
+
+    #[test]
+    fn a_promise_and_a_single_lane_leave_no_some() {
+        let branch = |uni: &str| format!("mov.u32 %r1, %tid.x; setp.eq.u32 %p1, %r1, 0; @%p1 bra{uni} L;");
+        assert_eq!(outcomes("", &branch("")), [GUARD, GUARD]);
+        assert_eq!(outcomes("", &branch(".uni")), [GUARD, EITHER]);
+        assert_eq!(outcomes(".reqntid 1", &branch("")), [EITHER, EITHER]);
+        assert_eq!(outcomes(".maxntid 1, 1, 1", &branch("")), [EITHER, EITHER]);
+        assert_eq!(outcomes(".reqntid 2", &branch("")), [GUARD, GUARD]);
+    }
+
+    #[test]
+    fn what_no_path_leads_to_has_none() {
+        assert_eq!(outcomes("", "mov.u32 %r1, %tid.x; bra L; setp.eq.u32 %p1, %r1, 0;"), [0; 0]);
+    }
+}
