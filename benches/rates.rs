@@ -5,10 +5,12 @@
 //! - `judge`: whole cases of the generator's distribution of each shipped kernel, two runs and the verdict, on 1 and 2
 //!   threads.
 //! - `judge_recorded`: the same with the coverage of each case recorded and merged.
+//! - `fuzz`: inputs of the fuzz target `attention_diff`, as its own mutations give them, from the smallest case on.
 
 use attnfuzz::backend::{Backend, Emulator, Kernel, Points, Recording, Run, shipped_names};
 use attnfuzz::case::Case;
 use attnfuzz::emulator::Checks;
+use attnfuzz::harness::{Harness, Target};
 use attnfuzz::oracle::{Verdict, examine};
 use attnfuzz::outcome::Outcome;
 use divan::counter::ItemsCount;
@@ -64,6 +66,23 @@ fn judge_recorded(bencher: Bencher, name: &str) {
             let recording = Recording::new(&points);
             agrees(&recording, &kernel, case);
             black_box(all.merge(&recording.take()));
+        }
+    });
+}
+
+#[divan::bench(args = shipped_names(), sample_count = 10)]
+fn fuzz(bencher: Bencher, name: &str) {
+    let target = Target::new(vec![Harness::emulated(name).expect("a shipped kernel opens")]);
+    let mut input = vec![0; 4096];
+    let mut size = 0;
+    let mut inputs = Vec::new();
+    for seed in 0..CASES {
+        size = target.mutate(&mut input, size, 4096, seed as u32);
+        inputs.push(input[..size].to_vec());
+    }
+    bencher.counter(ItemsCount::new(inputs.len())).bench_local(|| {
+        for input in &inputs {
+            assert_eq!(target.run(input, |point| _ = black_box(point)), Ok(()));
         }
     });
 }

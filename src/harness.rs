@@ -10,9 +10,14 @@
 //! ```
 
 pub mod ptx;
+mod seeds;
+mod target;
+
+pub use seeds::seeds;
+pub use target::{Failure, InputError, Target};
 
 use crate::backend::cuda::{Cuda, Unavailable};
-use crate::backend::{Backend, Emulator, Kernel, OpenError, shipped_names};
+use crate::backend::{Backend, BackendError, Emulator, Kernel, OpenError, shipped_names};
 use crate::campaign::{Found, Minimised, met, minimise};
 use crate::case::Case;
 use crate::oracle::{self, Verdict};
@@ -46,6 +51,16 @@ pub enum SetupError {
     Backend(String),
 }
 
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The kernels that the environment names: `ATTNFUZZ_KERNEL`, or every shipped one.
+fn kernels_from_env() -> Vec<String> {
+    variable("ATTNFUZZ_KERNEL")
+        .map_or_else(|| shipped_names().into_iter().map(String::from).collect(), |name| vec![name])
+}
+
 impl Harness {
     /// The kernel of this name or path, on the emulator. Findings are not saved.
     pub fn emulated(kernel: &str) -> Result<Self, OpenError> {
@@ -56,11 +71,6 @@ impl Harness {
     /// `ATTNFUZZ_KERNEL` (name or path; unset: every shipped kernel), `ATTNFUZZ_BACKEND` (`emulator`, the default, or
     /// `cuda`), `ATTNFUZZ_REGRESSIONS` (folder that findings are saved below; unset: `default_store`).
     pub fn from_env(default_store: &str) -> Result<Vec<Self>, SetupError> {
-        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let kernels = match variable("ATTNFUZZ_KERNEL") {
-            Some(kernel) => vec![kernel],
-            None => shipped_names().into_iter().map(String::from).collect(),
-        };
         let store = Store::new(variable("ATTNFUZZ_REGRESSIONS").unwrap_or_else(|| default_store.into()));
         let backend = variable("ATTNFUZZ_BACKEND").unwrap_or_else(|| "emulator".into());
         let open = |kernel: String| {
@@ -71,7 +81,7 @@ impl Harness {
             };
             Ok(Self { kernel: Kernel::open(&kernel)?, backend, store: Some(store.clone()) })
         };
-        kernels.into_iter().map(open).collect()
+        kernels_from_env().into_iter().map(open).collect()
     }
 
     /// The kernel.
@@ -88,7 +98,8 @@ impl Harness {
     ///
     /// A case that can't be run is an error too: nothing that was not judged may read as a pass.
     pub fn judge(&self, case: &Case) -> Result<(), String> {
-        match self.verdict(case)? {
+        let examined = oracle::examine(&*self.backend, &self.kernel, case);
+        match examined.map_err(|error| format!("{case} can't be run: {error}"))?.verdict {
             Verdict::Agree(_) => Ok(()),
             Verdict::Diverge(divergence) => Err(divergence.to_string()),
             Verdict::Fault(fault) => Err(format!("{}: {}", fault.kind, fault.detail)),
@@ -98,15 +109,26 @@ impl Harness {
 
     /// Judges `case`; if it fails, shrinks and saves it. The error is the whole report, ready to print.
     pub fn check(&self, case: &Case) -> Result<(), String> {
-        let verdict = self.verdict(case)?;
+        self.check_on(&*self.backend, case).map_err(|failure| failure.to_string())
+    }
+
+    /// The same, where the case is first judged on `backend`, another way to the harness's own.
+    fn check_on(&self, backend: &dyn Backend, case: &Case) -> Result<(), Failure> {
+        let cannot = |error: &BackendError| format!("{case} can't be run: {error}");
+        let verdict = match oracle::examine(backend, &self.kernel, case) {
+            Ok(examined) => examined.verdict,
+            // Nor can any other case be.
+            Err(error @ BackendError::Unavailable(_)) => return Err(Failure::Report(cannot(&error))),
+            Err(error) => return Err(Failure::Skipped(cannot(&error))),
+        };
         match &verdict {
             Verdict::Agree(_) => return Ok(()),
-            Verdict::Skip(why) => return Err(format!("{case} was not judged: {why}")),
+            Verdict::Skip(why) => return Err(Failure::Skipped(format!("{case} was not judged: {why}"))),
             Verdict::Diverge(_) | Verdict::Fault(_) => {}
         }
         let found = minimise(&self.kernel, &*self.backend, case, &verdict, "harness".into(), MAX_SHRINK);
         let Some(Minimised { finding, executions, others }) = found else {
-            return Err(format!("{case}: {verdict:?}"));
+            return Err(Failure::Report(format!("{case}: {verdict:?}")));
         };
         let id = finding.case.id();
         let mut report = human::found(&self.saved(finding, executions));
@@ -115,7 +137,7 @@ impl Harness {
                 report += &human::met(&self.saved(finding, 0));
             }
         }
-        Err(report)
+        Err(Failure::Report(report))
     }
 
     /// Runs the findings of this kernel that were saved below `root`, in order of their files, and gives the files.
@@ -157,12 +179,5 @@ impl Harness {
 
     fn saved(&self, finding: Finding, executions: u32) -> Found {
         Found::saved(&self.kernel, finding, executions, self.store.as_ref())
-    }
-
-    fn verdict(&self, case: &Case) -> Result<Verdict, String> {
-        match oracle::examine(&*self.backend, &self.kernel, case) {
-            Ok(examined) => Ok(examined.verdict),
-            Err(error) => Err(format!("{case} can't be run: {error}")),
-        }
     }
 }

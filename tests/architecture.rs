@@ -5,13 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every room and its number.
-const ROOMS: [(&str, u32); 21] = [
+const ROOMS: [(&str, u32); 22] = [
     ("expr", 0),
     ("float", 0),
     ("ptx", 1),
     ("tensor", 1),
     ("case", 2),
     ("outcome", 2),
+    ("corpus", 3),
     ("emulator", 3),
     ("generate", 3),
     ("reference", 3),

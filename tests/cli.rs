@@ -442,6 +442,39 @@ fn help_has_examples_and_doctor_names_what_is_missing() {
 }
 
 #[test]
+fn an_input_of_the_fuzz_target_is_replayed_and_shrunk() {
+    let folder = tempfile::tempdir().unwrap();
+    let regressions = folder.path().join("regressions").display().to_string();
+    let crash = folder.path().join("crash-1");
+    let file = crash.to_str().unwrap();
+    let line = "kv=2 g=3 d=8 past=4 dtype=f16 cache=hnd:5 scale=0.35355338 values=normal:1";
+    std::fs::write(&crash, format!("gqa_decode {line}")).unwrap();
+    let output = attnfuzz(&["replay", "--backend", "emulator", file]);
+    assert_eq!((code(&output), stdout(&output)), (0, format!("agrees: {file}\n   = gqa_decode on emulator: {line}\n")));
+    let output = attnfuzz(&["shrink", "--backend", "emulator", "--kernel", M01, "--regressions", &regressions, file]);
+    assert_eq!(code(&output), 100, "{}", stdout(&output));
+    assert!(
+        stdout(&output).contains("error: wrong value in `out` of `gqa_decode.m01_head_mod`"),
+        "{}",
+        stdout(&output)
+    );
+    // Bytes, as libFuzzer's own mutations make them.
+    std::fs::write(&crash, [2, 3, 0, 1, 9, 200, 0, 7]).unwrap();
+    let output = attnfuzz(&["replay", "--backend", "emulator", "--format", "jsonl", file]);
+    assert_eq!(code(&output), 0, "{}", stdout(&output));
+    assert!(stdout(&output).contains("\"result\":\"agrees\""), "{}", stdout(&output));
+    for (junk, message) in
+        [("some words", "expected KERNEL CASE in one line"), ("gqa_decode kv=2 g=3", "key \"d\" is missing")]
+    {
+        std::fs::write(&crash, junk).unwrap();
+        for command in ["replay", "shrink"] {
+            let refused = refused(&[command, file]);
+            assert!(refused.contains("crash-1: ") && refused.contains(message), "{refused}");
+        }
+    }
+}
+
+#[test]
 fn coverage_names_what_is_missed_and_a_failing_kernel() {
     let folder = tempfile::tempdir().unwrap();
     let (corpus, lcov) = (folder.path().join("corpus"), folder.path().join("coverage.info"));

@@ -11,6 +11,7 @@ mod emulate;
 mod emulator;
 mod fabricated;
 mod fidelity;
+mod fuzzing;
 mod generate;
 mod hostile;
 mod lse;

@@ -3,7 +3,9 @@
 use super::BackendError;
 use super::compile::{EditError, Source};
 use super::manifest::{Manifest, ManifestError};
+use super::plan;
 use super::sources::{Mutant, Sources, beside, read};
+use crate::case::Case;
 use crate::case::codec::fnv1a;
 use crate::float::Dtype;
 use crate::generate::Space;
@@ -12,6 +14,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// What a small case costs at most, see [`cost`](crate::generate::cost).
+pub const SMALL_BUDGET: u64 = 1 << 11;
+/// Warps that a small case's launches have at most, over all steps: where blocks are many, they are what emulating it costs.
+pub const SMALL_WARPS: u64 = 64;
 
 /// A kernel that passed every check that needs no case.
 pub struct Kernel {
@@ -246,6 +253,14 @@ impl Kernel {
     /// The cases it claims to support, to draw from.
     pub fn space(&self) -> &Space {
         &self.space
+    }
+
+    /// The same for those who would rather have many small cases than large ones, as fuzz targets do: what is decoded or
+    /// mutated costs at most [`SMALL_BUDGET`] and launches at most [`SMALL_WARPS`].
+    pub fn small_space(&self) -> Space {
+        let manifest = self.manifest.clone();
+        let warps = move |case: &Case| plan::warps(&manifest, case).unwrap_or(u64::MAX);
+        self.space.clone().with_budget(SMALL_BUDGET).with_limit(SMALL_WARPS, warps)
     }
 
     /// A file of its CUDA source by the name that line information gives it: where it is or would be, and what it says, a

@@ -30,7 +30,7 @@ mod sources;
 
 pub use coverage::{CoverageMap, Held, Point, PointKind, Points, Recording};
 pub use emulated::{Emulator, Lines, Observed, Watch};
-pub use kernel::{Kernel, OpenError, shipped_names};
+pub use kernel::{Kernel, OpenError, SMALL_BUDGET, SMALL_WARPS, shipped_names};
 pub use sources::{CompileJob, Mutant};
 
 use crate::case::{Case, Poison};

@@ -1,6 +1,6 @@
 //! What both backends do with a case: which regions of memory there are, what is in them, what is launched.
 
-use super::manifest::{self, Arg, Lengths, Workspace, WorkspaceType};
+use super::manifest::{self, Arg, Lengths, Manifest, Workspace, WorkspaceType};
 use super::{BackendError, Kernel, Run};
 use crate::case::{Case, Inputs, MAX_TENSOR_ELEMENTS, NO_PAGE, Poison, TensorName};
 use crate::expr::{Expr, ExprError};
@@ -293,17 +293,32 @@ fn block_table(case: &Case) -> Vec<u8> {
     int32s(&rows.concat())
 }
 
+/// Warps of all launches of every step.
+pub(super) fn warps(manifest: &Manifest, case: &Case) -> Result<u64, ExprError> {
+    let product = |dims: [u32; 3]| dims.iter().fold(1u64, |n, &dim| n.saturating_mul(u64::from(dim)));
+    let mut warps = 0u64;
+    for step in 0..case.steps {
+        let values = manifest::variables(&manifest.domain, case, step);
+        for launch in &manifest.launches {
+            let of_block = product(dims(&launch.block, &values)?).div_ceil(32);
+            warps = warps.saturating_add(product(dims(&launch.grid, &values)?).saturating_mul(of_block));
+        }
+    }
+    Ok(warps)
+}
+
+fn dims(exprs: &[Expr; 3], values: &[f64]) -> Result<[u32; 3], ExprError> {
+    let [x, y, z] = exprs;
+    let dim = |expr: &Expr| Ok(expr.whole(values, 1, i64::from(u32::MAX))? as u32);
+    Ok([dim(x)?, dim(y)?, dim(z)?])
+}
+
 fn plan_launch(
     launch: &manifest::Launch,
     case: &Case,
     values: &[f64],
     at: &StepRegions,
 ) -> Result<PlannedLaunch, ExprError> {
-    let dims = |exprs: &[Expr; 3]| -> Result<[u32; 3], ExprError> {
-        let [x, y, z] = exprs;
-        let dim = |expr: &Expr| Ok(expr.whole(values, 1, i64::from(u32::MAX))? as u32);
-        Ok([dim(x)?, dim(y)?, dim(z)?])
-    };
     let declared = |region: Option<usize>| {
         PlannedArg::Region(region.unwrap_or_else(|| unreachable!("the manifest declares what it binds")))
     };
@@ -328,8 +343,8 @@ fn plan_launch(
     Ok(PlannedLaunch {
         entry: launch.entry.of(case.dtype, values)?,
         args: args.collect::<Result<_, ExprError>>()?,
-        grid: dims(&launch.grid)?,
-        block: dims(&launch.block)?,
+        grid: dims(&launch.grid, values)?,
+        block: dims(&launch.block, values)?,
         shared_bytes: launch.shared_bytes.whole(values, 0, i64::from(u32::MAX))? as u32,
     })
 }

@@ -133,6 +133,24 @@ impl CaseParts {
         (0..self.shape.requests.len()).map(own).sum::<u64>() + u64::from(pages.spare)
     }
 
+    /// Tokens that the cache has room for, over all requests; no less than that, if it is packed.
+    pub(super) fn cached_tokens(&self) -> u64 {
+        let requests = &self.shape.requests;
+        match self.cache.storage {
+            Storage::PerRequest => requests.len() as u64 * u64::from(self.cache.capacity),
+            Storage::Packed => {
+                requests.iter().map(|r| u64::from(r.past_len)).sum::<u64>() + u64::from(self.cache.capacity)
+            }
+            Storage::Paged(pages) => self.num_pages() * u64::from(pages.size),
+        }
+    }
+
+    /// Elements of the larger of the two caches, padding included; no less than that, if it is packed.
+    pub fn cached_elements(&self) -> u64 {
+        let row = u64::from(self.shape.head_dim.max(self.shape.v_head_dim)) + u64::from(self.cache.row_pad);
+        self.cached_tokens().saturating_mul(u64::from(self.shape.num_kv_heads) * row)
+    }
+
     /// Entries of a block table's row; 0 without pages.
     pub fn pages_per_request(&self) -> u32 {
         self.cache.storage.pages().map_or(0, |pages| self.cache.capacity.div_ceil(pages.size))

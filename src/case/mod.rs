@@ -185,13 +185,7 @@ impl Case {
             let expected = "a request with a query token".into();
             return Err(Invalid { field: "q_len", expected, found: "0 for every request".into() });
         }
-        let cached = match parts.cache.storage {
-            Storage::PerRequest => shape.requests.len() as u64 * u64::from(parts.cache.capacity),
-            Storage::Packed => {
-                shape.requests.iter().map(|r| u64::from(r.past_len)).sum::<u64>() + u64::from(parts.cache.capacity)
-            }
-            Storage::Paged(pages) => parts.num_pages() * u64::from(pages.size),
-        };
+        let cached = parts.cached_tokens();
         let table = [shape.requests.len() as u64, u64::from(parts.pages_per_request())];
         let query = [heads * u64::from(shape.q_per_kv), dim];
         for elements in [product(cached, &[heads, dim]), product(queries, &query), product(1, &table)] {

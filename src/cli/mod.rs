@@ -9,6 +9,7 @@ mod coverage;
 mod doctor;
 mod emulate;
 mod fuzz;
+mod inputs;
 mod kernels;
 mod mutate;
 mod replay;
@@ -173,14 +174,17 @@ struct FuzzArgs {
 Each finding is answered with one of four words: still fails, fails differently, fixed, cannot run.
 A flaky finding is run until it fails again, at most 24 times.
 
+A file that is no .toml is an input of the fuzz target attention_diff, such as fuzz/artifacts/attention_diff/crash-..., and
+is decoded as there, for the kernel that ATTNFUZZ_KERNEL names if it is set: it fails, agrees or cannot run.
+
 A finding of the emulator holds a digest of the bits that its case left. One that still fails with other bits says so: the
 kernel or this program has changed. With --repeat the bits must also be the same each time; where they are not, a finding
 that doesn't fail fails differently. At the end those that may be one bug, by kernel and signature, are told.
 
-The exit code is 100 if any still fails, else 101 if any fails differently, else 4 if none could be run, 3 if some could
-not, and 0 if all are fixed.")]
+The exit code is 100 if any fails or still fails, else 101 if any fails differently, else 4 if none could be run, 3 if some could
+not, and 0 if all agree or are fixed.")]
 struct ReplayArgs {
-    /// Files or folders of findings [default: proptest-regressions/cases]
+    /// Files or folders of findings, or inputs of a fuzz target [default: proptest-regressions/cases]
     paths: Vec<PathBuf>,
     /// Times to run each
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
@@ -201,10 +205,10 @@ Examples:
 What is found is saved beside other findings, and the files given stay as they are. The exit code is 100 if a case fails, 0
 if none does (any more), 3 if some could not be run, 4 if none could.")]
 struct ShrinkArgs {
-    /// Files or folders of findings, or a case in one line
+    /// Files or folders of findings, inputs of a fuzz target, or a case in one line
     #[arg(required = true, value_name = "PATH|CASE")]
     what: Vec<String>,
-    /// Kernel for cases, and for findings instead of their own
+    /// Kernel for cases, and for findings and inputs instead of their own
     #[arg(long, value_name = "KERNEL")]
     kernel: Option<String>,
     #[command(flatten)]
@@ -237,6 +241,10 @@ struct CasesArgs {
     /// Print how often each feature occurs instead of the cases
     #[arg(long)]
     statistics: bool,
+    /// Write a corpus for the fuzz target attention_diff into this folder instead: model presets, and of the cases, made
+    /// small, those that reach what no cheaper one reaches
+    #[arg(long, value_name = "DIR", conflicts_with = "statistics")]
+    seeds: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]

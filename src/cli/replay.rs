@@ -1,6 +1,9 @@
 //! `attnfuzz replay`.
 
-use super::{Exit, Failure, Format, ReplayArgs, backends};
+use super::{Exit, Failure, Format, ReplayArgs, backends, inputs};
+use crate::backend::{Backend, Kernel};
+use crate::case::Case;
+use crate::oracle::{Verdict, examine};
 use crate::regression::{Bits, Finding, Replayed, replay_times};
 use crate::report::{human, jsonl};
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,14 +11,18 @@ use std::path::PathBuf;
 
 pub(super) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
     let default = PathBuf::from("proptest-regressions/cases");
-    let mut findings = Vec::new();
+    let (mut findings, mut cases) = (Vec::new(), Vec::new());
     if args.paths.is_empty() && default.exists() {
         findings = Finding::load_all(&default).map_err(Failure::usage)?;
     }
     for path in &args.paths {
-        findings.extend(Finding::load_all(path).map_err(Failure::usage)?);
+        if inputs::is_input(path) {
+            cases.push((path, inputs::read(path, None)?));
+        } else {
+            findings.extend(Finding::load_all(path).map_err(Failure::usage)?);
+        }
     }
-    if findings.is_empty() {
+    if findings.is_empty() && cases.is_empty() {
         let places = if args.paths.is_empty() { default.display().to_string() } else { "the paths given".into() };
         eprintln!("nothing to replay: there is no finding in {places}");
         return Ok(Exit::NothingRan);
@@ -41,6 +48,22 @@ pub(super) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
             println!("{}", tell(&file.display().to_string(), finding, &backend.describe(), &result, bits, args.repeat));
         }
     }
+    for (file, (kernel, case)) in &cases {
+        for backend in &backends {
+            let (word, detail) = judged(kernel, case, &**backend);
+            *match word {
+                "fails" => &mut still,
+                "agrees" => &mut fixed,
+                _ => &mut not_run,
+            } += 1;
+            let (name, case) = (kernel.reference(), case.to_string());
+            let tell = match args.format {
+                Format::Jsonl => jsonl::judged,
+                Format::Human => human::judged,
+            };
+            println!("{}", tell(&file.display().to_string(), &name, &case, &backend.describe(), word, &detail));
+        }
+    }
     tell_same_signatures(args.format, &findings);
     Ok(match (still, differently, fixed, not_run) {
         (1.., ..) => Exit::Findings,
@@ -49,6 +72,17 @@ pub(super) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
         (0, 0, 0, _) => Exit::NothingRan,
         _ => Exit::Partly,
     })
+}
+
+/// What became of an input.
+fn judged(kernel: &Kernel, case: &Case, backend: &dyn Backend) -> (&'static str, String) {
+    match examine(backend, kernel, case).map(|examined| examined.verdict) {
+        Ok(Verdict::Agree(_)) => ("agrees", String::new()),
+        Ok(Verdict::Diverge(divergence)) => ("fails", divergence.to_string()),
+        Ok(Verdict::Fault(fault)) => ("fails", format!("{}: {}", fault.kind, fault.detail)),
+        Ok(Verdict::Skip(why)) => ("cannot run", why),
+        Err(error) => ("cannot run", error.to_string()),
+    }
 }
 
 /// Says which of the findings may be one bug. The same case of the same file, given twice, is no news.

@@ -1,6 +1,6 @@
 //! `attnfuzz shrink`.
 
-use super::{Exit, Failure, Format, ShrinkArgs, backends};
+use super::{Exit, Failure, Format, ShrinkArgs, backends, inputs};
 use crate::backend::{Backend, Kernel};
 use crate::campaign::{Event, Found, met, minimise};
 use crate::case::Case;
@@ -75,6 +75,10 @@ fn read(what: &str, kernel: Option<&str>) -> Result<Vec<Start>, Failure> {
         })?;
         let name = kernel.ok_or_else(|| Failure::usage("expected --kernel, which a case in one line needs"))?;
         let kernel = Kernel::open(name).map_err(Failure::usage)?;
+        return Ok(vec![Start { case, kernel, from: what.to_owned() }]);
+    }
+    if inputs::is_input(path) {
+        let (kernel, case) = inputs::read(path, kernel)?;
         return Ok(vec![Start { case, kernel, from: what.to_owned() }]);
     }
     let findings = Finding::load_all(path).map_err(Failure::usage)?;

@@ -99,7 +99,7 @@ impl Space {
         self.pull_fields(&mut parts);
         self.afford_pages(&mut parts);
         parts.cache.capacity = parts.needed_capacity().saturating_add(spare);
-        Ok(self.legalize(parts))
+        Ok(self.afford(parts, &[]))
     }
 
     /// Bytes that stand for `case`, or for a case near it where bytes have no way to say a number: seeds for a fuzzer's corpus.

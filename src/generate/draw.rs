@@ -10,6 +10,7 @@
 mod features;
 
 use super::budget::{Axis, Purse};
+use super::dice::Dice;
 use super::legalize::{Space, fewest_queries};
 use super::presets::{PRESETS, Preset};
 use super::tables;
@@ -373,24 +374,5 @@ impl<R: RngCore> Draft<'_, R> {
             };
             parts.knobs.insert(name.clone(), dice.pick(&choices));
         }
-    }
-}
-
-/// Random choices out of 64 random bits each.
-struct Dice<'a, R>(&'a mut R);
-
-impl<R: RngCore> Dice<'_, R> {
-    /// From 0 to `n - 1`; 0 if `n` is 0. The bias, below 2^-32, does not matter here.
-    fn below(&mut self, n: u32) -> u32 {
-        ((u128::from(self.0.next_u64()) * u128::from(n)) >> 64) as u32
-    }
-
-    fn one_in(&mut self, n: u32) -> bool {
-        self.below(n) == 0
-    }
-
-    /// One of `choices`, of which there must be at least one.
-    fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len() as u32) as usize]
     }
 }

@@ -1,9 +1,12 @@
 //! Pulls any parts into a domain.
 
+use super::budget::cost;
 use crate::case::{
     Cache, Case, CaseParts, Domain, Features, KnobName, MAX_TOKENS, Pages, Poison, Range, Recipe, Request, Shape,
     Storage, StorageKind, Values, default_scale,
 };
+use std::fmt;
+use std::sync::Arc;
 
 /// Why no case at all is in a domain.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -34,6 +37,20 @@ pub struct Space {
     domain: Domain,
     pub(super) budget: u64,
     smallest: Case,
+    limit: Option<Limit>,
+}
+
+/// A number of each case, which is not to be too high.
+#[derive(Clone)]
+struct Limit {
+    most: u64,
+    of: Arc<dyn Fn(&Case) -> u64 + Send + Sync>,
+}
+
+impl fmt::Debug for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at most {}", self.most)
+    }
 }
 
 impl Space {
@@ -77,12 +94,18 @@ impl Space {
         for (name, range) in &mut domain.knobs {
             cut(name.as_str(), range, 0, u32::MAX)?;
         }
-        Ok(Self { smallest: Case::new(smallest(&domain))?, domain, budget: super::DEFAULT_BUDGET })
+        Ok(Self { smallest: Case::new(smallest(&domain))?, domain, budget: super::DEFAULT_BUDGET, limit: None })
     }
 
     /// The same space, where [`Space::draw`] keeps the [cost](super::cost) of a case within `budget` wherever the domain has so small a case.
     pub fn with_budget(self, budget: u64) -> Self {
         Self { budget, ..self }
+    }
+
+    /// The same space, where [`Space::arbitrary`], [`Space::mutate`] and [`Space::splice`] also keep `of` a case at `most`
+    /// wherever the domain has such a case: for what a case costs that the generator can't know.
+    pub fn with_limit(self, most: u64, of: impl Fn(&Case) -> u64 + Send + Sync + 'static) -> Self {
+        Self { limit: Some(Limit { most, of: Arc::new(of) }), ..self }
     }
 
     /// The domain, without the values that no Case may have.
@@ -99,15 +122,51 @@ impl Space {
     ///
     /// Where the fields together ask for too many tokens or elements, the cache's spare pages and capacity go first, then
     /// lengths, steps, the batch, the page size, padding, heads and at last the head dimension, each no further than it must.
-    pub fn legalize(&self, mut parts: CaseParts) -> Case {
+    pub fn legalize(&self, parts: CaseParts) -> Case {
+        self.legalize_if(parts, |_| true)
+    }
+
+    /// The same, where the case also costs no more than the space's budget and keeps its limit, or at least does no worse than
+    /// the worst of `others`, as far as the domain has such a case.
+    pub(super) fn afford(&self, mut parts: CaseParts, others: &[&Case]) -> Case {
+        self.pull_fields(&mut parts);
+        let spare = parts.cache.capacity.saturating_sub(parts.needed_capacity());
+        let allowed = |own: u64, of: &dyn Fn(&Case) -> u64| others.iter().map(|case| of(case)).fold(own, u64::max);
+        self.bring_down(&mut parts, allowed(self.budget, &|case| cost(case)), cost);
+        if let Some(Limit { most, of }) = &self.limit {
+            let of_parts = |parts: &CaseParts| Case::new(parts.clone()).map_or(u64::MAX, |case| of(&case));
+            self.bring_down(&mut parts, allowed(*most, &**of), of_parts);
+        }
+        parts.cache.capacity = parts.needed_capacity().saturating_add(spare);
+        let elements = allowed(affordable_elements(self.budget), &|case| case.cached_elements());
+        self.legalize_if(parts, |case| case.cached_elements() <= elements)
+    }
+
+    /// Lowers what `of` depends on, field by field, until it is at most `most`.
+    fn bring_down(&self, parts: &mut CaseParts, most: u64, of: impl Fn(&CaseParts) -> u64) {
+        for field in Field::BY_COST {
+            let now = of(parts);
+            if now <= most {
+                return;
+            }
+            let mut least = parts.clone();
+            self.cap(field, 0, &mut least);
+            if of(&least) < now {
+                self.lower(field, parts, |trial| of(&trial) <= most);
+            }
+        }
+    }
+
+    fn legalize_if(&self, mut parts: CaseParts, accept: impl Fn(&Case) -> bool) -> Case {
         self.pull_fields(&mut parts);
         let capacity = parts.cache.capacity;
         parts.cache.capacity = capacity.clamp(1, MAX_TOKENS).max(parts.needed_capacity());
+        let accepted = |parts: CaseParts| Case::new(parts).ok().filter(&accept);
         for field in Field::IN_ORDER_OF_LOSS {
-            if let Ok(case) = Case::new(parts.clone()) {
+            if let Some(case) = accepted(parts.clone()) {
                 return case;
             }
-            self.lower(field, &mut parts);
+            self.lower(field, &mut parts, |trial| accepted(trial).is_some());
         }
         // By now every field that an invariant speaks of is at its lowest.
         Case::new(parts).unwrap_or_else(|_| self.smallest.clone())
@@ -153,15 +212,15 @@ impl Space {
         }
     }
 
-    /// Lowers one field to its highest value that makes `parts` a Case, or to its lowest of all.
-    fn lower(&self, field: Field, parts: &mut CaseParts) {
+    /// Lowers one field to its highest value with which `parts` are accepted, or to its lowest of all.
+    fn lower(&self, field: Field, parts: &mut CaseParts, accepted: impl Fn(CaseParts) -> bool) {
         let (mut good, mut bad) = (0, field.of(parts));
         // Lower is never worse, so the best cap can be found by bisection.
         while good + 1 < bad {
             let cap = good + (bad - good) / 2;
             let mut trial = parts.clone();
             self.cap(field, cap, &mut trial);
-            if Case::new(trial).is_ok() {
+            if accepted(trial) {
                 good = cap;
             } else {
                 bad = cap;
@@ -178,6 +237,11 @@ impl Space {
         };
         let shape = &mut parts.shape;
         match field {
+            Field::Knobs => {
+                for (name, range) in &domain.knobs {
+                    parts.knobs.entry(name.clone()).and_modify(|n| *n = capped(range, *n));
+                }
+            }
             Field::SparePages | Field::PageSize => {
                 if let (Storage::Paged(pages), Some(sizes)) = (&mut parts.cache.storage, &domain.page_size) {
                     match field {
@@ -221,7 +285,7 @@ impl Space {
         }
         let needed = parts.needed_capacity();
         parts.cache.capacity = match field {
-            Field::SparePages | Field::PageSize | Field::Capacity => parts.cache.capacity.max(needed),
+            Field::Knobs | Field::SparePages | Field::PageSize | Field::Capacity => parts.cache.capacity.max(needed),
             _ => needed,
         };
     }
@@ -230,6 +294,7 @@ impl Space {
 /// The fields that decide how big a case is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Field {
+    Knobs,
     SparePages,
     Capacity,
     PastLen,
@@ -244,6 +309,10 @@ enum Field {
 }
 
 impl Field {
+    /// Those that decide what running a case takes.
+    const BY_COST: [Self; 8] =
+        [Self::Knobs, Self::PastLen, Self::QLen, Self::Steps, Self::Batch, Self::QPerKv, Self::KvHeads, Self::HeadDim];
+
     const IN_ORDER_OF_LOSS: [Self; 11] = [
         Self::SparePages,
         Self::Capacity,
@@ -262,6 +331,7 @@ impl Field {
         let shape = &parts.shape;
         let requests = shape.requests.iter();
         match self {
+            Self::Knobs => parts.knobs.values().copied().max().unwrap_or(0),
             Self::SparePages => parts.cache.storage.pages().map_or(0, |pages| pages.spare),
             Self::PageSize => parts.cache.storage.pages().map_or(0, |pages| pages.size),
             Self::Capacity => parts.cache.capacity,
@@ -306,13 +376,18 @@ impl Space {
 /// Most elements of a drawn cache's pages, unless one page for each request has more.
 const AFFORDED: u64 = 1 << 22;
 
+/// Most elements of a cache of a case that may cost so much.
+fn affordable_elements(budget: u64) -> u64 {
+    AFFORDED.min(budget.saturating_mul(32))
+}
+
 impl Space {
     /// Takes spare pages away, and then the page size, where a paged cache would be much larger than what it holds.
     pub(super) fn afford_pages(&self, parts: &mut CaseParts) {
         let (Storage::Paged(pages), Some(sizes)) = (&mut parts.cache.storage, &self.domain.page_size) else { return };
         let shape = &parts.shape;
         let dim = shape.head_dim.max(shape.v_head_dim).saturating_add(parts.cache.row_pad);
-        let tokens = AFFORDED / (u64::from(shape.num_kv_heads) * u64::from(dim)).max(1);
+        let tokens = affordable_elements(self.budget) / (u64::from(shape.num_kv_heads) * u64::from(dim)).max(1);
         let most = |tokens: u64| u32::try_from(tokens).unwrap_or(u32::MAX);
         let size = most(tokens / shape.requests.len().max(1) as u64);
         if pages.size > size {

@@ -5,6 +5,7 @@
 //! - [`Space::draw`]: random, small on the whole, with the boundaries where kernels break drawn on purpose.
 //! - [`Space::case_at`]: the `index`-th case of the campaign `seed`, the same on every machine and in every order.
 //! - [`Space::arbitrary`]: decodes bytes, so that a coverage-guided fuzzer's small mutation is a small change.
+//! - [`Space::mutate`], [`Space::splice`]: cases near one case, and between two.
 //! - [`presets`]: head configurations of models people run.
 //! - [`Statistics`]: what has been generated so far, feature by feature.
 //!
@@ -12,8 +13,10 @@
 
 mod arbitrary;
 mod budget;
+mod dice;
 mod draw;
 mod legalize;
+mod mutate;
 pub mod presets;
 mod statistics;
 mod tables;

@@ -99,6 +99,12 @@ pub fn finding(kernel: &str, finding: &Finding) -> String {
     text
 }
 
+/// What became of an input of a fuzz target: `word` is fails, agrees or cannot run.
+pub fn judged(file: &str, kernel: &str, case: &str, backend: &str, word: &str, detail: &str) -> String {
+    let detail = if detail.is_empty() { String::new() } else { format!("\n   = {detail}") };
+    format!("{word}: {file}\n   = {kernel} on {backend}: {case}{detail}")
+}
+
 /// What became of a saved finding that was run so many times.
 pub fn replayed(file: &str, finding: &Finding, backend: &str, result: &Replayed, bits: Bits, runs: u32) -> String {
     let other = match (result, bits) {

@@ -57,6 +57,16 @@ pub fn summary(summary: &Summary) -> Vec<String> {
     rows.chain(comparisons).chain([end]).map(|value| value.to_string()).collect()
 }
 
+/// The line of an input of a fuzz target: `result` is one of `fails`, `agrees`, `cannot-run`.
+pub fn judged(file: &str, kernel: &str, case: &str, backend: &str, word: &str, detail: &str) -> String {
+    let result = word.replace(' ', "-");
+    json!({
+        "event": "judged", "file": file, "kernel": kernel, "backend": backend, "case": case, "result": result,
+        "detail": detail,
+    })
+    .to_string()
+}
+
 /// The line of a finding that was run so many times: `result` is one of `still-fails`, `fails-differently`, `fixed`,
 /// `cannot-run`, `bits` one of `as-saved`, `other`, `varying` or null, and `digests` those that came.
 pub fn replayed(file: &str, finding: &Finding, backend: &str, result: &Replayed, bits: Bits, runs: u32) -> String {
