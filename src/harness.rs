@@ -12,10 +12,10 @@
 pub mod ptx;
 
 use crate::backend::cuda::{Cuda, Unavailable};
-use crate::backend::{Backend, Emulator, Kernel, OpenError, shipped_names};
+use crate::backend::{Emulator, Kernel, OpenError, shipped_names};
 use crate::campaign::{Found, Minimised, met, minimise};
 use crate::case::Case;
-use crate::oracle::{self, Verdict};
+use crate::oracle::{Examiner, Verdict};
 use crate::regression::{Finding, Store};
 use crate::report::human;
 use arbitrary::Unstructured;
@@ -26,7 +26,7 @@ const MAX_SHRINK: u32 = 2000;
 /// A kernel on a backend, ready to be asked about cases.
 pub struct Harness {
     kernel: Kernel,
-    backend: Box<dyn Backend>,
+    backend: Box<dyn Examiner>,
     store: Option<Store>,
 }
 
@@ -63,7 +63,7 @@ impl Harness {
         let store = Store::new(variable("ATTNFUZZ_REGRESSIONS").unwrap_or_else(|| default_store.into()));
         let backend = variable("ATTNFUZZ_BACKEND").unwrap_or_else(|| "emulator".into());
         let open = |kernel: String| {
-            let backend: Box<dyn Backend> = match backend.as_str() {
+            let backend: Box<dyn Examiner> = match backend.as_str() {
                 "emulator" => Box::new(Emulator),
                 "cuda" => Box::new(Cuda::open(0)?),
                 other => return Err(SetupError::Backend(other.into())),
@@ -104,11 +104,14 @@ impl Harness {
             Verdict::Diverge(_) | Verdict::Fault(_) => {}
         }
         let found = minimise(&self.kernel, &*self.backend, case, &verdict, "harness".into(), MAX_SHRINK);
-        let Some(Minimised { finding, executions, others }) = found else {
+        let Some(Minimised { finding, executions, others, internal_errors }) = found else {
             return Err(format!("{case}: {verdict:?}"));
         };
         let id = finding.case.id();
         let mut report = human::found(&self.saved(finding, executions));
+        for (case, message) in internal_errors {
+            report += &format!("{case}: internal error, please report it: {message}\n");
+        }
         for (case, verdict) in others {
             if let Some(finding) = met(&self.kernel, &*self.backend, &case, &verdict, id) {
                 report += &human::met(&self.saved(finding, 0));
@@ -122,7 +125,7 @@ impl Harness {
     }
 
     fn verdict(&self, case: &Case) -> Result<Verdict, String> {
-        match oracle::examine(&*self.backend, &self.kernel, case) {
+        match self.backend.examine(&self.kernel, case) {
             Ok(examined) => Ok(examined.verdict),
             Err(error) => Err(format!("{case} can't be run: {error}")),
         }

@@ -45,3 +45,4 @@ pub mod regression;
 pub mod report;
 pub mod shrink;
 pub mod tensor;
+pub mod worker;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every room and its number.
-const ROOMS: [(&str, u32); 20] = [
+const ROOMS: [(&str, u32); 21] = [
     ("expr", 0),
     ("float", 0),
     ("ptx", 1),
@@ -21,6 +21,7 @@ const ROOMS: [(&str, u32); 20] = [
     ("backend", 5),
     ("oracle", 6),
     ("regression", 7),
+    ("worker", 7),
     ("campaign", 8),
     ("mutate", 8),
     ("report", 9),

@@ -29,4 +29,5 @@ mod shrink;
 mod suspect;
 mod values;
 mod variants;
+mod worker;
 mod workspace;

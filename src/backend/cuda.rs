@@ -359,6 +359,10 @@ impl Backend for Cuda {
         }
         outcome
     }
+
+    fn lost(&self) -> Option<String> {
+        lock(&self.lost).clone()
+    }
 }
 
 impl Lane {

@@ -27,13 +27,14 @@ mod nvrtc_search;
 mod plan;
 mod sources;
 
-pub use emulated::{Emulator, Lines, Observed, Watch};
+pub use emulated::{Emulator, Lines, Observed, Watch, elements_times_keys};
 pub use kernel::{Kernel, OpenError, shipped_names};
 pub use sources::{CompileJob, Mutant};
 
 use crate::case::{Case, Poison};
 use crate::expr::ExprError;
 use crate::outcome::Outcome;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// What may differ between two runs of the same case. Nothing a right kernel computes depends on the first two.
@@ -70,6 +71,11 @@ pub trait Backend: Send + Sync {
 
     /// Runs every step of `case` once.
     fn run(&self, kernel: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError>;
+
+    /// Why nothing more can be run, once a kernel has spoiled the state that runs share (on a GPU, the context).
+    fn lost(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The ways to execute a kernel.
@@ -91,7 +97,7 @@ impl fmt::Display for BackendKind {
 }
 
 /// Why a case could not be run, through no fault of the kernel.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
     /// The emulator lacks something the kernel uses.
@@ -99,7 +105,7 @@ pub enum BackendError {
     Unsupported(String),
     /// An expression of the manifest has no legal value for this case.
     #[error("the manifest gives no legal launch for this case: {0}")]
-    Launch(#[source] ExprError),
+    Launch(String),
     /// The manifest names an entry point that the PTX lacks.
     #[error("the PTX has no entry {0:?}")]
     NoEntry(String),
@@ -109,4 +115,16 @@ pub enum BackendError {
     /// The device can't be used, or can't be used any more.
     #[error("{0}")]
     Unavailable(String),
+    /// The case takes too long here. Says nothing of the kernel.
+    #[error("{0}")]
+    TooSlow(String),
+    /// This program went wrong.
+    #[error("internal error, please report it: {0}")]
+    Internal(String),
+}
+
+impl From<ExprError> for BackendError {
+    fn from(error: ExprError) -> Self {
+        Self::Launch(error.to_string())
+    }
 }

@@ -12,9 +12,10 @@ pub use compare::Comparison;
 pub use minimise::{Minimised, met, minimise};
 pub use run::run;
 
-use crate::backend::{Backend, BackendKind, Kernel};
+use crate::backend::{BackendKind, Kernel};
 use crate::case::Relation;
 use crate::oracle::relation::Held;
+use crate::oracle::{Examiner, Unconfirmed};
 use crate::regression::{Finding, Saved, Store};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,8 +26,8 @@ use std::time::Duration;
 pub struct Config {
     /// Kernels under test.
     pub kernels: Vec<Arc<Kernel>>,
-    /// Backends; every case runs on each.
-    pub backends: Vec<Arc<dyn Backend>>,
+    /// Devices; every case is examined on each.
+    pub backends: Vec<Arc<dyn Examiner>>,
     /// Cases of each kernel; absent: until the time is up.
     pub cases: Option<u64>,
     /// Wall-clock limit of the whole campaign.
@@ -126,6 +127,8 @@ pub struct Summary {
     pub rows: Vec<Row>,
     /// Hardware against emulator, for each kernel that ran on both.
     pub comparisons: Vec<(String, Comparison)>,
+    /// Deaths of worker processes that tell nothing of any kernel, for each device that had some.
+    pub unconfirmed: Vec<(String, Unconfirmed)>,
     /// Cases on which this program went wrong.
     pub internal_errors: u64,
     /// Wall-clock time.

@@ -2,12 +2,11 @@
 
 use super::minimise::{met, minimise};
 use super::{Comparison, Config, Event, Found, RelationCount, Row, Summary};
-use crate::backend::{Backend, BackendError, Kernel};
-use crate::case::{Case, CaseId, Relation};
+use crate::backend::{BackendError, Kernel};
+use crate::case::{Case, CaseId};
 use crate::oracle::relation::Checked;
-use crate::oracle::{self, Signature, Verdict};
+use crate::oracle::{Examined, Examiner, Signature, Verdict};
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -21,20 +20,18 @@ const MAX_AHEAD: usize = 4096;
 struct Examination {
     case: Case,
     /// In the order of the config's backends; absent where that pair is closed.
-    verdicts: Vec<Option<Judged>>,
+    results: Vec<Option<Judged>>,
     comparison: Comparison,
 }
 
 struct Judged {
-    verdict: Result<Verdict, BackendError>,
-    /// Of a suspect case, another one that fails.
-    closer: Option<(Case, Verdict)>,
-    relation: Option<(Relation, Checked)>,
+    /// Without its output.
+    examined: Result<Examined, BackendError>,
     took: Duration,
 }
 
-/// A message of a worker: the case's number, and its result or what a panic said.
-type Message = (u64, Result<Examination, (Case, String)>);
+/// The number of a case, and its result.
+type Message = (u64, Examination);
 
 /// Runs a campaign, tells `sink` what happens, and sums up.
 pub fn run(config: &Config, sink: &mut dyn FnMut(Event)) -> Summary {
@@ -130,9 +127,7 @@ impl Shared<'_> {
             let kernel = (number % self.config.kernels.len() as u64) as usize;
             let index = number / self.config.kernels.len() as u64;
             let case = self.case(kernel, index);
-            let result = catch_unwind(AssertUnwindSafe(|| self.run_case(kernel, &case)));
-            let message = result.map_err(|panic| (case, panic_text(&*panic)));
-            if sender.send((number, message)).is_err() {
+            if sender.send((number, self.run_case(kernel, case))).is_err() {
                 return;
             }
         }
@@ -148,36 +143,25 @@ impl Shared<'_> {
         case.with(|parts| parts.relation = Some(asked)).unwrap_or(case)
     }
 
-    fn run_case(&self, kernel: usize, case: &Case) -> Examination {
+    fn run_case(&self, kernel: usize, case: Case) -> Examination {
         let mut outputs = Vec::new();
-        let verdicts = self.config.backends.iter().enumerate().map(|(index, backend)| {
+        let results = self.config.backends.iter().enumerate().map(|(index, backend)| {
             if self.is_closed(self.pair(kernel, index)) || self.is_lost(index) {
                 return None;
             }
             let start = Instant::now();
-            let examined = oracle::examine(&**backend, &self.config.kernels[kernel], case);
+            let mut examined = backend.examine(&self.config.kernels[kernel], &case);
             let took = start.elapsed();
-            let (mut closer, mut relation) = (None, None);
-            let verdict = examined.map(|examined| {
-                outputs.extend(examined.output);
-                closer = examined.closer;
-                relation = examined.relation;
-                examined.verdict
-            });
-            Some(Judged { verdict, closer, relation, took })
+            outputs.extend(examined.as_mut().ok().and_then(|examined| examined.output.take()));
+            Some(Judged { examined, took })
         });
-        let verdicts = verdicts.collect();
+        let results = results.collect();
         let mut comparison = Comparison::default();
         if let [first, rest @ ..] = &outputs[..] {
             rest.iter().for_each(|other| comparison.add(first, other));
         }
-        Examination { case: case.clone(), verdicts, comparison }
+        Examination { case, results, comparison }
     }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("a panic without a message").to_owned()
 }
 
 /// Takes results in the order of their cases and decides what they mean.
@@ -218,21 +202,12 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
         }
     }
 
-    fn take(&mut self, kernel: usize, number: u64, message: Result<Examination, (Case, String)>) {
+    fn take(&mut self, kernel: usize, number: u64, result: Examination) {
         self.done += 1;
-        match message {
-            Ok(result) => {
-                self.comparisons[kernel].merge(result.comparison);
-                for (backend, judged) in result.verdicts.into_iter().enumerate() {
-                    if let Some(judged) = judged {
-                        self.judged(kernel, backend, number, &result.case, judged);
-                    }
-                }
-            }
-            Err((case, message)) => {
-                self.internal_errors += 1;
-                let kernel = self.shared.config.kernels[kernel].name().to_owned();
-                (self.sink)(Event::Internal { kernel, line: case.to_string(), message });
+        self.comparisons[kernel].merge(result.comparison);
+        for (backend, judged) in result.results.into_iter().enumerate() {
+            if let Some(judged) = judged {
+                self.judged(kernel, backend, number, &result.case, judged);
             }
         }
         if self.last_progress.is_none_or(|last| last.elapsed() >= PROGRESS_EVERY) {
@@ -250,23 +225,25 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
         if self.shared.is_closed(pair) {
             return;
         }
-        let row = &mut self.rows[pair];
-        row.busy += judged.took;
-        if let Some((relation, checked)) = &judged.relation {
-            row.relations.entry(*relation).or_default().add(checked);
-        }
-        let verdict = match judged.verdict {
-            Ok(verdict) => verdict,
+        self.rows[pair].busy += judged.took;
+        let examined = match judged.examined {
+            Ok(examined) => examined,
             Err(BackendError::Unavailable(why)) => {
                 // Not the end of this backend's results: the case that spoiled it may be a later one, still to come.
                 if self.shared.lose(backend) {
                     let backend = self.shared.config.backends[backend].describe();
                     (self.sink)(Event::BackendLost { backend, why });
                 }
-                Verdict::Skip("the backend could not be used any more".into())
+                Examined::plain(Verdict::Skip("the backend could not be used any more".into()))
             }
-            Err(limit) => Verdict::Skip(limit.to_string()),
+            Err(BackendError::Internal(message)) => return self.internal(kernel, case, message),
+            Err(limit) => Examined::plain(Verdict::Skip(limit.to_string())),
         };
+        let Examined { verdict, closer, relation, .. } = examined;
+        let row = &mut self.rows[pair];
+        if let Some((relation, checked)) = &relation {
+            row.relations.entry(*relation).or_default().add(checked);
+        }
         match &verdict {
             Verdict::Skip(why) => *row.skipped.entry(why.clone()).or_default() += 1,
             Verdict::Agree(agreement) => {
@@ -284,7 +261,7 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
                         row.suspect_case = Some(case.to_string());
                     }
                 }
-                if let Some((closer, verdict)) = &judged.closer {
+                if let Some((closer, verdict)) = &closer {
                     row.failing += 1;
                     self.failing(kernel, backend, number, closer, verdict);
                 }
@@ -295,6 +272,13 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
                 self.failing(kernel, backend, number, case, &verdict);
             }
         }
+    }
+
+    /// This program went wrong on a case.
+    fn internal(&mut self, kernel: usize, case: &Case, message: String) {
+        self.internal_errors += 1;
+        let kernel = self.shared.config.kernels[kernel].name().to_owned();
+        (self.sink)(Event::Internal { kernel, line: case.to_string(), message });
     }
 
     fn failing(&mut self, kernel: usize, backend: usize, number: u64, case: &Case, verdict: &Verdict) {
@@ -321,6 +305,9 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
         let id = minimised.finding.case.id();
         let found = Found::saved(subject, minimised.finding, minimised.executions, config.store.as_ref());
         (self.sink)(Event::Found(Box::new(found)));
+        for (case, message) in minimised.internal_errors {
+            self.internal(kernel, &case, message);
+        }
         for (case, verdict) in minimised.others {
             self.met(kernel, backend, number, &case, &verdict, id);
         }
@@ -350,7 +337,9 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
     fn summary(self, elapsed: Duration) -> Summary {
         let names = self.shared.config.kernels.iter().map(|k| k.name().to_owned());
         let comparisons = names.zip(self.comparisons).filter(|(_, c)| c.cases > 0).collect();
-        Summary { rows: self.rows, comparisons, internal_errors: self.internal_errors, elapsed }
+        let told = self.shared.config.backends.iter().map(|backend| (backend.describe(), backend.unconfirmed()));
+        let unconfirmed = told.filter(|(_, unconfirmed)| unconfirmed.deaths > 0).collect();
+        Summary { rows: self.rows, comparisons, unconfirmed, internal_errors: self.internal_errors, elapsed }
     }
 }
 
@@ -370,7 +359,7 @@ impl RelationCount {
 }
 
 impl Row {
-    fn new(kernel: &Kernel, backend: &dyn Backend) -> Self {
+    fn new(kernel: &Kernel, backend: &dyn Examiner) -> Self {
         Self {
             kernel: kernel.name().to_owned(),
             backend: backend.kind(),

@@ -1,6 +1,8 @@
 //! `attnfuzz fuzz`.
 
-use super::{BackendArgs, BackendChoice, Exit, Failure, Format, FuzzArgs, backends};
+use super::{
+    BackendArgs, BackendChoice, CASE_TIMEOUT, Exit, Failure, Format, FuzzArgs, IsolateChoice, IsolationArgs, backends,
+};
 use crate::backend::{Kernel, shipped_names};
 use crate::campaign::{self, Config, Event};
 use crate::case::Relation;
@@ -20,6 +22,7 @@ pub(super) fn short_campaign() -> FuzzArgs {
     FuzzArgs {
         kernels: Vec::new(),
         backend: BackendArgs { backend: BackendChoice::Auto, device: 0 },
+        isolation: IsolationArgs { isolate: IsolateChoice::Auto, case_timeout: CASE_TIMEOUT.into() },
         cases: None,
         time: Some(SHORT_TIME),
         seed: 0,
@@ -45,14 +48,15 @@ pub(super) fn run(args: &FuzzArgs) -> Result<Exit, Failure> {
     let mut seen = HashSet::new();
     names.retain(|name| seen.insert(name.clone()));
     let kernels = names.iter().map(|name| Kernel::open(name).map(Arc::new).map_err(Failure::usage));
+    let jobs = args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     let config = Config {
         kernels: kernels.collect::<Result<_, _>>()?,
-        backends: backends::open(&args.backend)?,
+        backends: backends::examiners(&args.backend, &args.isolation, jobs)?,
         cases: args.cases,
         time: args.time.or_else(|| args.cases.is_none().then_some(DEFAULT_TIME)),
         seed: args.seed,
         relations: relations(&args.relations)?,
-        jobs: args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from),
+        jobs,
         max_findings: usize::from(args.max_findings),
         max_shrink: args.max_shrink,
         store: Some(store),

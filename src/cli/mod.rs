@@ -13,6 +13,7 @@ mod mutate;
 mod replay;
 mod show;
 mod shrink;
+mod worker;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -87,6 +88,9 @@ enum Command {
     Compile(CompileArgs),
     /// Run one launch of any kernel's PTX in the emulator, with arguments of yours
     Emulate(emulate::EmulateArgs),
+    /// Examine cases for another process of this program
+    #[command(hide = true)]
+    Worker(worker::WorkerArgs),
 }
 
 /// Where kernels run.
@@ -100,6 +104,30 @@ enum BackendChoice {
     Cuda,
     /// Both, and compare them
     All,
+}
+
+/// Whether kernels run in processes of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum IsolateChoice {
+    /// On a GPU yes, in the emulator no
+    Auto,
+    /// A kernel that hangs, spoils the device or kills its process costs that process only
+    Yes,
+    /// In this process: what such a kernel does is the end of the run
+    No,
+}
+
+/// The default of `--case-timeout`.
+const CASE_TIMEOUT: Duration = Duration::from_secs(120);
+
+#[derive(clap::Args)]
+struct IsolationArgs {
+    /// Whether kernels run in processes of their own
+    #[arg(long, value_enum, default_value = "auto")]
+    isolate: IsolateChoice,
+    /// How long one case may take in such a process, such as 5m; large cases get more
+    #[arg(long, value_name = "TIME", default_value_t = CASE_TIMEOUT.into())]
+    case_timeout: humantime::Duration,
 }
 
 /// How to tell what happens.
@@ -136,6 +164,8 @@ struct FuzzArgs {
     kernels: Vec<String>,
     #[command(flatten)]
     backend: BackendArgs,
+    #[command(flatten)]
+    isolation: IsolationArgs,
     /// Cases of each kernel
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     cases: Option<u64>,
@@ -177,6 +207,8 @@ struct ReplayArgs {
     paths: Vec<PathBuf>,
     #[command(flatten)]
     backend: BackendArgs,
+    #[command(flatten)]
+    isolation: IsolationArgs,
     /// How to tell what happens
     #[arg(long, value_enum, default_value = "human")]
     format: Format,
@@ -199,6 +231,8 @@ struct ShrinkArgs {
     kernel: Option<String>,
     #[command(flatten)]
     backend: BackendArgs,
+    #[command(flatten)]
+    isolation: IsolationArgs,
     /// Executions that each may be shrunk with
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     max_shrink: u32,
@@ -290,6 +324,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Doctor) => doctor::run(),
         Some(Command::Compile(args)) => compile::run(&args),
         Some(Command::Emulate(args)) => emulate::run(&args),
+        Some(Command::Worker(args)) => worker::run(&args),
     };
     match result {
         Ok(exit) => exit.into(),

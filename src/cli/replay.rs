@@ -19,7 +19,7 @@ pub(super) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
         eprintln!("nothing to replay: there is no finding in {places}");
         return Ok(Exit::NothingRan);
     }
-    let backends = backends::open(&args.backend)?;
+    let backends = backends::examiners(&args.backend, &args.isolation, 1)?;
     let (mut still, mut differently, mut fixed, mut not_run) = (0, 0, 0, 0);
     for (file, finding) in &findings {
         for backend in &backends {
@@ -36,6 +36,7 @@ pub(super) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
             tell(args.format, file, finding, &backend.describe(), &result);
         }
     }
+    backends::tell_unconfirmed(&backends);
     Ok(match (still, differently, fixed, not_run) {
         (1.., ..) => Exit::Findings,
         (0, 1.., ..) => Exit::Differently,

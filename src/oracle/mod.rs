@@ -12,10 +12,12 @@
 //! a wrong key or length can't hide in the rounding, and only what is proven wrong there becomes a finding.
 
 mod examine;
+mod examiner;
 mod judge;
 pub mod relation;
 
 pub use examine::{examine, is_perturbed, look_closer};
+pub use examiner::{Examiner, Unconfirmed};
 pub use judge::{ExpectedRow, for_each_row, judge};
 
 use crate::case::{Case, Relation, TensorName};
@@ -48,6 +50,13 @@ pub struct Examined {
     pub closer: Option<(Case, Verdict)>,
     /// Of a case that agrees and asks for a relation, that relation and what came of it.
     pub relation: Option<(Relation, relation::Checked)>,
+}
+
+impl Examined {
+    /// A verdict with nothing else to tell.
+    pub fn plain(verdict: Verdict) -> Self {
+        Self { verdict, output: None, closer: None, relation: None }
+    }
 }
 
 /// How close an agreeing run came to its bounds.

@@ -2,8 +2,8 @@
 
 use super::store::{files_below, load};
 use super::{Finding, LoadError};
-use crate::backend::{Backend, Kernel, OpenError};
-use crate::oracle::{self, Signature};
+use crate::backend::{Kernel, OpenError};
+use crate::oracle::{self, Examiner, Signature};
 use std::path::{Path, PathBuf};
 
 /// What became of a finding.
@@ -43,7 +43,7 @@ impl Finding {
 const TRIES: u32 = 24;
 
 /// Runs `finding` on `backend`; a flaky one until it fails again, but not for ever.
-pub fn replay(finding: &Finding, kernel: &Kernel, backend: &dyn Backend) -> Replayed {
+pub fn replay(finding: &Finding, kernel: &Kernel, backend: &dyn Examiner) -> Replayed {
     let tries = if finding.flaky.is_some() { TRIES } else { 1 };
     let mut last = Replayed::Fixed;
     for _ in 0..tries {
@@ -55,8 +55,8 @@ pub fn replay(finding: &Finding, kernel: &Kernel, backend: &dyn Backend) -> Repl
     last
 }
 
-fn replay_once(finding: &Finding, kernel: &Kernel, backend: &dyn Backend) -> Replayed {
-    let verdict = match oracle::examine(backend, kernel, &finding.case) {
+fn replay_once(finding: &Finding, kernel: &Kernel, backend: &dyn Examiner) -> Replayed {
+    let verdict = match backend.examine(kernel, &finding.case) {
         Ok(examined) => examined.verdict,
         Err(error) => return Replayed::CannotRun(error.to_string()),
     };

@@ -1,7 +1,8 @@
 //! One JSON object a line, for programs.
 //!
 //! Every line has a string `event`: `started`, `progress`, `shrinking`, `found`, `met`, `backend_lost`, `internal`, then one
-//! `row` for each kernel and backend, `comparison` where hardware and emulator both ran, and `finished` last.
+//! `row` for each kernel and backend, `comparison` where hardware and emulator both ran, `unconfirmed` for each device whose worker processes
+//! died in ways that did not come back, and `finished` last.
 //! Numbers that JSON lacks (NaN, infinities) are strings.
 
 use crate::campaign::{Event, Found, RelationCount, Row, Summary};
@@ -46,11 +47,16 @@ pub fn summary(summary: &Summary) -> Vec<String> {
             "identical": c.identical, "max_ulps": c.max_ulps,
         })
     });
+    let deaths = summary.unconfirmed.iter().map(|(device, unconfirmed)| {
+        json!({
+            "event": "unconfirmed", "backend": device, "deaths": unconfirmed.deaths, "last": unconfirmed.last,
+        })
+    });
     let findings: usize = summary.rows.iter().map(|row| row.findings).sum();
     let end = json!({
         "event": "finished", "elapsed_s": seconds, "findings": findings, "internal_errors": summary.internal_errors,
     });
-    rows.chain(comparisons).chain([end]).map(|value| value.to_string()).collect()
+    rows.chain(comparisons).chain(deaths).chain([end]).map(|value| value.to_string()).collect()
 }
 
 /// The line of a replayed finding: `result` is one of `still-fails`, `fails-differently`, `fixed`, `cannot-run`.

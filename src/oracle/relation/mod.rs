@@ -22,6 +22,7 @@ use crate::case::{Case, Relation, TensorName};
 use crate::float::Dtype;
 use crate::outcome::{Fault, Outcome, Output};
 use derive::{Pair, base_row, expected, factor};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// What came of judging a relation.
@@ -34,7 +35,7 @@ pub enum Checked {
     /// A derived run did something wrong that is not a number.
     Fault(Fault),
     /// It says nothing about this case, for this reason.
-    DoesNotApply(&'static str),
+    DoesNotApply(Cow<'static, str>),
 }
 
 /// How closely a relation holds.
@@ -71,11 +72,11 @@ pub fn check(
     }
     let moves_exponents = matches!(relation, Relation::ValuesScaled | Relation::FactorsMoved);
     if moves_exponents && kernel.manifest.numerics.at_case(1, given).u > BINARY32_ROUNDOFF {
-        return Ok(Checked::DoesNotApply("accumulators narrower than binary32 have too few exponents"));
+        return Ok(Checked::DoesNotApply("accumulators narrower than binary32 have too few exponents".into()));
     }
     let pair = match derive::pair(relation, given, &kernel.manifest.domain) {
         Ok(pair) => pair,
-        Err(why) => return Ok(Checked::DoesNotApply(why)),
+        Err(why) => return Ok(Checked::DoesNotApply(why.into())),
     };
     let base = match run(&pair.base)? {
         Outcome::Output(output) => output,

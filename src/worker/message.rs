@@ -1,0 +1,284 @@
+//! What a worker and its owner say to each other: one line of JSON each.
+//!
+//! A line of a worker starts with [`MARK`]; what stands on other lines was printed by a driver or a kernel. Numbers in
+//! binary64 travel as their bits: JSON has no infinities, and a verdict must not change on its way.
+
+use crate::backend::BackendError;
+use crate::case::{Case, ParseError, Relation};
+use crate::float::Dtype;
+use crate::oracle::relation::{Checked, Held};
+use crate::oracle::{Agreement, Divergence, Examined, Tier, Verdict};
+use crate::outcome::{Fault, Output};
+use crate::tensor::Buffer;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::io::{self, BufRead, Read, Write};
+
+/// Starts every line of a worker.
+pub(super) const MARK: char = '@';
+/// Version of these messages. A worker is usually the same file as its owner, but need not be.
+pub(super) const PROTOCOL: u32 = 1;
+/// Longest line that is read, in bytes. The longest there are hold outputs.
+const MAX_LINE: u64 = 256 << 20;
+
+/// A case to examine.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Question {
+    /// Counts the questions to one worker.
+    pub(super) number: u64,
+    /// What [`Kernel::open`](crate::backend::Kernel::open) takes.
+    pub(super) kernel: String,
+    /// Its content, as [`Kernel::content_hash`](crate::backend::Kernel::content_hash) has it.
+    pub(super) content: u64,
+    /// The case in one line.
+    pub(super) case: String,
+    /// Whether the output is wanted too.
+    pub(super) output: bool,
+}
+
+/// A line of a worker.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Message {
+    /// The first: it can be asked.
+    Ready {
+        /// Of these messages.
+        protocol: u32,
+        /// What it runs kernels on.
+        device: String,
+    },
+    /// The first and last: there is no device.
+    Unavailable(String),
+    /// A case was examined.
+    Answer(Box<Answer>),
+}
+
+/// The answer to a [`Question`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Answer {
+    /// Of the question.
+    pub(super) number: u64,
+    /// Name of its case.
+    pub(super) case: String,
+    /// What came of it.
+    pub(super) examined: Result<Findings, BackendError>,
+    /// Why this worker can't be asked any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) lost: Option<String>,
+}
+
+impl Answer {
+    /// Whether the worker can't go on after it.
+    pub(super) fn is_last(&self) -> bool {
+        self.lost.is_some() || matches!(self.examined, Err(BackendError::Unavailable(_)))
+    }
+
+    /// What happened, in a line, to one that is the last.
+    pub(super) fn what(&self) -> String {
+        match (&self.lost, &self.examined) {
+            (Some(why), _) => why.clone(),
+            (None, Err(error)) => error.to_string(),
+            (None, Ok(_)) => "nothing".into(),
+        }
+    }
+}
+
+/// [`Examined`] as it travels.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Findings {
+    #[serde(with = "VerdictBits")]
+    verdict: Verdict,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    output: Option<OutputHex>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    closer: Option<Closer>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    relation: Option<Related>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Closer {
+    case: String,
+    #[serde(with = "VerdictBits")]
+    verdict: Verdict,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Related {
+    relation: Relation,
+    #[serde(with = "CheckedBits")]
+    checked: Checked,
+}
+
+impl Findings {
+    pub(super) fn new(examined: Examined, with_output: bool) -> Self {
+        Self {
+            verdict: examined.verdict,
+            output: examined.output.filter(|_| with_output).as_ref().map(OutputHex::new),
+            closer: examined.closer.map(|(case, verdict)| Closer { case: case.to_string(), verdict }),
+            relation: examined.relation.map(|(relation, checked)| Related { relation, checked }),
+        }
+    }
+
+    /// # Errors
+    /// The case of a closer look is none.
+    pub(super) fn examined(self) -> Result<Examined, ParseError> {
+        let closer = self.closer.map(|closer| Ok::<_, ParseError>((closer.case.parse::<Case>()?, closer.verdict)));
+        Ok(Examined {
+            verdict: self.verdict,
+            output: self.output.map(OutputHex::output),
+            closer: closer.transpose()?,
+            relation: self.relation.map(|related| (related.relation, related.checked)),
+        })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Verdict")]
+enum VerdictBits {
+    Agree(#[serde(with = "AgreementBits")] Agreement),
+    Diverge(#[serde(with = "DivergenceBits")] Divergence),
+    Fault(Fault),
+    Skip(String),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Checked")]
+enum CheckedBits {
+    Holds(#[serde(with = "HeldBits")] Held),
+    Broken(#[serde(with = "DivergenceBits")] Divergence),
+    Fault(Fault),
+    DoesNotApply(Cow<'static, str>),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Agreement")]
+struct AgreementBits {
+    #[serde(with = "bits")]
+    worst_ratio: f64,
+    elements: u64,
+    out_of_domain: u64,
+    #[serde(with = "bits")]
+    model_ratio: f64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Held")]
+struct HeldBits {
+    elements: u64,
+    equal: u64,
+    #[serde(with = "bits")]
+    worst_ratio: f64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Divergence")]
+struct DivergenceBits {
+    tensor: String,
+    step: u32,
+    at: Vec<u64>,
+    #[serde(with = "bits")]
+    found: f64,
+    #[serde(with = "bits")]
+    expected: f64,
+    #[serde(with = "bits")]
+    low: f64,
+    #[serde(with = "bits")]
+    high: f64,
+    #[serde(with = "bits")]
+    ratio: f64,
+    tier: Tier,
+    wrong: u64,
+    elements: u64,
+    relation: Option<Relation>,
+    approximate: bool,
+}
+
+mod bits {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(x: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        x.to_bits().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        u64::deserialize(deserializer).map(f64::from_bits)
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct OutputHex {
+    out: Vec<BufferHex>,
+    lse: Vec<BufferHex>,
+    k_cache: BufferHex,
+    v_cache: BufferHex,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct BufferHex(Dtype, #[serde(with = "hex")] Vec<u8>);
+
+mod hex {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        let digits = bytes.iter().flat_map(|&b| [b >> 4, b & 15]).map(|d| char::from(DIGITS[usize::from(d)]));
+        serializer.serialize_str(&digits.collect::<String>())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        let digit = |c: u8| char::from(c).to_digit(16).map(|d| d as u8);
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        let bytes = pairs.iter().map(|&[high, low]| Some(digit(high)? << 4 | digit(low)?));
+        let bytes = bytes.collect::<Option<Vec<u8>>>().filter(|_| rest.is_empty());
+        bytes.ok_or_else(|| D::Error::custom("expected pairs of hexadecimal digits"))
+    }
+}
+
+impl OutputHex {
+    fn new(output: &Output) -> Self {
+        let buffer = |buffer: &Buffer| BufferHex(buffer.dtype(), buffer.bytes().to_vec());
+        let all = |buffers: &[Buffer]| buffers.iter().map(buffer).collect();
+        Self {
+            out: all(&output.out),
+            lse: all(&output.lse),
+            k_cache: buffer(&output.k_cache),
+            v_cache: buffer(&output.v_cache),
+        }
+    }
+
+    fn output(self) -> Output {
+        let buffer = |BufferHex(dtype, bytes)| Buffer::from_bytes(dtype, bytes);
+        let all = |buffers: Vec<BufferHex>| buffers.into_iter().map(buffer).collect();
+        Output { out: all(self.out), lse: all(self.lse), k_cache: buffer(self.k_cache), v_cache: buffer(self.v_cache) }
+    }
+}
+
+/// Reads a line, without its end; nothing at the end of the input.
+///
+/// # Errors
+/// The input's, bytes that are no text, and lines longer than any message.
+pub(super) fn read_line(input: &mut impl BufRead) -> io::Result<Option<String>> {
+    let mut bytes = Vec::new();
+    let length = input.take(MAX_LINE).read_until(b'\n', &mut bytes)?;
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+    } else if length as u64 == MAX_LINE {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a line of more than {MAX_LINE} bytes")));
+    }
+    // What a kernel printed need not be text, and is only shown.
+    Ok((length > 0).then(|| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// Writes a message of a worker in one go, on a line of its own whatever was printed before it.
+pub(super) fn write_message(output: &mut impl Write, message: &Message) -> io::Result<()> {
+    let line = format!("\n{MARK}{}\n", serde_json::to_string(message)?);
+    output.write_all(line.as_bytes())?;
+    output.flush()
+}
