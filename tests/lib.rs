@@ -12,6 +12,7 @@ mod fabricated;
 mod fidelity;
 mod generate;
 mod hostile;
+mod journal;
 mod lse;
 mod manifest;
 mod minimise;

@@ -257,3 +257,27 @@ fn workers_end_with_their_owner() {
     owner.wait().unwrap();
     assert!(soon(|| !workers.iter().any(|&pid| is_alive(pid))));
 }
+
+/// The program leaves SIGPIPE at its default, so it must never write to a worker that is gone.
+#[cfg(target_os = "linux")]
+#[test]
+fn workers_killed_from_outside_cost_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut owner = Command::new(env!("CARGO_BIN_EXE_attnfuzz"));
+    owner.args(["fuzz", "gqa_decode", "--backend", "emulator", "--isolate", "yes", "--cases", "100", "--jobs", "4"]);
+    let journal = folder.path().join("journal");
+    owner.arg("--regressions").arg(folder.path()).arg("--journal").arg(&journal);
+    let owner = owner.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let entries = || std::fs::read_to_string(&journal).unwrap_or_default().lines().count();
+    assert!(soon(|| entries() >= 2));
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_millis(200));
+        for worker in children(owner.id()) {
+            Command::new("kill").args(["-9", &worker.to_string()]).status().unwrap();
+        }
+    }
+    let output = owner.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(text.contains("no finding in"), "{text}");
+}

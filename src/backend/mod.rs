@@ -79,7 +79,8 @@ pub trait Backend: Send + Sync {
 }
 
 /// The ways to execute a kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum BackendKind {
     /// The PTX emulator, on the CPU.
     Emulator,

@@ -156,10 +156,22 @@ Examples:
   attnfuzz fuzz gqa_decode --cases 10000 --seed 7
   attnfuzz fuzz kernels/mutants/gqa_decode/m01_head_mod.toml --regressions found
   attnfuzz fuzz my/kernel.toml --time 10m --format jsonl
+  attnfuzz fuzz --backend cuda --time 8h --journal night.journal
+  attnfuzz fuzz --resume night.journal
 
 The same seed and number of cases give the same cases and the same findings, whatever --jobs is.
-Without --cases and --time a campaign lasts 60 s.")]
+Without --cases and --time a campaign lasts 60 s. An interrupt (Ctrl-C) ends it with what was found so far, a second one at
+once.
+
+The exit code is 1 if attnfuzz itself went wrong, else 100 if a kernel is wrong, 4 if no case could be run, 3 if the campaign
+was ended early, and 0 if all is well.")]
 struct FuzzArgs {
+    /// Go on with the campaign that wrote this journal, with its arguments, from where it ended
+    #[arg(long, value_name = "FILE", exclusive = true)]
+    resume: Option<PathBuf>,
+    /// New file to write down how far the campaign is, for --resume
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
     /// A shipped kernel's name or the path of a kernel.toml; none means every shipped kernel
     kernels: Vec<String>,
     #[command(flatten)]
@@ -303,7 +315,8 @@ impl Failure {
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     // A reader that has seen enough, such as head, ends the program instead of making it panic.
     sigpipe::reset();
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => {
             // --help and --version come here too; only real errors count as usage.
@@ -313,8 +326,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let result = match cli.command {
-        None => fuzz::run(&fuzz::short_campaign()),
-        Some(Command::Fuzz(args)) => fuzz::run(&args),
+        None => fuzz::run(&fuzz::short_campaign(), &args),
+        Some(Command::Fuzz(fuzz)) => fuzz::run(&fuzz, &args),
         Some(Command::Replay(args)) => replay::run(&args),
         Some(Command::Shrink(args)) => shrink::run(&args),
         Some(Command::Mutate(args)) => mutate::run(&args),

@@ -3,6 +3,7 @@
 use super::{Examined, examine};
 use crate::backend::{Backend, BackendError, BackendKind, Kernel};
 use crate::case::Case;
+use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -27,12 +28,19 @@ pub trait Examiner: Send + Sync {
 }
 
 /// Deaths of worker processes that did not come back when the cases under way were run again, one at a time.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unconfirmed {
     /// How many.
     pub deaths: u64,
     /// What was seen of the last one.
     pub last: Option<String>,
+}
+
+impl Unconfirmed {
+    /// These, and then `later` ones.
+    pub fn and(&self, later: Self) -> Self {
+        Self { deaths: self.deaths + later.deaths, last: later.last.or_else(|| self.last.clone()) }
+    }
 }
 
 /// In this process.

@@ -238,11 +238,12 @@ fn verdict(summary: &Summary) -> String {
             summary.internal_errors
         );
     }
+    let ended = if summary.interrupted || summary.journal_lost.is_some() { " before it was ended early" } else { "" };
     match (findings, cases) {
         (0, 0) => "verdict: none, no case was run".into(),
-        (0, _) => format!("verdict: no finding in {cases} cases ({seconds:.1} s)"),
-        (1, _) => format!("verdict: 1 finding in {cases} cases ({seconds:.1} s)"),
-        _ => format!("verdict: {findings} findings in {cases} cases ({seconds:.1} s)"),
+        (0, _) => format!("verdict: no finding in {cases} cases{ended} ({seconds:.1} s)"),
+        (1, _) => format!("verdict: 1 finding in {cases} cases{ended} ({seconds:.1} s)"),
+        _ => format!("verdict: {findings} findings in {cases} cases{ended} ({seconds:.1} s)"),
     }
 }
 

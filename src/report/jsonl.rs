@@ -1,6 +1,6 @@
 //! One JSON object a line, for programs.
 //!
-//! Every line has a string `event`: `started`, `progress`, `shrinking`, `found`, `met`, `backend_lost`, `internal`, then one
+//! Every line has a string `event`: `started`, `progress`, `shrinking`, `found`, `met`, `backend_lost`, `journal_lost`, `internal`, then one
 //! `row` for each kernel and backend, `comparison` where hardware and emulator both ran, `unconfirmed` for each device whose worker processes
 //! died in ways that did not come back, and `finished` last.
 //! Numbers that JSON lacks (NaN, infinities) are strings.
@@ -22,6 +22,7 @@ pub fn event(event: &Event) -> String {
         Event::Found(found) => found_object("found", found),
         Event::Met(found) => found_object("met", found),
         Event::BackendLost { backend, why } => json!({"event": "backend_lost", "backend": backend, "why": why}),
+        Event::JournalLost { why } => json!({"event": "journal_lost", "why": why}),
         Event::Internal { kernel, line, message } => {
             json!({"event": "internal", "kernel": kernel, "case": line, "message": message})
         }
@@ -55,6 +56,7 @@ pub fn summary(summary: &Summary) -> Vec<String> {
     let findings: usize = summary.rows.iter().map(|row| row.findings).sum();
     let end = json!({
         "event": "finished", "elapsed_s": seconds, "findings": findings, "internal_errors": summary.internal_errors,
+        "interrupted": summary.interrupted, "journal_lost": summary.journal_lost,
     });
     rows.chain(comparisons).chain(deaths).chain([end]).map(|value| value.to_string()).collect()
 }

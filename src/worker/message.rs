@@ -5,7 +5,7 @@
 
 use crate::backend::BackendError;
 use crate::case::{Case, ParseError, Relation};
-use crate::float::Dtype;
+use crate::float::{Dtype, bits};
 use crate::oracle::relation::{Checked, Held};
 use crate::oracle::{Agreement, Divergence, Examined, Tier, Verdict};
 use crate::outcome::{Fault, Output};
@@ -139,7 +139,7 @@ impl Findings {
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Verdict")]
 enum VerdictBits {
-    Agree(#[serde(with = "AgreementBits")] Agreement),
+    Agree(Agreement),
     Diverge(#[serde(with = "DivergenceBits")] Divergence),
     Fault(Fault),
     Skip(String),
@@ -148,30 +148,10 @@ enum VerdictBits {
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Checked")]
 enum CheckedBits {
-    Holds(#[serde(with = "HeldBits")] Held),
+    Holds(Held),
     Broken(#[serde(with = "DivergenceBits")] Divergence),
     Fault(Fault),
     DoesNotApply(Cow<'static, str>),
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(remote = "Agreement")]
-struct AgreementBits {
-    #[serde(with = "bits")]
-    worst_ratio: f64,
-    elements: u64,
-    out_of_domain: u64,
-    #[serde(with = "bits")]
-    model_ratio: f64,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(remote = "Held")]
-struct HeldBits {
-    elements: u64,
-    equal: u64,
-    #[serde(with = "bits")]
-    worst_ratio: f64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -195,18 +175,6 @@ struct DivergenceBits {
     elements: u64,
     relation: Option<Relation>,
     approximate: bool,
-}
-
-mod bits {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(x: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        x.to_bits().serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        u64::deserialize(deserializer).map(f64::from_bits)
-    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

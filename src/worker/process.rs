@@ -3,8 +3,8 @@
 use super::message::{Answer, MARK, Message, PROTOCOL, Question, read_line};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::io::{self, BufRead, BufReader, PipeWriter, Read, Write};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,7 @@ const LAST_WORDS: (usize, usize) = (6, 300);
 
 /// A worker process. Ends with this value.
 pub(super) struct Process {
-    input: Mutex<Option<ChildStdin>>,
+    input: Mutex<PipeWriter>,
     state: Arc<State>,
     /// What it runs kernels on.
     pub(super) device: String,
@@ -86,9 +86,11 @@ impl Process {
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let program = command.get_program().to_string_lossy().into_owned();
         let no_worker = |why: &dyn fmt::Display| format!("the worker process {program} can't be used: {why}");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let (questions, input) = io::pipe().map_err(|error| no_worker(&error))?;
+        command.stdin(questions.try_clone().map_err(|error| no_worker(&error))?);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| no_worker(&error))?;
-        let (input, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (output, errors) = (child.stdout.take(), child.stderr.take());
         let asked = Asked::Open { next: 0, waiting: HashMap::new() };
         let (child, asked, last_words) = (Mutex::new(child), Mutex::new(asked), Mutex::default());
         let state = Arc::new(State { child, asked, last_words });
@@ -98,7 +100,11 @@ impl Process {
         let (reader, listener) = (state.clone(), state.clone());
         if let (Some(output), Some(errors)) = (output, errors) {
             std::thread::spawn(move || listener.listen(errors, ended));
-            std::thread::spawn(move || reader.read(BufReader::new(output), greet, &words_end));
+            std::thread::spawn(move || {
+                reader.read(BufReader::new(output), greet, &words_end);
+                // As long as somebody can read, nobody who asks a dead worker is blocked, or killed by SIGPIPE.
+                io::copy(&mut { questions }, &mut io::sink())
+            });
         }
         let mut process = Self { input: Mutex::new(input), state, device: String::new() };
         match greeting.recv_timeout(START_LIMIT) {
@@ -139,10 +145,8 @@ impl Process {
             }
         };
         let line = serde_json::to_string(&question(number)).unwrap_or_default() + "\n";
-        if let Some(input) = &mut *lock(&self.input) {
-            // A worker that reads no more has ended or will be found to hang.
-            let _ = input.write_all(line.as_bytes());
-        }
+        // A worker that reads no more has ended or will be found to hang.
+        let _ = lock(&self.input).write_all(line.as_bytes());
         match receiver.recv_timeout(limit) {
             Ok(answer) => Reply::Answer(Box::new(answer)),
             Err(RecvTimeoutError::Timeout) => Reply::Died(self.state.end(Cause::TimedOut(limit))),

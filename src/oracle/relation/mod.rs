@@ -19,9 +19,10 @@ use crate::backend::{Backend, BackendError, Kernel, Run};
 use crate::bound;
 use crate::case::values::{Role, RowAt};
 use crate::case::{Case, Relation, TensorName};
-use crate::float::Dtype;
+use crate::float::{Dtype, bits};
 use crate::outcome::{Fault, Outcome, Output};
 use derive::{Pair, base_row, expected, factor};
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -39,13 +40,15 @@ pub enum Checked {
 }
 
 /// How closely a relation holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Held {
     /// Elements compared.
     pub elements: u64,
     /// Of them, those that are equal.
     pub equal: u64,
     /// Largest part of its tolerance that any difference used, 0 to 1.
+    #[serde(with = "bits")]
     pub worst_ratio: f64,
 }
 
