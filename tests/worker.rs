@@ -98,11 +98,13 @@ fn a_kernel_that_ends_its_process_is_found_and_shrunk_and_nothing_else_is() {
 #[test]
 fn a_case_that_never_ends_is_a_hang_and_the_next_one_is_judged() {
     let folder = tempfile::tempdir().unwrap();
-    let device = stand_in("hang", folder.path());
-    let Verdict::Fault(fault) = examined(&device, BAD).unwrap().verdict else { panic!() };
-    assert_eq!(fault.kind, FaultKind::Hang);
-    assert!(matches!(examined(&device, GOOD).unwrap().verdict, Verdict::Agree(_)));
-    assert_eq!(device.unconfirmed().deaths, 0);
+    for mode in ["hang", "silence"] {
+        let device = stand_in(mode, folder.path());
+        let Verdict::Fault(fault) = examined(&device, BAD).unwrap().verdict else { panic!() };
+        assert_eq!(fault.kind, FaultKind::Hang);
+        assert!(matches!(examined(&device, GOOD).unwrap().verdict, Verdict::Agree(_)));
+        assert_eq!(device.unconfirmed().deaths, 0);
+    }
 }
 
 #[test]

@@ -110,6 +110,9 @@ pub enum BackendError {
     /// The manifest names an entry point that the PTX lacks.
     #[error("the PTX has no entry {0:?}")]
     NoEntry(String),
+    /// The device's driver can't load the code.
+    #[error("the driver can't load the PTX: {0}")]
+    NotLoaded(String),
     /// The device has too little memory for the case.
     #[error("out of memory on {0}")]
     OutOfMemory(String),

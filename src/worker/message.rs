@@ -250,3 +250,87 @@ pub(super) fn write_message(output: &mut impl Write, message: &Message) -> io::R
     output.write_all(line.as_bytes())?;
     output.flush()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Any number, NaNs with their payloads and infinities too.
+    fn number() -> impl Strategy<Value = f64> {
+        prop_oneof![
+            any::<u64>().prop_map(f64::from_bits),
+            Just(f64::NAN),
+            Just(f64::INFINITY),
+            Just(f64::NEG_INFINITY),
+            Just(-0.0),
+        ]
+    }
+
+    fn divergence() -> impl Strategy<Value = Divergence> {
+        let tier = prop_oneof![Just(Tier::Exact), Just(Tier::Det), Just(Tier::Sgn)];
+        let relation = prop::option::of(prop::sample::select(&Relation::ALL[..]));
+        (prop::array::uniform5(number()), "[ -~\\n\"@]{0,9}", any::<(u32, u64, bool)>(), tier, relation).prop_map(
+            |([found, expected, low, high, ratio], tensor, (step, wrong, approximate), tier, relation)| Divergence {
+                tensor,
+                step,
+                at: vec![u64::from(step), wrong],
+                found,
+                expected,
+                low,
+                high,
+                ratio,
+                tier,
+                wrong,
+                elements: wrong,
+                relation,
+                approximate,
+            },
+        )
+    }
+
+    fn travelled(findings: Findings) -> Examined {
+        let answer = Answer { number: 3, case: "c".into(), examined: Ok(findings), lost: None };
+        let mut line = Vec::new();
+        write_message(&mut line, &Message::Answer(Box::new(answer))).unwrap();
+        let mut lines = &line[..];
+        assert_eq!(read_line(&mut lines).unwrap().as_deref(), Some(""));
+        let text = read_line(&mut lines).unwrap().unwrap();
+        assert_eq!(read_line(&mut lines).unwrap(), None);
+        let Ok(Message::Answer(answer)) = serde_json::from_str(text.strip_prefix(MARK).unwrap()) else { panic!() };
+        answer.examined.unwrap().examined().unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn a_verdict_does_not_change_on_its_way(divergence in divergence(), bytes: Vec<u8>, worst in number()) {
+            let case: Case = "kv=1 g=2 d=8 past=3 dtype=f32 cache=hnd:4 scale=1 values=normal:0".parse().unwrap();
+            let buffer = Buffer::from_bytes(Dtype::F16, bytes);
+            let held = Held { elements: 3, equal: 1, worst_ratio: worst };
+            let sent = Examined {
+                verdict: Verdict::Diverge(divergence.clone()),
+                output: Some(Output {
+                    out: vec![buffer.clone(); 2],
+                    lse: Vec::new(),
+                    k_cache: buffer.clone(),
+                    v_cache: buffer,
+                }),
+                closer: Some((case, Verdict::Agree(Agreement { worst_ratio: worst, ..Agreement::default() }))),
+                relation: Some((Relation::ALL[0], Checked::Holds(held))),
+            };
+            let received = travelled(Findings::new(sent.clone(), true));
+            // As text, in which NaN is equal to itself, and then as bits.
+            prop_assert_eq!(format!("{received:?}"), format!("{sent:?}"));
+            let Verdict::Diverge(found) = received.verdict else { panic!() };
+            prop_assert_eq!(found.found.to_bits(), divergence.found.to_bits());
+            prop_assert!(travelled(Findings::new(sent, false)).output.is_none());
+        }
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_read_and_what_is_no_text_is_shown() {
+        let mut lines = &b"a\xff\n\nb"[..];
+        let mut next = || read_line(&mut lines).unwrap();
+        assert_eq!([next(), next(), next(), next()].map(|l| l.unwrap_or("end".into())), ["a\u{fffd}", "", "b", "end"]);
+    }
+}
