@@ -4,8 +4,9 @@
 //!   on and off.
 //! - `judge`: whole cases of the generator's distribution of each shipped kernel, two runs and the verdict, on 1 and 2
 //!   threads.
+//! - `judge_recorded`: the same with the coverage of each case recorded and merged.
 
-use attnfuzz::backend::{Emulator, Kernel, Run, shipped_names};
+use attnfuzz::backend::{Backend, Emulator, Kernel, Points, Recording, Run, shipped_names};
 use attnfuzz::case::Case;
 use attnfuzz::emulator::Checks;
 use attnfuzz::oracle::{Verdict, examine};
@@ -42,14 +43,38 @@ fn emulate(bencher: Bencher, which: &str) {
     bencher.counter(ItemsCount::new(stats.lane_instructions)).bench_local(|| black_box(run()));
 }
 
+/// Cases of a shipped kernel that are judged at a time.
+const CASES: u64 = 64;
+
 #[divan::bench(args = shipped_names(), threads = [1, 2], sample_count = 10)]
 fn judge(bencher: Bencher, name: &str) {
-    let kernel = Kernel::open(name).expect("a shipped kernel opens");
-    let cases: Vec<Case> = (0..64).map(|index| kernel.space().case_at(0, index)).collect();
-    bencher.counter(ItemsCount::new(cases.len())).bench(|| {
+    let (kernel, cases) = cases(name);
+    bencher
+        .counter(ItemsCount::new(cases.len()))
+        .bench(|| cases.iter().for_each(|case| agrees(&Emulator, &kernel, case)));
+}
+
+#[divan::bench(args = shipped_names(), sample_count = 10)]
+fn judge_recorded(bencher: Bencher, name: &str) {
+    let (kernel, cases) = cases(name);
+    let points = Points::of(&kernel);
+    let mut all = points.none();
+    bencher.counter(ItemsCount::new(cases.len())).bench_local(|| {
         for case in &cases {
-            let verdict = examine(&Emulator, &kernel, case).expect("it runs").verdict;
-            assert!(matches!(verdict, Verdict::Agree(_)), "{case}");
+            let recording = Recording::new(&points);
+            agrees(&recording, &kernel, case);
+            black_box(all.merge(&recording.take()));
         }
     });
+}
+
+fn cases(name: &str) -> (Kernel, Vec<Case>) {
+    let kernel = Kernel::open(name).expect("a shipped kernel opens");
+    let cases = (0..CASES).map(|index| kernel.space().case_at(0, index)).collect();
+    (kernel, cases)
+}
+
+fn agrees(backend: &dyn Backend, kernel: &Kernel, case: &Case) {
+    let verdict = examine(backend, kernel, case).expect("it runs").verdict;
+    assert!(matches!(verdict, Verdict::Agree(_)), "{case}");
 }

@@ -16,9 +16,10 @@ use crate::backend::{Emulator, Kernel, OpenError, shipped_names};
 use crate::campaign::{Found, Minimised, met, minimise};
 use crate::case::Case;
 use crate::oracle::{Examiner, Verdict};
-use crate::regression::{Finding, Store};
+use crate::regression::{Finding, Replayed, Store, replay};
 use crate::report::human;
 use arbitrary::Unstructured;
+use std::path::PathBuf;
 
 /// Executions a failing case is shrunk with.
 const MAX_SHRINK: u32 = 2000;
@@ -118,6 +119,43 @@ impl Harness {
             }
         }
         Err(report)
+    }
+
+    /// Runs the findings of this kernel that were saved below `root`, in order of their files, and gives the files.
+    ///
+    /// To be called before anything is searched, so that a bug that came back is told by the file that has it:
+    ///
+    /// ```
+    /// # use attnfuzz::harness::Harness;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let harness = Harness::emulated("gqa_decode")?;
+    /// let replayed = harness.replay_saved("proptest-regressions")?;
+    /// println!("{} saved findings stay fixed", replayed.len());
+    /// # assert!(!replayed.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// proptest's own files, and findings of other kernels, may be there too and are not looked at.
+    ///
+    /// # Errors
+    /// A finding still fails, fails differently, can't be run or can't be read; the text has a line for each such file.
+    pub fn replay_saved(&self, root: impl Into<PathBuf>) -> Result<Vec<PathBuf>, String> {
+        let files = Store::new(root).files_of(self.kernel.name()).map_err(|e| e.to_string())?;
+        let wrong: Vec<String> = files
+            .iter()
+            .filter_map(|file| match Finding::load(file) {
+                Err(error) => Some(format!("cannot read: {error}")),
+                Ok(finding) => match replay(&finding, &self.kernel, &*self.backend) {
+                    Replayed::Fixed => None,
+                    result => {
+                        let (word, detail) = (result.word(), result.detail(&finding));
+                        Some(format!("{word}: {}: {}: {detail}", file.display(), finding.line))
+                    }
+                },
+            })
+            .collect();
+        if wrong.is_empty() { Ok(files) } else { Err(wrong.join("\n")) }
     }
 
     fn saved(&self, finding: Finding, executions: u32) -> Found {

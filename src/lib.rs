@@ -30,6 +30,7 @@ pub mod bound;
 pub mod campaign;
 pub mod case;
 pub mod cli;
+pub mod coverage;
 pub mod emulator;
 pub mod expr;
 pub mod float;

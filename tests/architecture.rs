@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every room and its number.
-const ROOMS: [(&str, u32); 21] = [
+const ROOMS: [(&str, u32); 22] = [
     ("expr", 0),
     ("float", 0),
     ("ptx", 1),
@@ -23,6 +23,7 @@ const ROOMS: [(&str, u32); 21] = [
     ("regression", 7),
     ("worker", 7),
     ("campaign", 8),
+    ("coverage", 8),
     ("mutate", 8),
     ("report", 9),
     ("harness", 10),

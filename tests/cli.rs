@@ -129,6 +129,94 @@ fn jsonl_is_json_in_every_line_and_the_same_for_any_number_of_jobs() {
     assert_eq!(run("1"), run("4"));
 }
 
+/// Findings of campaigns with other numbers of threads are the same files to the byte, and come back with the same bits each
+/// time, with vectors and without.
+#[test]
+fn findings_and_their_bits_do_not_depend_on_threads_or_vectors() {
+    let folder = tempfile::tempdir().unwrap();
+    let found = folder.path().join("found");
+    let found = found.to_string_lossy();
+    let mutants =
+        ["gqa_decode/m01_head_mod", "gqa_decode/m46_barrier_dropped_between_tiles", "gqa_prefill/m51_scale_ignored"];
+    let mutants: Vec<String> = mutants.iter().map(|name| format!("kernels/mutants/{name}.toml")).collect();
+    let campaign = |jobs: &str| {
+        let _ = std::fs::remove_dir_all(&*found);
+        let kernels: Vec<&str> = mutants.iter().map(String::as_str).collect();
+        let knobs = ["--backend", "emulator", "--cases", "30", "--jobs", jobs, "--regressions", &found];
+        assert_eq!(code(&attnfuzz(&[&["fuzz"], &kernels[..], &knobs].concat())), 100);
+        let mut files: Vec<_> =
+            walk(Path::new(&*found)).into_iter().map(|f| (f.clone(), std::fs::read(f).unwrap())).collect();
+        files.sort();
+        files
+    };
+    let files = campaign("1");
+    assert!(files.len() >= mutants.len());
+    assert_eq!(campaign("3"), files);
+    for vectors in ["", "none"] {
+        let replay = Command::new(env!("CARGO_BIN_EXE_attnfuzz"))
+            .args(["replay", &*found, "--backend", "emulator", "--repeat", "3", "--format", "jsonl"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env("ATTNFUZZ_VECTORS", vectors)
+            .output()
+            .unwrap();
+        assert_eq!(code(&replay), 100);
+        let text = stdout(&replay);
+        let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let replayed: Vec<_> = lines.iter().filter(|line| line["event"] == "replayed").collect();
+        assert_eq!(replayed.len(), files.len());
+        for line in replayed {
+            assert_eq!((&line["result"], &line["bits"]), (&"still-fails".into(), &"as-saved".into()), "{line}");
+        }
+    }
+}
+
+#[test]
+fn replay_tells_other_bits_and_findings_that_may_be_one_bug() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().to_string_lossy();
+    let shrink = |line: &str| {
+        let output = attnfuzz(&[
+            "shrink",
+            line,
+            "--kernel",
+            M01,
+            "--backend",
+            "emulator",
+            "--max-shrink",
+            "0",
+            "--regressions",
+            &root,
+        ]);
+        assert_eq!(code(&output), 100);
+        stdout(&output)
+    };
+    let first = shrink("kv=2 g=2 d=3 past=0 dtype=f32 cache=hnd:1 scale=1 values=flat:0");
+    assert!(!first.contains("perhaps"), "{first}");
+    let [file] = &walk(folder.path())[..] else { panic!("one file") };
+    let replay = || stdout(&attnfuzz(&["replay", &root, "--backend", "emulator"]));
+    assert!(replay().starts_with("still fails: ") && !replay().contains("bits") && !replay().contains("perhaps"));
+
+    let second = shrink("kv=2 g=2 d=2 past=0 dtype=f32 cache=hnd:1 scale=1 values=flat:0");
+    let line = format!("   = perhaps the same bug as {file}, by signature; this case is simpler\n");
+    assert!(second.contains(&line), "{second}");
+    let text = replay();
+    let share = format!("perhaps one bug: 2 findings of {M01} share the signature `diverge out value`:\n   ");
+    assert!(text.contains(&share), "{text}");
+
+    let saved = std::fs::read_to_string(file).unwrap();
+    let digest = saved.lines().find_map(|line| line.strip_prefix("digest = ")).expect("a digest");
+    std::fs::write(file, saved.replace(digest, "\"0123456789abcdef\"")).unwrap();
+    let output = attnfuzz(&["replay", file, "--backend", "emulator"]);
+    assert_eq!(code(&output), 100);
+    let text = stdout(&output);
+    assert!(text.starts_with(&format!("still fails, with other bits than when it was saved: {file}\n")), "{text}");
+    assert!(
+        text.contains(&format!("digest of the bits: {}, saved as 0123456789abcdef", digest.trim_matches('"'))),
+        "{text}"
+    );
+    assert!(refused(&["replay", "--repeat", "0"]).contains("--repeat"));
+}
+
 /// The four words of replay, and the exit code of each and of mixtures.
 #[test]
 fn replay_tells_four_ends_apart() {
@@ -351,4 +439,35 @@ fn help_has_examples_and_doctor_names_what_is_missing() {
         assert!(stdout(&doctor).contains(word));
     }
     assert!(stdout(&attnfuzz(&["kernels"])).contains("gqa_decode"));
+}
+
+#[test]
+fn coverage_names_what_is_missed_and_a_failing_kernel() {
+    let folder = tempfile::tempdir().unwrap();
+    let (corpus, lcov) = (folder.path().join("corpus"), folder.path().join("coverage.info"));
+    std::fs::create_dir(&corpus).unwrap();
+    let line = "kv=2 g=1 d=8 past=3 dtype=f16 cache=hnd:4 scale=1 values=normal:1";
+    std::fs::write(corpus.join("a"), format!("gqa_decode {line}\n")).unwrap();
+    std::fs::write(corpus.join("b"), format!("gqa_prefill {line}")).unwrap();
+    let (corpus_arg, lcov_arg) = (corpus.to_string_lossy(), lcov.to_string_lossy());
+    let output = attnfuzz(&["coverage", "gqa_decode", "--corpus", &corpus_arg, "--lcov", &lcov_arg]);
+    let text = stdout(&output);
+    assert_eq!(code(&output), 0, "{text}");
+    assert!(text.contains("never launched: 2 of 3 entries: gqa_decode_bf16, gqa_decode_f32"), "{text}");
+    assert!(text.contains("##### ") && text.lines().last().unwrap().starts_with("coverage of gqa_decode: "), "{text}");
+    assert!(text.contains("; 1 cases, "), "{text}");
+    assert!(std::fs::read_to_string(&lcov).unwrap().contains("kernels/gqa_decode/kernel.cu\n"));
+
+    let output = attnfuzz(&["coverage", M01, "--cases", "40", "--format", "jsonl"]);
+    assert_eq!(code(&output), 100);
+    let events = stdout(&output);
+    assert!(events.lines().any(|line| line.starts_with("{\"case\":") && line.contains("\"failing\"")), "{events}");
+
+    std::fs::write(corpus.join("c"), "\nkv=2 g=x").unwrap();
+    let wrong = refused(&["coverage", "gqa_decode", "--corpus", &corpus_arg]);
+    assert!(wrong.contains("--corpus: ") && wrong.contains("c: line 2: "), "{wrong}");
+    let wrong = refused(&["coverage", "gqa_decode", "--lcov", "/nowhere/at/all.info"]);
+    assert!(wrong.contains("--lcov: can't write /nowhere/at/all.info"), "{wrong}");
+    let output = attnfuzz(&["coverage", "gqa_decode", "--backend", "cuda"]);
+    assert_eq!(code(&output), 2);
 }

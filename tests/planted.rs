@@ -37,7 +37,9 @@ fn hunt_of(parent: &str, mutant: &str) -> Found {
     assert!(summary.has_findings());
     assert_eq!(summary.internal_errors, 0);
 
-    let Some(Ok(Saved::New(file))) = &found.saved else { panic!("{mutant} was not saved: {:?}", found.saved) };
+    let Some(Ok(Saved::New { path: file, .. })) = &found.saved else {
+        panic!("{mutant} was not saved: {:?}", found.saved)
+    };
     let (_, finding) = Finding::load_all(file).unwrap().swap_remove(0);
     // As text, because NaN is not equal to itself.
     assert_eq!(format!("{finding:?}"), format!("{:?}", found.finding));

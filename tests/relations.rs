@@ -486,7 +486,7 @@ fn what_the_bound_allows_and_a_relation_does_not_is_found_shrunk_saved_and_repla
     assert_eq!((case.relation, case.view), (Some(Relation::ValuesNegated), None));
     // The bias starts at 9 keys.
     assert_eq!(case.shape.requests.iter().map(|r| r.past_len).max(), Some(8), "{case}");
-    let Some(Ok(Saved::New(file))) = &found.saved else { panic!("{:?}", found.saved) };
+    let Some(Ok(Saved::New { path: file, .. })) = &found.saved else { panic!("{:?}", found.saved) };
     let (_, finding) = attnfuzz::regression::Finding::load_all(file).unwrap().swap_remove(0);
     assert_eq!(finding, found.finding);
     assert!(matches!(replay(&finding, &kernel, &backend()), Replayed::StillFails(_)));

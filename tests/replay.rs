@@ -1,9 +1,15 @@
-//! Saved findings, run before anything else is searched: those of shipped kernels must stay fixed, and the example
-//! findings, which are of planted bugs, must still fail.
+//! Saved findings: their files, and that they still fail in the same way and with the same bits. Those of shipped kernels,
+//! which must stay fixed, are replayed by `tests/regressions.rs`.
 
-use attnfuzz::backend::Emulator;
-use attnfuzz::regression::{FORMAT, Finding, Flaky, Replayed, Store, replay};
+use attnfuzz::backend::{Backend, BackendError, BackendKind, Emulator, Kernel, Run};
+use attnfuzz::campaign::minimise;
+use attnfuzz::case::Case;
+use attnfuzz::harness::Harness;
+use attnfuzz::oracle::Examiner;
+use attnfuzz::outcome::Outcome;
+use attnfuzz::regression::{Bits, Digest, FORMAT, Finding, Flaky, Replayed, Saved, Store, replay, replay_times};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -19,16 +25,6 @@ fn replay_all(findings: Vec<(PathBuf, Finding)>) -> Vec<(PathBuf, Replayed)> {
             (file, result)
         })
         .collect()
-}
-
-#[test]
-fn a_saved_regressions_of_shipped_kernels_stay_fixed() {
-    let folder = Store::new(root().join("proptest-regressions")).folder();
-    let findings = Finding::load_all(&folder).unwrap();
-    assert!(!findings.is_empty());
-    for (file, result) in replay_all(findings) {
-        assert_eq!(result, Replayed::Fixed, "{}", file.display());
-    }
 }
 
 #[test]
@@ -57,28 +53,16 @@ fn a_file_of_every_version_still_means_its_case() {
          pages=4,seed:2,spare:3,shared:1 scale=0.5 knobs=num_splits:2 values=mixed:7 view=dims-reversed relation=cache-moved"
     );
     assert_eq!(second.flaky, Some(Flaky { failed: 3, runs: 12 }));
-    assert_eq!(FORMAT, 2, "a new version needs a stored file of its own");
+    assert_eq!(second.digest, None);
+    let third = read(3);
+    assert_eq!(third.format, 3);
+    assert_eq!(third.digest.map(|digest| digest.to_string()).as_deref(), Some("0123456789abcdef"));
+    assert_eq!(third.case, second.case);
+    assert_eq!(FORMAT, 3, "a new version needs a stored file of its own");
 }
 
 fn example() -> (PathBuf, Finding) {
     Finding::load_all(&root().join("examples/findings")).unwrap().swap_remove(0)
-}
-
-#[test]
-fn a_finding_is_saved_once_and_never_over_another_bug() {
-    use attnfuzz::regression::Saved;
-    let folder = tempfile::tempdir().unwrap();
-    let store = Store::new(folder.path());
-    let (_, finding) = example();
-    let Saved::New(first) = store.save("k", &finding).unwrap() else { panic!("not new") };
-    assert_eq!(store.save("k", &finding).unwrap(), Saved::Known(first.clone()));
-
-    let mut other = finding.clone();
-    other.signature.class = "fault race".into();
-    let Saved::New(second) = store.save("k", &other).unwrap() else { panic!("not new") };
-    assert_ne!(first, second);
-    assert_eq!(Finding::load_all(&first).unwrap()[0].1, finding);
-    assert_eq!(Finding::load_all(folder.path()).unwrap().len(), 2);
 }
 
 #[test]
@@ -94,7 +78,7 @@ fn a_wrong_file_is_told_by_line_and_key() {
     assert!(error("").contains("missing field `format`"));
     assert!(
         error(&text.replace("format = 1", "format = 99"))
-            .ends_with("expected format 2 or older, found 99: a newer attnfuzz wrote it")
+            .ends_with("expected format 3 or older, found 99: a newer attnfuzz wrote it")
     );
     let line_of_steps = text.lines().position(|l| l.starts_with("steps")).unwrap() + 1;
     let bad = error(&text.replace("steps = ", "steps = -"));
@@ -102,4 +86,146 @@ fn a_wrong_file_is_told_by_line_and_key() {
     let bad = error(&text.replace("num_kv_heads = ", "num_kv_heads = 9"));
     assert!(bad.contains("line: expected the same case as the table"), "{bad}");
     assert!(error(&text.replace("[case]", "nonsense = 1\n[case]")).contains("unknown field"));
+}
+
+/// The emulator, but for one bit of the first output, where `flips` says so of a run's number.
+struct OneBit {
+    kind: BackendKind,
+    flips: fn(u32) -> bool,
+    runs: AtomicU32,
+}
+
+impl OneBit {
+    fn new(kind: BackendKind, flips: fn(u32) -> bool) -> Self {
+        Self { kind, flips, runs: AtomicU32::new(0) }
+    }
+}
+
+impl Backend for OneBit {
+    fn kind(&self) -> BackendKind {
+        self.kind
+    }
+
+    fn describe(&self) -> String {
+        "one bit".into()
+    }
+
+    fn run(&self, kernel: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError> {
+        let mut outcome = Emulator.run(kernel, case, run)?;
+        if let (Outcome::Output(output), true) = (&mut outcome, (self.flips)(self.runs.fetch_add(1, Ordering::SeqCst)))
+        {
+            let bits = output.out[0].bits(0);
+            output.out[0].set_bits(0, bits ^ 1);
+        }
+        Ok(outcome)
+    }
+}
+
+const M01: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/mutants/gqa_decode/m01_head_mod.toml");
+
+fn found(kernel: &str, case: &str, backend: &dyn Examiner) -> (Kernel, Finding) {
+    let kernel = Kernel::open(kernel).unwrap();
+    let case: Case = case.parse().unwrap();
+    let verdict = backend.examine(&kernel, &case).unwrap().verdict;
+    let finding = minimise(&kernel, backend, &case, &verdict, "test".into(), 200).unwrap().finding;
+    (kernel, finding)
+}
+
+const WRONG_HEAD: &str = "kv=3 g=4 d=20 past=5,9 dtype=f16 cache=nhd:11 scale=0.5 values=normal:3 sched=5";
+
+#[test]
+fn a_finding_comes_back_with_its_bits_and_a_changed_bit_is_told() {
+    let (kernel, finding) = found(M01, WRONG_HEAD, &Emulator);
+    let saved = finding.digest.expect("the emulator gives the same bits each time");
+    for _ in 0..3 {
+        assert_eq!(Digest::of_first_run(&Emulator, &kernel, &finding.case).unwrap(), saved);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let Saved::New { path, .. } = Store::new(folder.path()).save("k", &finding).unwrap() else { panic!("not new") };
+    let loaded = Finding::load(&path).unwrap();
+    assert_eq!(loaded.digest, Some(saved));
+
+    let again = |backend: &dyn Examiner| replay_times(&loaded, &kernel, backend, 4);
+    let same = OneBit::new(BackendKind::Emulator, |_| false);
+    for backend in [&Emulator as &dyn Examiner, &same] {
+        let (result, bits) = again(backend);
+        assert!(matches!(result, Replayed::StillFails(_)), "{result:?}");
+        assert_eq!(bits, Bits::AsSaved);
+    }
+    let (result, bits) = again(&OneBit::new(BackendKind::Emulator, |_| true));
+    assert!(matches!(result, Replayed::StillFails(_)), "{result:?}");
+    assert!(matches!(bits, Bits::Other(now) if now != saved), "{bits:?}");
+    // The third run of each replay is the one that the bits are taken of.
+    let (result, bits) = again(&OneBit::new(BackendKind::Emulator, |run| run == 8));
+    assert!(matches!(result, Replayed::StillFails(_)), "{result:?}");
+    assert!(matches!(bits, Bits::Varying(one, other) if one == saved && other != saved), "{bits:?}");
+}
+
+#[test]
+fn a_fault_without_output_has_a_digest_too() {
+    let race =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/mutants/gqa_decode/m46b_barrier_dropped_before_values.toml");
+    let (kernel, finding) = found(race, WRONG_HEAD, &Emulator);
+    assert_eq!(finding.signature.class, "fault race");
+    assert_eq!(replay_times(&finding, &kernel, &Emulator, 3).1, Bits::AsSaved);
+    let mut other = finding.clone();
+    other.digest = Some("0123456789abcdef".parse().unwrap());
+    assert!(matches!(replay_times(&other, &kernel, &Emulator, 3).1, Bits::Other(now) if Some(now) == finding.digest));
+}
+
+#[test]
+fn bits_of_hardware_are_not_remembered_and_the_emulators_not_expected_of_it() {
+    let device = OneBit::new(BackendKind::Cuda, |_| true);
+    let (kernel, finding) = found(M01, WRONG_HEAD, &device);
+    assert_eq!(finding.digest, None);
+    assert_eq!(replay_times(&finding, &kernel, &Emulator, 2).1, Bits::Unknown);
+    let (_, finding) = found(M01, WRONG_HEAD, &Emulator);
+    let (result, bits) = replay_times(&finding, &kernel, &device, 2);
+    assert!(matches!(result, Replayed::StillFails(_)), "{result:?}");
+    assert_eq!(bits, Bits::Unknown);
+}
+
+#[test]
+fn a_fixed_case_whose_bits_change_from_run_to_run_is_not_fixed() {
+    let case = "kv=2 g=3 d=16 past=9 dtype=f32 cache=hnd:10 scale=0.25 values=normal:3 sched=5";
+    let (_, mut finding) = found(M01, case, &Emulator);
+    finding.case = case.parse().unwrap();
+    finding.digest = None;
+    let right = Kernel::open("gqa_decode").unwrap();
+    // Three runs a replay, and all of every second one's have the bit.
+    let (result, bits) = replay_times(&finding, &right, &OneBit::new(BackendKind::Cuda, |run| run / 3 % 2 == 1), 2);
+    assert!(matches!(&result, Replayed::FailsDifferently(now, _) if now.class == "fault not-repeatable"), "{result:?}");
+    assert!(matches!(bits, Bits::Varying(..)), "{bits:?}");
+    let (result, bits) = replay_times(&finding, &right, &OneBit::new(BackendKind::Cuda, |_| true), 2);
+    assert_eq!((result, bits), (Replayed::Fixed, Bits::Unknown));
+}
+
+#[test]
+fn a_harness_names_each_saved_file_that_is_not_fixed() {
+    let folder = tempfile::tempdir().unwrap();
+    let harness = Harness::emulated("gqa_decode").unwrap();
+    let replayed = || harness.replay_saved(folder.path());
+    assert_eq!(replayed(), Ok(Vec::new()));
+
+    let (_, finding) = found(M01, WRONG_HEAD, &Emulator);
+    let store = Store::new(folder.path());
+    let fixed = store.save("gqa_decode", &finding).unwrap().path().to_owned();
+    // Another kernel's, which this harness has nothing to say about.
+    store.save("gqa_decode.m01_head_mod", &finding).unwrap();
+    assert_eq!(replayed(), Ok(vec![fixed.clone()]));
+
+    let mutant = Harness::emulated(M01).unwrap();
+    let error = mutant.replay_saved(folder.path()).unwrap_err();
+    assert!(error.starts_with("still fails: ") && error.contains(&finding.case.id().to_string()), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+
+    let broken = fixed.with_file_name("broken.toml");
+    std::fs::write(&broken, "format = 3").unwrap();
+    let mut other = finding.clone();
+    other.signature.class = "diverge out nan".into();
+    let other = store.save("gqa_decode.m01_head_mod", &other).unwrap().path().to_owned();
+    assert!(replayed().unwrap_err().starts_with("cannot read: "), "{:?}", replayed());
+    let error = mutant.replay_saved(folder.path()).unwrap_err();
+    assert!(error.contains("fails differently: ") && error.contains(&other.display().to_string()), "{error}");
+    assert_eq!(error.lines().count(), 2, "{error}");
 }

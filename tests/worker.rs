@@ -198,7 +198,11 @@ fn outputs_travel_whole() {
     let [own, other] = [&Emulator as &dyn Examiner, &emulator(true)].map(|e| examined(e, line).unwrap());
     assert!(own.output.is_some());
     assert_eq!((own.output, own.verdict), (other.output, other.verdict));
-    assert!(examined(&emulator(false), line).unwrap().output.is_none());
+    let (isolated, case) = (emulator(false), line.parse().unwrap());
+    assert!(examined(&isolated, line).unwrap().output.is_none());
+    let kernel = Kernel::open("gqa_decode").unwrap();
+    let [own, other] = [&Emulator as &dyn Examiner, &isolated].map(|e| e.run_first(&kernel, &case).unwrap());
+    assert_eq!(format!("{own:?}"), format!("{other:?}"));
 }
 
 #[test]

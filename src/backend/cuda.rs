@@ -1,14 +1,17 @@
 //! The CUDA backend: the kernel's PTX on a GPU, through the driver loaded at run time.
 //!
-//! Every tensor of a run lies in one arena, between guard zones, so a run is one copy to the device, its launches, and
-//! one copy back; then guards and inputs are compared byte for byte. What a GPU can't see (reads out of bounds within
+//! Every tensor of a case's runs lies in one arena, between guard zones, so a case is one copy to the device, its launches,
+//! and one copy back; then guards and inputs are compared byte for byte. What a GPU can't see (reads out of bounds within
 //! the arena, uninitialised reads, races) is the emulator's to find, or shows as a result that changes with the poison.
 //!
-//! A kernel that faults leaves a context that can't be trusted: the backend refuses every later run and says why.
+//! A kernel that faults leaves a context that can't be trusted: the backend refuses every later run and says why. Opened with
+//! [`Cuda::open`] it has one case at a time on the device, so that a fault is that case's. [`Cuda::open_shared`] has as many
+//! as there are threads, several times as fast, and blames none for a fault: it is for processes whose parent asks again for
+//! each case alone.
 
 #![expect(unsafe_code, reason = "the driver API is C; every call of it in the project is here")]
 
-use super::plan::{Plan, PlannedLaunch};
+use super::plan::{Plan, PlannedLaunch, Region};
 use super::{Backend, BackendError, BackendKind, Kernel, Run};
 use crate::case::Case;
 use crate::outcome::{Fault, FaultKind, Outcome};
@@ -28,7 +31,9 @@ const GUARD_BYTES: usize = 512;
 const GUARD_BYTE: u8 = 0xa5;
 /// Alignment of a tensor, as cudaMalloc gives.
 const ALIGNMENT: usize = 256;
-/// How long the launches of one run may take before the kernel counts as hung.
+/// Tensors of a case up to which its runs are on the device at once.
+const TOGETHER_BYTES: usize = 64 << 20;
+/// How long the launches of one case may take before the kernel counts as hung.
 const TIME_LIMIT: Duration = Duration::from_secs(20);
 /// Dynamic shared memory that needs no attribute.
 const PLAIN_SHARED_BYTES: u32 = 48 << 10;
@@ -41,8 +46,8 @@ pub struct Cuda {
     /// Streams with their memory, one for each thread that runs at the same time.
     idle: Mutex<Vec<Lane>>,
     modules: Mutex<HashMap<u64, Module>>,
-    /// Held while a case is on the device.
-    turn: Mutex<()>,
+    /// Held while a case is on the device; nothing where several may be.
+    turn: Option<Mutex<()>>,
     /// Why the context can't be used any more.
     lost: Mutex<Option<String>>,
 }
@@ -50,6 +55,8 @@ pub struct Cuda {
 /// A stream and the arena it works in.
 struct Lane {
     stream: Arc<CudaStream>,
+    /// Told when everything in the stream is done; waiting for it does not keep a processor busy.
+    done: sys::CUevent,
     device: sys::CUdeviceptr,
     capacity: usize,
     /// The arena's copy on the host.
@@ -67,6 +74,9 @@ struct Pinned {
 
 // SAFETY: the memory belongs to this value alone, and the driver lets any thread use and free it.
 unsafe impl Send for Pinned {}
+
+// SAFETY: the stream, the event and the memory belong to this value alone, and the driver lets any thread use them.
+unsafe impl Send for Lane {}
 
 /// A loaded module. It lives as long as the process.
 #[derive(Clone, Copy)]
@@ -139,15 +149,31 @@ fn describe(error: DriverError) -> String {
 }
 
 impl Cuda {
-    /// Opens the GPU with this index.
+    /// Opens the GPU with this index, for one case at a time.
+    ///
+    /// # Errors
+    /// [`Unavailable`] where there is no driver or no such GPU.
     pub fn open(ordinal: usize) -> Result<Self, Unavailable> {
+        Self::new(ordinal, Some(Mutex::default()))
+    }
+
+    /// The same for as many cases at a time as threads ask. A kernel's fault or hang is nobody's then: every case that is
+    /// on the device gets [`BackendError::Unavailable`], and a hang is waited for without end.
+    ///
+    /// # Errors
+    /// As [`Cuda::open`].
+    pub fn open_shared(ordinal: usize) -> Result<Self, Unavailable> {
+        Self::new(ordinal, None)
+    }
+
+    fn new(ordinal: usize, turn: Option<Mutex<()>>) -> Result<Self, Unavailable> {
         let devices = devices()?;
         let device = devices
             .get(ordinal)
             .ok_or_else(|| Unavailable(format!("expected a CUDA device below {}, found {ordinal}", devices.len())))?;
         let context = CudaContext::new(ordinal).map_err(unavailable)?;
         let name = format!("cuda:{ordinal} {}", device.name);
-        let (idle, modules, turn, lost) = Default::default();
+        let (idle, modules, lost) = Default::default();
         Ok(Self { context: ManuallyDrop::new(context), name, idle, modules, turn, lost })
     }
 
@@ -157,6 +183,7 @@ impl Cuda {
         }
         Ok(Lane {
             stream: self.context.new_stream()?,
+            done: result::event::create(sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC)?,
             device: 0,
             capacity: 0,
             host: Pinned { start: std::ptr::null_mut(), capacity: 0, len: 0 },
@@ -177,23 +204,34 @@ impl Cuda {
         Ok(Module(module))
     }
 
-    /// Runs a plan in `lane`.
-    fn execute(&self, kernel: &Kernel, case: &Case, plan: &Plan, lane: &mut Lane) -> Result<Outcome, BackendError> {
-        let arena = Arena::of(plan);
+    /// Carries out plans of one case in `lane`, one after another. Outcomes end with the first fault.
+    fn execute(
+        &self,
+        kernel: &Kernel,
+        case: &Case,
+        plans: &[Plan],
+        lane: &mut Lane,
+    ) -> Result<Vec<Outcome>, BackendError> {
+        let arena = Arena::of(plans);
         lane.reserve(arena.size_bytes).map_err(|e| self.trouble(e))?;
-        arena.fill(plan, &mut lane.host);
+        arena.fill(plans, &mut lane.host);
         {
-            // One case on the device at a time: a fault spoils the whole context, and must be this case's.
-            let _turn = lock(&self.turn);
+            let _turn = self.turn.as_ref().map(lock);
             self.check_usable()?;
-            if let Some(fault) = self.on_device(kernel, case, plan, lane, &arena)? {
-                return Ok(Outcome::Fault(fault));
+            if let Some(fault) = self.on_device(kernel, case, plans, lane, &arena)? {
+                return Ok(vec![Outcome::Fault(fault)]);
             }
         }
-        if let Some(fault) = arena.damage(plan, &lane.host) {
-            return Ok(Outcome::Fault(fault));
+        let mut outcomes = Vec::with_capacity(plans.len());
+        for (run, plan) in plans.iter().enumerate() {
+            if let Some(fault) = arena.damage(run, plan, &lane.host) {
+                outcomes.push(Outcome::Fault(fault));
+                break;
+            }
+            let output = plan.output(case, |index| lane.host[arena.range(run, plan, index)].to_vec());
+            outcomes.push(Outcome::Output(output));
         }
-        Ok(Outcome::Output(plan.output(case, |index| lane.host[arena.range(plan, index)].to_vec())))
+        Ok(outcomes)
     }
 
     /// Copies the lane's arena to the device, launches, and copies it back. Returns a fault of the kernel, if any.
@@ -201,7 +239,7 @@ impl Cuda {
         &self,
         kernel: &Kernel,
         case: &Case,
-        plan: &Plan,
+        plans: &[Plan],
         lane: &mut Lane,
         arena: &Arena,
     ) -> Result<Option<Fault>, BackendError> {
@@ -209,30 +247,54 @@ impl Cuda {
         let stream = lane.stream.cu_stream();
         // SAFETY: `device` has at least `host.len()` bytes (reserve), and `host` lives until the stream is waited for.
         unsafe { result::memcpy_htod_async(lane.device, &lane.host, stream) }.map_err(|e| self.trouble(e))?;
-        for launch in plan.steps.iter().flatten() {
-            if let Err(error) = self.launch(module, launch, lane, arena)? {
-                if is_refusal(error) {
-                    return Ok(Some(Fault::new(FaultKind::LaunchFailed, describe(error))));
+        let launches =
+            plans.iter().enumerate().flat_map(|(run, plan)| plan.steps.iter().flatten().map(move |l| (run, l)));
+        let mut refused = None;
+        for (run, launch) in launches {
+            match self.launch(module, launch, lane, &arena.starts[run])? {
+                Ok(()) => {}
+                Err(error) if is_refusal(error) => {
+                    refused = Some(Fault::new(FaultKind::LaunchFailed, describe(error)));
+                    break;
                 }
-                return self.after_fault(error, case).map(Some);
+                Err(error) => return self.blame(error, case),
             }
         }
         // Waited for before the copy back, which would itself wait, and for ever, for a kernel that hangs.
-        match self.wait(lane) {
+        match if self.turn.is_some() { self.wait(lane) } else { Ok(true) } {
             Ok(true) => {}
             Ok(false) => {
                 let why = format!("the kernel did not end within {} s", TIME_LIMIT.as_secs());
                 *lock(&self.lost) = Some(format!("{why} with the case {case}"));
                 return Ok(Some(Fault::new(FaultKind::Hang, why)));
             }
-            Err(error) => return self.after_fault(error, case).map(Some),
+            Err(error) => return self.blame(error, case),
         }
-        // SAFETY: as for the copy to the device.
-        let copied = unsafe { result::memcpy_dtoh_async(&mut lane.host, lane.device, stream) };
-        match copied.and_then(|()| lane.stream.synchronize()) {
-            Ok(()) => Ok(None),
-            Err(error) => self.after_fault(error, case).map(Some),
+        match self.copy_back(lane) {
+            Ok(()) => Ok(refused),
+            Err(error) => self.blame(error, case),
         }
+    }
+
+    /// Copies the lane's arena back once everything before is done, and waits for that.
+    fn copy_back(&self, lane: &mut Lane) -> Result<(), DriverError> {
+        let stream = lane.stream.cu_stream();
+        // SAFETY: as for the copy to the device; the event is of this context.
+        unsafe {
+            result::memcpy_dtoh_async(&mut lane.host, lane.device, stream)?;
+            result::event::record(lane.done, stream)?;
+            result::event::synchronize(lane.done)
+        }
+    }
+
+    /// The fault of `case`, if no other was on the device.
+    fn blame(&self, error: DriverError, case: &Case) -> Result<Option<Fault>, BackendError> {
+        if self.turn.is_some() {
+            return self.after_fault(error, case).map(Some);
+        }
+        let why = format!("the context was lost with several cases in it: {}", describe(error));
+        lock(&self.lost).get_or_insert_with(|| why.clone());
+        Err(BackendError::Unavailable(why))
     }
 
     fn check_usable(&self) -> Result<(), BackendError> {
@@ -247,13 +309,13 @@ impl Cuda {
         module: Module,
         launch: &PlannedLaunch,
         lane: &Lane,
-        arena: &Arena,
+        starts: &[usize],
     ) -> Result<Result<(), DriverError>, BackendError> {
         let function = match function(module.0, launch)? {
             Ok(function) => function,
             Err(error) => return Ok(Err(error)),
         };
-        let mut args = launch.arg_bytes(|region| lane.device + arena.starts[region] as u64);
+        let mut args = launch.arg_bytes(|region| lane.device + starts[region] as u64);
         let mut pointers: Vec<*mut c_void> = args.iter_mut().map(|bytes| bytes.as_mut_ptr().cast()).collect();
         let [grid, block] = [launch.grid, launch.block].map(|[x, y, z]| (x, y, z));
         // SAFETY: the manifest's arguments were checked against the entry's parameter sizes when the kernel was opened,
@@ -359,21 +421,48 @@ impl Backend for Cuda {
 
     fn run(&self, kernel: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError> {
         self.check_usable()?;
-        let plan = Plan::new(kernel, case, run)?;
+        let mut outcomes = self.carry_out(kernel, case, &[Plan::new(kernel, case, run)?])?;
+        outcomes.pop().ok_or_else(|| BackendError::Unavailable("a run without an outcome".into()))
+    }
+
+    fn run_each(&self, kernel: &Kernel, case: &Case, runs: &[Run]) -> Result<Vec<Outcome>, BackendError> {
+        self.check_usable()?;
+        let Some((&first, rest)) = runs.split_first() else { return Ok(Vec::new()) };
+        let mut plans = vec![Plan::new(kernel, case, first)?];
+        if plans[0].size_bytes() > TOGETHER_BYTES {
+            let mut outcomes = self.carry_out(kernel, case, &plans)?;
+            for run in rest {
+                if matches!(outcomes.last(), Some(Outcome::Fault(_))) {
+                    break;
+                }
+                outcomes.extend(self.carry_out(kernel, case, &[plans[0].under(case, run.poison)])?);
+            }
+            return Ok(outcomes);
+        }
+        for run in rest {
+            plans.push(plans[0].under(case, run.poison));
+        }
+        self.carry_out(kernel, case, &plans)
+    }
+
+    fn lost(&self) -> Option<String> {
+        lock(&self.lost).clone()
+    }
+}
+
+impl Cuda {
+    /// Carries out plans of one case in a lane of their own.
+    fn carry_out(&self, kernel: &Kernel, case: &Case, plans: &[Plan]) -> Result<Vec<Outcome>, BackendError> {
         self.context.bind_to_thread().map_err(|e| self.trouble(e))?;
         let mut lane = self.lane().map_err(|e| self.trouble(e))?;
-        let outcome = self.execute(kernel, case, &plan, &mut lane);
+        let outcomes = self.execute(kernel, case, plans, &mut lane);
         if lock(&self.lost).is_none() {
             lock(&self.idle).push(lane);
         } else {
             // The stream may still be running, and giving its memory back would wait for it.
             std::mem::forget(lane);
         }
-        outcome
-    }
-
-    fn lost(&self) -> Option<String> {
-        lock(&self.lost).clone()
+        outcomes
     }
 }
 
@@ -459,45 +548,62 @@ impl Drop for Pinned {
 
 impl Drop for Lane {
     fn drop(&mut self) {
+        // SAFETY: the event was made with the lane and is given back once; nothing waits for it.
+        let _ = unsafe { result::event::destroy(self.done) };
         // A failure here means the context is gone, and its memory with it.
         let _ = self.release();
     }
 }
 
-/// Where each region of a plan lies.
+/// Where each region of each plan lies.
 struct Arena {
-    starts: Vec<usize>,
+    starts: Vec<Vec<usize>>,
+    /// Where each plan's last guard zone ends.
+    ends: Vec<usize>,
     size_bytes: usize,
 }
 
 impl Arena {
-    fn of(plan: &Plan) -> Self {
+    fn of(plans: &[Plan]) -> Self {
         let mut end = 0;
-        let mut starts = Vec::with_capacity(plan.regions.len());
-        for region in &plan.regions {
-            let start = (end + GUARD_BYTES).next_multiple_of(ALIGNMENT);
-            starts.push(start);
-            end = start + region.bytes.len();
+        let (mut starts, mut ends) = (Vec::new(), Vec::new());
+        for plan in plans {
+            let place = |region: &Region| {
+                let start = (end + GUARD_BYTES).next_multiple_of(ALIGNMENT);
+                end = start + region.bytes.len();
+                start
+            };
+            starts.push(plan.regions.iter().map(place).collect());
+            end += GUARD_BYTES;
+            ends.push(end);
         }
-        Self { starts, size_bytes: end + GUARD_BYTES }
+        Self { starts, ends, size_bytes: end }
     }
 
-    fn range(&self, plan: &Plan, index: usize) -> std::ops::Range<usize> {
-        self.starts[index]..self.starts[index] + plan.regions[index].bytes.len()
+    fn range(&self, run: usize, plan: &Plan, index: usize) -> std::ops::Range<usize> {
+        let start = self.starts[run][index];
+        start..start + plan.regions[index].bytes.len()
     }
 
-    fn fill(&self, plan: &Plan, host: &mut [u8]) {
-        host.fill(GUARD_BYTE);
-        for (index, region) in plan.regions.iter().enumerate() {
-            host[self.range(plan, index)].copy_from_slice(&region.bytes);
-        }
-    }
-
-    /// The first guard byte or input byte that is not what it was.
-    fn damage(&self, plan: &Plan, host: &[u8]) -> Option<Fault> {
+    fn fill(&self, plans: &[Plan], host: &mut [u8]) {
         let mut guard_start = 0;
+        for (run, plan) in plans.iter().enumerate() {
+            for (index, region) in plan.regions.iter().enumerate() {
+                let range = self.range(run, plan, index);
+                host[guard_start..range.start].fill(GUARD_BYTE);
+                guard_start = range.end;
+                host[range].copy_from_slice(&region.bytes);
+            }
+        }
+        host[guard_start..].fill(GUARD_BYTE);
+    }
+
+    /// The first guard byte or input byte of a run that is not what it was.
+    fn damage(&self, run: usize, plan: &Plan, host: &[u8]) -> Option<Fault> {
+        let host = &host[..self.ends[run]];
+        let mut guard_start = if run == 0 { 0 } else { self.ends[run - 1] };
         for (index, region) in plan.regions.iter().enumerate() {
-            let range = self.range(plan, index);
+            let range = self.range(run, plan, index);
             if let Some(distance) = host[guard_start..range.start].iter().rev().position(|&b| b != GUARD_BYTE) {
                 let detail = format!("{} bytes before {} (of {} bytes)", distance + 1, region.name, region.bytes.len());
                 return Some(Fault::new(FaultKind::GuardTouched, detail));

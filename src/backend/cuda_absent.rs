@@ -44,6 +44,11 @@ impl Cuda {
     pub fn open(_ordinal: usize) -> Result<Self, Unavailable> {
         absent()
     }
+
+    /// Opens the GPU with this index for several cases at a time.
+    pub fn open_shared(_ordinal: usize) -> Result<Self, Unavailable> {
+        absent()
+    }
 }
 
 impl Backend for Cuda {

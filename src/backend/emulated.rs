@@ -1,9 +1,11 @@
 //! The emulator backend: the kernel's PTX on the CPU, under checks.
 
-use super::plan::{Initialised, Plan, PlannedArg, PlannedLaunch};
+use super::plan::{Initialised, Plan, PlannedLaunch};
 use super::{Backend, BackendError, BackendKind, Kernel, Run};
 use crate::case::Case;
-use crate::emulator::{self, BitMap, Checks, Memory, Options, RegionId, Stats, Stop, Violation, ViolationKind};
+use crate::emulator::{
+    self, BitMap, Checks, Coverage, Memory, Options, RegionId, Stats, Stop, Violation, ViolationKind,
+};
 use crate::outcome::{Fault, FaultKind, Outcome, Site};
 use crate::ptx::Program;
 use std::cell::Cell;
@@ -29,7 +31,14 @@ impl Backend for Emulator {
     fn run(&self, kernel: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError> {
         Ok(self.observe(kernel, case, run, Watch::default())?.outcome)
     }
+
+    fn run_each(&self, kernel: &Kernel, case: &Case, runs: &[Run]) -> Result<Vec<Outcome>, BackendError> {
+        self.run_each_recorded(kernel, case, runs, None)
+    }
 }
+
+/// Takes what a launch of a program has reached.
+pub(super) type Record<'r> = &'r mut dyn FnMut(&Program, &Coverage);
 
 /// How to watch a run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,13 +69,12 @@ pub struct Lines {
     pub executed: BTreeSet<u32>,
     /// Those with an instruction that some lane came to, be it that its guard held for none.
     pub reached: BTreeSet<u32>,
-    /// Outcomes of guards and comparisons: eight times the line, and which one as
-    /// [`Coverage`](emulator::Coverage) numbers them.
+    /// Outcomes of guards and comparisons: eight times the line, and which one as [`Coverage`] numbers them.
     pub outcomes: BTreeSet<u32>,
 }
 
 impl Lines {
-    fn add(&mut self, program: &Program, coverage: &emulator::Coverage) {
+    fn add(&mut self, program: &Program, coverage: &Coverage) {
         let code = program.code();
         self.outcomes.extend(coverage.points().map(|point| code[(point / 8) as usize].line * 8 + point % 8));
         for (pc, inst) in program.code().iter().enumerate() {
@@ -93,25 +101,64 @@ impl Emulator {
         Ok((observed.outcome, observed.stats))
     }
 
+    /// The same as [`Backend::run_each`], and hands `record` what each launch of the first run has reached.
+    pub(super) fn run_each_recorded(
+        &self,
+        kernel: &Kernel,
+        case: &Case,
+        runs: &[Run],
+        mut record: Option<Record<'_>>,
+    ) -> Result<Vec<Outcome>, BackendError> {
+        let mut outcomes = Vec::with_capacity(runs.len());
+        let mut first: Option<Plan> = None;
+        for &run in runs {
+            // Making the inputs takes as long as running a small kernel: once is enough.
+            let plan = match &first {
+                Some(first) => first.under(case, run.poison),
+                None => first.insert(Plan::new(kernel, case, run)?).clone(),
+            };
+            outcomes.push(carry_out(kernel, case, plan, run, Watch::default(), record.take())?.0);
+            if matches!(outcomes.last(), Some(Outcome::Fault(_))) {
+                break;
+            }
+        }
+        Ok(outcomes)
+    }
+
     /// Runs every step of `case` once, and tells what `watch` asks for.
     pub fn observe(&self, kernel: &Kernel, case: &Case, run: Run, watch: Watch) -> Result<Observed, BackendError> {
-        let mut plan = Plan::new(kernel, case, run)?;
-        // Used again for the next run of the thread: what it holds besides regions is worth keeping.
-        let mut memory = MEMORY.take();
-        memory.clear();
-        let regions: Vec<RegionId> = plan.regions.iter_mut().map(|region| map(&mut memory, region)).collect();
-        let options = Options {
-            schedule_seed: u64::from(run.schedule_seed),
-            instruction_budget: watch.hang_after.map_or(budget(case), |limit| limit.min(budget(case))),
-            checks: watch.checks,
-            coverage: watch.lines,
-            perturb: run.perturb.map(u64::from),
-            ..Options::default()
-        };
-        let observed = run_launches(kernel, case, &plan, &mut memory, &regions, &options);
-        MEMORY.set(memory);
-        observed
+        let mut lines = Lines::default();
+        let mut record = |program: &Program, coverage: &Coverage| lines.add(program, coverage);
+        let record: Option<Record<'_>> = if watch.lines { Some(&mut record) } else { None };
+        let (outcome, stats) = carry_out(kernel, case, Plan::new(kernel, case, run)?, run, watch, record)?;
+        Ok(Observed { outcome, stats, lines })
     }
+}
+
+/// Carries out a plan, and hands `record` what each launch has reached.
+fn carry_out(
+    kernel: &Kernel,
+    case: &Case,
+    mut plan: Plan,
+    run: Run,
+    watch: Watch,
+    record: Option<Record<'_>>,
+) -> Result<(Outcome, Stats), BackendError> {
+    // Used again for the next run of the thread: what it holds besides regions is worth keeping.
+    let mut memory = MEMORY.take();
+    memory.clear();
+    let regions: Vec<RegionId> = plan.regions.iter_mut().map(|region| map(&mut memory, region)).collect();
+    let options = Options {
+        schedule_seed: u64::from(run.schedule_seed),
+        instruction_budget: watch.hang_after.map_or(budget(case), |limit| limit.min(budget(case))),
+        checks: watch.checks,
+        coverage: record.is_some(),
+        perturb: run.perturb.map(u64::from),
+        ..Options::default()
+    };
+    let done = run_launches(kernel, case, &plan, (&mut memory, &regions), &options, record);
+    MEMORY.set(memory);
+    done
 }
 
 thread_local! {
@@ -123,18 +170,18 @@ fn run_launches(
     kernel: &Kernel,
     case: &Case,
     plan: &Plan,
-    memory: &mut Memory,
-    regions: &[RegionId],
+    (memory, regions): (&mut Memory, &[RegionId]),
     options: &Options,
-) -> Result<Observed, BackendError> {
-    let (mut stats, mut lines) = (Stats::default(), Lines::default());
+    mut record: Option<Record<'_>>,
+) -> Result<(Outcome, Stats), BackendError> {
+    let mut stats = Stats::default();
     for launch in plan.steps.iter().flatten() {
         let program = kernel.program(&launch.entry)?;
         let (launched, outcome) = execute(program, memory, launch, regions, options);
         stats.warp_instructions += launched.warp_instructions;
         stats.lane_instructions += launched.lane_instructions;
-        if options.coverage {
-            lines.add(program, &launched.coverage);
+        if let Some(record) = &mut record {
+            record(program, &launched.coverage);
         }
         let fault = match outcome {
             Ok(()) => continue,
@@ -142,17 +189,17 @@ fn run_launches(
             Err(Stop::Unsupported { detail }) => return Err(BackendError::Unsupported(detail)),
             Err(Stop::BadLaunch(why)) => Fault::new(FaultKind::LaunchFailed, why),
         };
-        return Ok(Observed { outcome: Outcome::Fault(fault), stats, lines });
+        return Ok((Outcome::Fault(fault), stats));
     }
     for (index, &id) in regions.iter().enumerate().filter(|(index, _)| plan.is_out(*index)) {
         if let Some(byte) = memory.written(id).first_clear(0, memory.bytes(id).len()) {
             let detail = format!("{} was never written", plan.element(case, index, byte));
             let fault = Fault::new(FaultKind::NotWritten, detail);
-            return Ok(Observed { outcome: Outcome::Fault(fault), stats, lines });
+            return Ok((Outcome::Fault(fault), stats));
         }
     }
     let output = plan.output(case, |index| memory.bytes(regions[index]).to_vec());
-    Ok(Observed { outcome: Outcome::Output(output), stats, lines })
+    Ok((Outcome::Output(output), stats))
 }
 
 /// Maps a region, which gives its bytes away.
@@ -183,12 +230,9 @@ fn execute(
     options: &Options,
 ) -> (Stats, Result<(), Stop>) {
     let mut params = vec![0; program.params().iter().map(|p| p.offset + p.size_bytes).max().unwrap_or(0)];
-    for (param, arg) in program.params().iter().zip(&launch.args) {
-        let target = &mut params[param.offset..][..param.size_bytes];
-        match arg {
-            PlannedArg::Region(index) => target.copy_from_slice(&memory.address(regions[*index]).to_le_bytes()),
-            PlannedArg::Bytes(bytes) => target.copy_from_slice(bytes),
-        }
+    let args = launch.arg_bytes(|region| memory.address(regions[region]));
+    for (param, arg) in program.params().iter().zip(args) {
+        params[param.offset..][..param.size_bytes].copy_from_slice(&arg);
     }
     let launch = emulator::Launch {
         grid: launch.grid,

@@ -1,9 +1,9 @@
 //! What is under test: code and manifest, opened and checked against each other.
 
 use super::BackendError;
-use super::compile::EditError;
+use super::compile::{EditError, Source};
 use super::manifest::{Manifest, ManifestError};
-use super::sources::{Mutant, Sources, read};
+use super::sources::{Mutant, Sources, beside, read};
 use crate::case::codec::fnv1a;
 use crate::float::Dtype;
 use crate::generate::Space;
@@ -22,8 +22,8 @@ pub struct Kernel {
     space: Space,
     origin: Origin,
     ptx_file: PathBuf,
-    /// CUDA source, edits applied.
-    source: Option<String>,
+    /// CUDA source, edits applied; headers where they were read.
+    source: Option<Source>,
     ptx: String,
     ptx_hash: u64,
     manifest_hash: u64,
@@ -106,6 +106,12 @@ macro_rules! shipped {
 
 pub(super) const SHIPPED: &[Shipped] = shipped!["gqa_decode", "gqa_decode_paged", "gqa_decode_split_kv", "gqa_prefill"];
 
+/// Headers of the shipped kernels.
+const HEADERS: &[(&str, &str)] = &[
+    ("common.cuh", include_str!("../../kernels/common.cuh")),
+    ("decode_split.cuh", include_str!("../../kernels/decode_split.cuh")),
+];
+
 /// Names of the kernels that are part of the program.
 pub fn shipped_names() -> Vec<&'static str> {
     SHIPPED.iter().map(|s| s.name).collect()
@@ -176,7 +182,6 @@ impl Kernel {
             message: error.to_string(),
         })?;
         let ptx_hash = fnv1a(ptx.as_bytes());
-        let source = source.map(|source| source.main.text);
         Ok(Self { manifest, mutant, space, origin, source, ptx_file, ptx, ptx_hash, manifest_hash, programs })
     }
 
@@ -245,6 +250,35 @@ impl Kernel {
         &self.space
     }
 
+    /// A file of its CUDA source by the name that line information gives it: where it is or would be, and what it says, a
+    /// mutant's edits applied. A header that can't be read is none.
+    pub fn source_file(&self, name: &str) -> Option<(PathBuf, String)> {
+        let manifest = match (&self.origin, &self.mutant) {
+            (Origin::Shipped(name), _) => PathBuf::from(format!("kernels/{name}/kernel.toml")),
+            (Origin::File(path), None) => path.clone(),
+            (Origin::File(path), Some(mutant)) => beside(path, &mutant.mutant_of),
+        };
+        let source = self.source.as_ref()?;
+        if source.main.name == name {
+            return Some((beside(&manifest, self.manifest.source.as_deref()?), source.main.text.clone()));
+        }
+        let headers = &self.manifest.compile.as_ref()?.headers;
+        let header = headers.iter().find(|header| Path::new(header).file_name().is_some_and(|file| file == name))?;
+        let path = beside(&manifest, header);
+        let edited = source.headers.iter().find(|header| header.name == name).map(|header| header.text.clone());
+        let built_in = || match self.origin {
+            Origin::Shipped(_) => HEADERS.iter().find(|(header, _)| *header == name).map(|(_, text)| (*text).into()),
+            Origin::File(_) => read(&path).ok(),
+        };
+        let text = edited.or_else(built_in)?;
+        Some((path, text))
+    }
+
+    /// Where its PTX is, or would be.
+    pub fn ptx_file(&self) -> &Path {
+        &self.ptx_file
+    }
+
     /// Its PTX.
     pub fn ptx(&self) -> &str {
         &self.ptx
@@ -262,7 +296,7 @@ impl Kernel {
 
     /// Its CUDA source, a mutant's edits applied.
     pub fn source(&self) -> Option<&str> {
-        self.source.as_deref()
+        self.source.as_ref().map(|source| source.main.text.as_str())
     }
 
     /// Whether the emulator can run the entry for `dtype`; if not, why.
@@ -270,6 +304,11 @@ impl Kernel {
         let launches = &self.manifest.launches;
         let entries = self.programs.keys().filter(|entry| launches.iter().any(|l| l.entry.may_be(entry, dtype)));
         entries.filter_map(|entry| self.program(entry).err()).map(|e| e.to_string()).next()
+    }
+
+    /// Its entry points that the emulator can run, in the order of their names.
+    pub(super) fn lowered(&self) -> impl Iterator<Item = (&str, Arc<Program>)> {
+        self.programs.iter().filter_map(|(entry, program)| Some((entry.as_str(), Arc::clone(program.as_ref().ok()?))))
     }
 
     pub(super) fn program(&self, entry: &str) -> Result<&Program, BackendError> {

@@ -5,6 +5,7 @@
 //! [`BackendError`] is this program's or the machine's limit, [`OpenError`] is a wrong file or name.
 
 pub mod compile;
+mod coverage;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(not(feature = "cuda"))]
@@ -27,6 +28,7 @@ mod nvrtc_search;
 mod plan;
 mod sources;
 
+pub use coverage::{CoverageMap, Held, Point, PointKind, Points, Recording};
 pub use emulated::{Emulator, Lines, Observed, Watch, elements_times_keys};
 pub use kernel::{Kernel, OpenError, shipped_names};
 pub use sources::{CompileJob, Mutant};
@@ -75,6 +77,18 @@ pub trait Backend: Send + Sync {
     /// Why nothing more can be run, once a kernel has spoiled the state that runs share (on a GPU, the context).
     fn lost(&self) -> Option<String> {
         None
+    }
+
+    /// Runs every step of `case` once for each of `runs`, in order, up to the first that ends in a fault.
+    fn run_each(&self, kernel: &Kernel, case: &Case, runs: &[Run]) -> Result<Vec<Outcome>, BackendError> {
+        let mut outcomes = Vec::with_capacity(runs.len());
+        for &run in runs {
+            outcomes.push(self.run(kernel, case, run)?);
+            if matches!(outcomes.last(), Some(Outcome::Fault(_))) {
+                break;
+            }
+        }
+        Ok(outcomes)
     }
 }
 

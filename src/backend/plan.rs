@@ -1,8 +1,8 @@
 //! What both backends do with a case: which regions of memory there are, what is in them, what is launched.
 
-use super::manifest::{self, Arg, Lengths, Workspace};
+use super::manifest::{self, Arg, Lengths, Workspace, WorkspaceType};
 use super::{BackendError, Kernel, Run};
-use crate::case::{Case, Inputs, MAX_TENSOR_ELEMENTS, NO_PAGE, TensorName};
+use crate::case::{Case, Inputs, MAX_TENSOR_ELEMENTS, NO_PAGE, Poison, TensorName};
 use crate::expr::{Expr, ExprError};
 use crate::float::Dtype;
 use crate::outcome::Output;
@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Regions and launches of one run.
+#[derive(Clone)]
 pub(super) struct Plan {
     pub(super) regions: Vec<Region>,
     /// The launches of each step.
@@ -18,6 +19,7 @@ pub(super) struct Plan {
 }
 
 /// One tensor or array in memory.
+#[derive(Clone)]
 pub(super) struct Region {
     pub(super) name: String,
     /// What it holds before the first launch; empty in a sketch, unless it holds lengths or pages.
@@ -29,8 +31,11 @@ pub(super) struct Region {
     pub(super) writable: bool,
     /// What becomes of it in the Output.
     use_: Use,
+    /// Type of its elements, if there are any that must not be read.
+    poisoned: Option<WorkspaceType>,
 }
 
+#[derive(Clone)]
 pub(super) enum Initialised {
     All,
     Nothing,
@@ -48,6 +53,7 @@ enum Use {
 }
 
 /// One launch with everything evaluated but the addresses.
+#[derive(Clone)]
 pub(super) struct PlannedLaunch {
     pub(super) entry: String,
     pub(super) grid: [u32; 3],
@@ -67,6 +73,7 @@ impl PlannedLaunch {
     }
 }
 
+#[derive(Clone)]
 pub(super) enum PlannedArg {
     /// The address of the region with this index.
     Region(usize),
@@ -129,7 +136,7 @@ impl Plan {
             let initialised = Initialised::Ranges(rows.into_iter().map(|r| r.start * size..r.end * size).collect());
             let region = Region::of(name, case.dtype, case.cache_map(dim).span(), content, initialised, use_);
             // Only a kernel that appends may write its caches.
-            regions.push(Region { writable: case.features.append, ..region });
+            regions.push(Region { writable: case.features.append, poisoned: Some(WorkspaceType::Storage), ..region });
         }
         let variables: Vec<Vec<f64>> =
             (0..case.steps).map(|step| manifest::variables(&manifest.domain, case, step)).collect();
@@ -146,7 +153,8 @@ impl Plan {
         };
         let output = |name: &str, dtype: Dtype, len: usize, use_: Use| {
             let poison = run.map(|run| Buffer::filled(dtype, len, run.poison.bits(dtype)));
-            Region::of(name, dtype, len, poison, Initialised::Nothing, use_)
+            let poisoned = Some(if use_ == Use::Lse { WorkspaceType::F32 } else { WorkspaceType::Storage });
+            Region { poisoned, ..Region::of(name, dtype, len, poison, Initialised::Nothing, use_) }
         };
         let takes = |wanted: &dyn Fn(&Arg) -> bool| manifest.launches.iter().flat_map(|l| &l.args).any(wanted);
         let block_table = takes(&|arg| matches!(arg, Arg::BlockTable))
@@ -187,6 +195,29 @@ impl Plan {
         Ok(Self { regions, steps })
     }
 
+    /// Bytes of all regions.
+    #[cfg(feature = "cuda")]
+    pub(super) fn size_bytes(&self) -> usize {
+        self.regions.iter().map(|region| region.size_bytes).sum()
+    }
+
+    /// The same with other poison.
+    pub(super) fn under(&self, case: &Case, poison: Poison) -> Self {
+        let mut plan = self.clone();
+        for (region, original) in plan.regions.iter_mut().zip(&self.regions) {
+            let Some(dtype) = region.poisoned else { continue };
+            let ranges = match &region.initialised {
+                Initialised::All => continue,
+                Initialised::Nothing => &[][..],
+                Initialised::Ranges(ranges) => ranges,
+            };
+            let element = dtype.poison(poison, case.dtype);
+            region.bytes = element.repeat(original.bytes.len() / element.len());
+            ranges.iter().for_each(|range| region.bytes[range.clone()].copy_from_slice(&original.bytes[range.clone()]));
+        }
+        plan
+    }
+
     /// Puts the Output together; `bytes` gives a region's bytes after the run.
     pub(super) fn output(&self, case: &Case, mut bytes: impl FnMut(usize) -> Vec<u8>) -> Output {
         let mut read = |wanted: Use| -> Vec<Buffer> {
@@ -219,7 +250,7 @@ impl Plan {
 impl Region {
     fn new(name: &str, bytes: Vec<u8>, initialised: Initialised, use_: Use) -> Self {
         let size_bytes = bytes.len();
-        Self { name: name.into(), bytes, size_bytes, initialised, writable: use_ != Use::Input, use_ }
+        Self { name: name.into(), bytes, size_bytes, initialised, writable: use_ != Use::Input, use_, poisoned: None }
     }
 
     /// A tensor of so many elements, with its content unless it is part of a sketch.
@@ -245,7 +276,8 @@ impl Region {
             if workspace.zeroed { (vec![0; poison.len()], Initialised::All) } else { (poison, Initialised::Nothing) };
         let bytes = if run.is_some() { element.repeat(elements) } else { Vec::new() };
         let size_bytes = elements * element.len();
-        Ok(Self { size_bytes, ..Self::new(&workspace.name, bytes, initialised, Use::Workspace) })
+        let poisoned = Some(workspace.dtype);
+        Ok(Self { size_bytes, poisoned, ..Self::new(&workspace.name, bytes, initialised, Use::Workspace) })
     }
 }
 
@@ -300,4 +332,27 @@ fn plan_launch(
         block: dims(&launch.block)?,
         shared_bytes: launch.shared_bytes.whole(values, 0, i64::from(u32::MAX))? as u32,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::shipped_names;
+
+    #[test]
+    fn a_plan_under_other_poison_is_the_plan_of_that_run() {
+        for name in shipped_names() {
+            let kernel = Kernel::open(name).unwrap();
+            for index in 0..64 {
+                let case = kernel.space().case_at(9, index);
+                let (first, second) = (Run::first(&case), Run::first(&case).next());
+                let plan = Plan::new(&kernel, &case, first).unwrap();
+                let (under, new) = (plan.under(&case, second.poison), Plan::new(&kernel, &case, second).unwrap());
+                assert!(plan.regions.iter().zip(&new.regions).any(|(a, b)| a.bytes != b.bytes), "{case}");
+                for (under, new) in under.regions.iter().zip(&new.regions) {
+                    assert!(under.bytes == new.bytes, "{} of {name} {case}", new.name);
+                }
+            }
+        }
+    }
 }

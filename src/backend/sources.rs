@@ -151,7 +151,7 @@ impl Sources {
     }
 }
 
-fn beside(file: &Path, relative: &str) -> PathBuf {
+pub(super) fn beside(file: &Path, relative: &str) -> PathBuf {
     let path = file.parent().unwrap_or(Path::new("")).join(relative);
     // `a/b/../c` reads as `a/c` in messages.
     let mut short = PathBuf::new();

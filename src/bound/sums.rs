@@ -243,15 +243,19 @@ impl Columns {
             dropped_deviation: zeros(),
         };
         let either = contract.p_den == PDen::Either;
-        for (j, v) in reference.value_rows().enumerate() {
-            sums.add(reference, terms, either, j, v);
-        }
+        // The same operations in the same order whatever the processor has: only their width differs.
+        pulp::Arch::new().dispatch(|| {
+            for (j, v) in reference.value_rows().enumerate() {
+                sums.add(reference, terms, either, j, v);
+            }
+        });
         if reference.sink.is_some() {
             sums.add(reference, terms, either, reference.keys, &zeros());
         }
         sums
     }
 
+    #[inline(always)]
     fn add(&mut self, reference: &Reference<'_>, terms: &Terms, either: bool, j: usize, v: &[f64]) {
         let columns = v.len();
         let o = &reference.o[..columns];

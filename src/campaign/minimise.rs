@@ -3,7 +3,7 @@
 use crate::backend::{BackendError, BackendKind, Kernel};
 use crate::case::{Case, CaseId};
 use crate::oracle::{Examiner, Signature, Verdict};
-use crate::regression::{Finding, Flaky, Provenance};
+use crate::regression::{Digest, Finding, Flaky, Provenance};
 use crate::shrink;
 
 /// What came of making a failing case smaller.
@@ -64,6 +64,7 @@ pub fn minimise(
     let (smallest, verdict) = failing.into_iter().rfind(|(case, _)| *case == shrunk.case)?;
     let origin = Provenance { kernel: kernel.reference(), backend: backend.describe(), found_by };
     let mut finding = Finding::new(origin, case, smallest, &verdict)?;
+    finding.digest = Digest::to_remember(backend, kernel, &finding.case);
     finding.irrelevant = shrunk.irrelevant.into_iter().map(String::from).collect();
     finding.flaky = flaky.filter(|flaky| flaky.failed < flaky.runs);
     Some(Minimised { finding, executions, others, internal_errors })
@@ -73,7 +74,9 @@ pub fn minimise(
 pub fn met(kernel: &Kernel, backend: &dyn Examiner, case: &Case, verdict: &Verdict, id: CaseId) -> Option<Finding> {
     let found_by = format!("met while {id} was shrunk");
     let origin = Provenance { kernel: kernel.reference(), backend: backend.describe(), found_by };
-    Finding::new(origin, case, case.clone(), verdict)
+    let mut finding = Finding::new(origin, case, case.clone(), verdict)?;
+    finding.digest = Digest::to_remember(backend, kernel, case);
+    Some(finding)
 }
 
 /// A search under way.

@@ -7,6 +7,7 @@ use crate::backend::{BackendError, BackendKind, Kernel};
 use crate::case::{Case, CaseId};
 use crate::oracle::relation::Checked;
 use crate::oracle::{Examined, Examiner, Signature, Verdict};
+use crate::outcome::Outcome;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -453,6 +454,10 @@ impl Examiner for Interruptible<'_> {
             return Err(BackendError::Unavailable("the campaign was interrupted".into()));
         }
         self.device.examine(kernel, case)
+    }
+
+    fn run_first(&self, kernel: &Kernel, case: &Case) -> Result<Outcome, BackendError> {
+        self.device.run_first(kernel, case)
     }
 }
 

@@ -55,8 +55,12 @@ impl Values {
         for coordinate in [at.request, at.kv_head, at.member, at.token] {
             hash = mix(hash ^ u64::from(coordinate));
         }
-        let kind = self.row_kind(role, hash, dim, dtype);
-        out.extend((0..dim).map(|d| dtype.round(element(kind, at, d, mix(hash ^ u64::from(d))))));
+        match self.row_kind(role, hash, dim, dtype) {
+            // Nearly every row is of one of these two, and most of a case's inputs are such rows.
+            RowKind::Scaled(factor) => fill(out, hash, dim, dtype, |_, hash| factor * normal(hash)),
+            RowKind::SignedSteps => fill(out, hash, dim, dtype, |_, hash| signed_steps(hash)),
+            kind => fill(out, hash, dim, dtype, |d, hash| element(kind, at, d, hash)),
+        }
     }
 
     fn row_kind(&self, role: Role, hash: u64, dim: u32, dtype: Dtype) -> RowKind {
@@ -123,6 +127,22 @@ impl Values {
             ) => RowKind::Scaled(1.0),
         }
     }
+}
+
+/// Appends a row of `dim` elements, each of its dimension and its own hash.
+#[inline(always)]
+fn fill(out: &mut Vec<f64>, hash: u64, dim: u32, dtype: Dtype, element: impl Fn(u32, u64) -> f64) {
+    let start = out.len();
+    out.resize(start + dim as usize, 0.0);
+    let row = &mut out[start..];
+    // The same operations whatever the processor has: only their width differs.
+    pulp::Arch::new().dispatch(|| {
+        row.iter_mut().zip(0..).for_each(|(x, d)| *x = element(d, mix(hash ^ u64::from(d))));
+        match dtype {
+            Dtype::F32 => row.iter_mut().for_each(|x| *x = f64::from(*x as f32)),
+            Dtype::F16 | Dtype::Bf16 => row.iter_mut().for_each(|x| *x = dtype.round(*x)),
+        }
+    });
 }
 
 /// In [`Recipe::Mixed`] the last dimension of so many is one by which keys can be selected: the last of all where
@@ -232,7 +252,7 @@ fn element(kind: RowKind, at: RowAt, dim: u32, hash: u64) -> f64 {
         }
         RowKind::Ternary => (hash >> 32) as f64 % 3.0 - 1.0,
         RowKind::Code => f64::from((at.request * 29 + at.kv_head * 17 + at.token * 5 + dim) % 127 + 1),
-        RowKind::SignedSteps => signed(hash, (64.0 + (hash >> 40 & 63) as f64) / 64.0),
+        RowKind::SignedSteps => signed_steps(hash),
         RowKind::Alternating(large) => {
             let large = if at.token.is_multiple_of(2) { large } else { -large };
             large + (hash >> 40 & 7) as f64 / 4.0
@@ -244,6 +264,12 @@ fn element(kind: RowKind, at: RowAt, dim: u32, hash: u64) -> f64 {
     }
 }
 
+#[inline(always)]
+fn signed_steps(hash: u64) -> f64 {
+    signed(hash, (64.0 + (hash >> 40 & 63) as f64) / 64.0)
+}
+
+#[inline(always)]
 fn signed(hash: u64, magnitude: f64) -> f64 {
     if hash & 1 == 0 { magnitude } else { -magnitude }
 }
@@ -263,12 +289,14 @@ fn is_selected(seed: u64, at: RowAt, dim: u32, hash: u64) -> bool {
 }
 
 /// Mean 0, variance 1, within ±3.47: the sum of four 16-bit uniforms.
+#[inline(always)]
 fn normal(hash: u64) -> f64 {
     let sum: u64 = (0..4).map(|i| hash >> (16 * i) & 0xffff).sum();
     (sum as f64 - 131_070.0) / 37_837.227_7
 }
 
 /// The finaliser of splitmix64 (Steele, Lea and Flood, 2014): a bijection that spreads every input bit.
+#[inline(always)]
 pub(super) fn mix(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

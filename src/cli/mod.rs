@@ -5,6 +5,7 @@
 mod backends;
 mod cases;
 mod compile;
+mod coverage;
 mod doctor;
 mod emulate;
 mod fuzz;
@@ -76,6 +77,8 @@ enum Command {
     Shrink(ShrinkArgs),
     /// Plant small faults in a kernel and count those that the cases and the oracle notice
     Mutate(mutate::MutateArgs),
+    /// Show what the cases of a kernel reach in its source, and what they miss
+    Coverage(coverage::CoverageArgs),
     /// Print the cases a campaign draws, or what they are like in numbers
     Cases(CasesArgs),
     /// Explain a case or a kernel, and write a case's tensors to a file
@@ -212,11 +215,18 @@ struct FuzzArgs {
 Each finding is answered with one of four words: still fails, fails differently, fixed, cannot run.
 A flaky finding is run until it fails again, at most 24 times.
 
+A finding of the emulator holds a digest of the bits that its case left. One that still fails with other bits says so: the
+kernel or this program has changed. With --repeat the bits must also be the same each time; where they are not, a finding
+that doesn't fail fails differently. At the end those that may be one bug, by kernel and signature, are told.
+
 The exit code is 100 if any still fails, else 101 if any fails differently, else 4 if none could be run, 3 if some could
 not, and 0 if all are fixed.")]
 struct ReplayArgs {
     /// Files or folders of findings [default: proptest-regressions/cases]
     paths: Vec<PathBuf>,
+    /// Times to run each
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: u32,
     #[command(flatten)]
     backend: BackendArgs,
     #[command(flatten)]
@@ -331,6 +341,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Replay(args)) => replay::run(&args),
         Some(Command::Shrink(args)) => shrink::run(&args),
         Some(Command::Mutate(args)) => mutate::run(&args),
+        Some(Command::Coverage(args)) => coverage::run(&args),
         Some(Command::Cases(args)) => cases::run(&args),
         Some(Command::Show(args)) => show::run(&args),
         Some(Command::Kernels) => kernels::run(),

@@ -1,9 +1,10 @@
 //! `attnfuzz replay`.
 
 use super::{Exit, Failure, Format, ReplayArgs, backends};
-use crate::regression::{Finding, Replayed, replay};
+use crate::regression::{Bits, Finding, Replayed, replay_times};
 use crate::report::{human, jsonl};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 pub(super) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
     let default = PathBuf::from("proptest-regressions/cases");
@@ -23,9 +24,9 @@ pub(super) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
     let (mut still, mut differently, mut fixed, mut not_run) = (0, 0, 0, 0);
     for (file, finding) in &findings {
         for backend in &backends {
-            let result = match finding.open_kernel(file) {
-                Ok(kernel) => replay(finding, &kernel, &**backend),
-                Err(error) => Replayed::CannotRun(error.to_string()),
+            let (result, bits) = match finding.open_kernel(file) {
+                Ok(kernel) => replay_times(finding, &kernel, &**backend, args.repeat),
+                Err(error) => (Replayed::CannotRun(error.to_string()), Bits::Unknown),
             };
             *match result {
                 Replayed::StillFails(_) => &mut still,
@@ -33,10 +34,15 @@ pub(super) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
                 Replayed::Fixed => &mut fixed,
                 Replayed::CannotRun(_) => &mut not_run,
             } += 1;
-            tell(args.format, file, finding, &backend.describe(), &result);
+            let tell = match args.format {
+                Format::Jsonl => jsonl::replayed,
+                Format::Human => human::replayed,
+            };
+            println!("{}", tell(&file.display().to_string(), finding, &backend.describe(), &result, bits, args.repeat));
         }
     }
     backends::tell_unconfirmed(&backends);
+    tell_same_signatures(args.format, &findings);
     Ok(match (still, differently, fixed, not_run) {
         (1.., ..) => Exit::Findings,
         (0, 1.., ..) => Exit::Differently,
@@ -46,18 +52,18 @@ pub(super) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
     })
 }
 
-fn tell(format: Format, file: &Path, finding: &Finding, backend: &str, result: &Replayed) {
-    let file = file.display().to_string();
-    let (word, detail) = match result {
-        Replayed::StillFails(what) => ("still fails", what.clone()),
-        Replayed::FailsDifferently(signature, what) => {
-            ("fails differently", format!("{what} (now {signature}, saved as {})", finding.signature))
+/// Says which of the findings may be one bug. The same case of the same file, given twice, is no news.
+fn tell_same_signatures(format: Format, findings: &[(PathBuf, Finding)]) {
+    let mut groups: BTreeMap<(&str, String), BTreeSet<String>> = BTreeMap::new();
+    for (file, finding) in findings {
+        let group = groups.entry((&finding.kernel, finding.signature.to_string())).or_default();
+        group.insert(file.display().to_string());
+    }
+    for ((kernel, signature), files) in groups.into_iter().filter(|(_, files)| files.len() > 1) {
+        let files: Vec<String> = files.into_iter().collect();
+        match format {
+            Format::Jsonl => println!("{}", jsonl::same_signature(kernel, &signature, &files)),
+            Format::Human => println!("{}", human::same_signature(kernel, &signature, &files)),
         }
-        Replayed::Fixed => ("fixed", String::new()),
-        Replayed::CannotRun(why) => ("cannot run", why.clone()),
-    };
-    match format {
-        Format::Jsonl => println!("{}", jsonl::replayed(&file, finding, backend, &word.replace(' ', "-"), &detail)),
-        Format::Human => println!("{}", human::replayed(word, &file, finding, backend, &detail)),
     }
 }

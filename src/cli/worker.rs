@@ -35,7 +35,9 @@ pub(super) fn run(args: &WorkerArgs) -> Result<Exit, Failure> {
     let served = match args.backend {
         WorkerBackend::Emulator => serve(Ok(Emulator), args.threads, input, output),
         WorkerBackend::Cuda => {
-            serve(Cuda::open(args.device).map_err(|error| error.to_string()), args.threads, input, output)
+            // A fault in a shared context is nobody's; who asks then asks a worker of one thread.
+            let device = if args.threads > 1 { Cuda::open_shared(args.device) } else { Cuda::open(args.device) };
+            serve(device.map_err(|error| error.to_string()), args.threads, input, output)
         }
     };
     std::thread::spawn(|| {

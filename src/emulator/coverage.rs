@@ -1,10 +1,19 @@
-//! What a launch has reached: outcomes of guards and comparisons, by how many of the active lanes they held for.
+//! What a launch has reached: outcomes of guards, comparisons and selections, by how many of the active lanes they held
+//! for.
 //!
 //! Straight-line GPU code decides by predicates and selections more than by branches, so edges alone say little. For each
-//! instruction there are six marks: its guard held for none, some, all of the active lanes; the comparison it made held
-//! for none, some, all of them. A conditional branch is a guarded instruction, so its two edges and its divergence are
-//! three of these marks.
+//! instruction there are six marks: its guard held for none, some, all of the active lanes; the condition that it
+//! computes (`setp`) or selects by (`selp`) held for none, some, all of them. A conditional branch is a guarded
+//! instruction, so its two edges and its divergence are three of these marks.
 
+use crate::ptx::op::{Condition, Op};
+
+/// The marks of a guard: it held for none, some, all of the active lanes.
+pub(super) const GUARD: u8 = 0b111;
+/// The marks of a decision, likewise.
+pub(super) const DECISION: u8 = GUARD << 3;
+/// The mark of `some` among those of a guard; those of a decision are three bits further.
+pub(super) const SOME: u8 = 1 << 1;
 /// The mark of an instruction that some lane executed. It tells no outcome, so it is no point.
 const EXECUTED: u8 = 1 << 6;
 
@@ -44,6 +53,11 @@ impl Coverage {
         self.marks.iter().map(|m| (m & !EXECUTED).count_ones() as usize).sum()
     }
 
+    /// The six marks of the instruction at `pc`, in the lowest bits: those of its guard, then those of its decision.
+    pub fn outcomes(&self, pc: usize) -> u8 {
+        self.marks.get(pc).map_or(0, |marks| marks & !EXECUTED)
+    }
+
     /// Whether some lane executed the instruction at `pc`.
     pub fn is_executed(&self, pc: usize) -> bool {
         self.marks.get(pc).is_some_and(|marks| marks & EXECUTED != 0)
@@ -68,9 +82,9 @@ impl Coverage {
         self.mark(pc, class(held, active));
     }
 
-    /// A comparison held for `held` of the lanes `active`.
+    /// A decision held for `held` of the lanes `active`.
     #[inline(always)]
-    pub(super) fn comparison(&mut self, pc: u32, held: u32, active: u32) {
+    pub(super) fn decision(&mut self, pc: u32, held: u32, active: u32) {
         self.mark(pc, class(held & active, active) << 3);
     }
 
@@ -81,11 +95,23 @@ impl Coverage {
     }
 }
 
+/// The condition that an operation computes or selects by.
+#[inline]
+pub(super) fn decision(op: &Op) -> Option<Condition> {
+    match op {
+        Op::Compare32 { d: Some(d), .. } | Op::Compare64 { d: Some(d), .. } | Op::CompareHalves { d: Some(d), .. } => {
+            Some(Condition { pred: *d, negated: false })
+        }
+        Op::Select32 { p, .. } | Op::Select64 { p, .. } => Some(*p),
+        _ => None,
+    }
+}
+
 fn class(held: u32, active: u32) -> u8 {
     match held {
         0 => 1,
         held if held == active => 4,
-        _ => 2,
+        _ => SOME,
     }
 }
 
@@ -98,8 +124,9 @@ mod tests {
         let mut all = Coverage::new(2);
         let mut one = Coverage::new(2);
         one.guard(0, 0, 3);
-        one.comparison(1, 7, 3);
+        one.decision(1, 7, 3);
         assert_eq!(one.points().collect::<Vec<_>>(), [0, 13]);
+        assert_eq!(one.outcomes(1), 1 << 5);
         assert_eq!(all.merge(&one), 2);
         assert_eq!(all.merge(&one), 0);
         assert_eq!(all.count(), 2);

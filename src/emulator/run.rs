@@ -6,12 +6,13 @@
 
 use super::check::taint::{self, check_uses};
 use super::check::{Fault, ViolationKind, fault};
-use super::coverage::Coverage;
+use super::coverage::{Coverage, decision};
 use super::execute::execute;
 use super::spaces::Spaces;
 use super::warp::{Group, Lanes, Warp};
 use crate::ptx::op::{Op, Word};
 use crate::ptx::{Guard, Inst};
+use std::sync::LazyLock;
 
 /// Why a warp stopped running for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,16 @@ pub(super) struct Counters {
 /// Instructions after which lanes that run apart take turns instead of the lowest program counter going first.
 const TURN: u32 = 1 << 14;
 
+/// The widest vectors this processor has; none if the environment variable `ATTNFUZZ_VECTORS` is `none`, to see that the
+/// results are the same.
+pub(super) fn vectors() -> pulp::Arch {
+    static VECTORS: LazyLock<pulp::Arch> = LazyLock::new(|| match std::env::var("ATTNFUZZ_VECTORS").as_deref() {
+        Ok("none") => pulp::Arch::Scalar,
+        _ => pulp::Arch::new(),
+    });
+    *VECTORS
+}
+
 /// A warp about to run.
 pub(super) struct Run<'a, 's> {
     pub(super) code: &'a [Inst],
@@ -51,7 +62,7 @@ pub(super) struct Run<'a, 's> {
 impl Run<'_, '_> {
     /// Runs with the widest vectors this processor has.
     pub(super) fn dispatch(&mut self) -> Result<Pause, Box<Fault>> {
-        pulp::Arch::new().dispatch(self)
+        vectors().dispatch(self)
     }
 
     /// Runs along with the warp's shadow, which takes so much longer that vectors don't matter.
@@ -114,7 +125,7 @@ fn run<const SHADOW: bool>(
             check_uses(inst, warp, exec, spaces)?;
         }
         match &inst.op {
-            Op::Branch { target } => {
+            Op::Branch { target, .. } => {
                 branch(warp, exec, *target);
                 if !regroup(code, warp)? {
                     return Ok(Pause::Finished);
@@ -179,8 +190,8 @@ fn run<const SHADOW: bool>(
                     let lanes = Lanes { mask: exec, all: exec == warp.live };
                     spaces.party.pc = warp.pc;
                     step::<SHADOW>(op, warp, lanes, spaces, counters)?;
-                    if coverage && let Op::Compare32 { d: Some(d), .. } | Op::Compare64 { d: Some(d), .. } = op {
-                        counters.coverage.comparison(warp.pc, warp.registers.pred(*d), exec);
+                    if coverage && let Some(decision) = decision(op) {
+                        counters.coverage.decision(warp.pc, warp.registers.condition(decision), exec);
                     }
                 }
                 warp.pc += 1;

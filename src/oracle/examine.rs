@@ -26,15 +26,17 @@ pub fn examine(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Result<Ex
         return without_output(Verdict::Skip(format!("outside the kernel's domain: {why}")));
     }
     let first_run = Run::first(case);
-    let first = match backend.run(kernel, case, first_run)? {
-        Outcome::Output(output) => output,
-        Outcome::Fault(fault) => return without_output(Verdict::Fault(fault)),
-    };
     let second_run = first_run.next();
-    let second = match backend.run(kernel, case, second_run)? {
-        Outcome::Output(output) => output,
-        Outcome::Fault(fault) => return without_output(Verdict::Fault(fault)),
-    };
+    let mut outputs = Vec::with_capacity(2);
+    for outcome in backend.run_each(kernel, case, &[first_run, second_run])? {
+        match outcome {
+            Outcome::Output(output) => outputs.push(output),
+            Outcome::Fault(fault) => return without_output(Verdict::Fault(fault)),
+        }
+    }
+    let [first, second] = <[Output; 2]>::try_from(outputs).map_err(|outputs| {
+        BackendError::Unavailable(format!("expected an outcome for each of 2 runs, found {}", outputs.len()))
+    })?;
     if let Some(place) = difference(&first, &second) {
         let fault = match unwritten(case, place, [(&first, first_run.poison), (&second, second_run.poison)]) {
             Some(fault) => fault,

@@ -1,8 +1,9 @@
 //! Who examines a case: a backend of this process, or something that asks another process.
 
 use super::{Examined, examine};
-use crate::backend::{Backend, BackendError, BackendKind, Kernel};
+use crate::backend::{Backend, BackendError, BackendKind, Kernel, Run};
 use crate::case::Case;
+use crate::outcome::Outcome;
 use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,6 +21,12 @@ pub trait Examiner: Send + Sync {
     /// # Errors
     /// This program's or the machine's limit, never the kernel's. A panic on the way is [`BackendError::Internal`].
     fn examine(&self, kernel: &Kernel, case: &Case) -> Result<Examined, BackendError>;
+
+    /// Runs every step of `case` once: the first run of [`Examiner::examine`], not judged.
+    ///
+    /// # Errors
+    /// As for [`Examiner::examine`].
+    fn run_first(&self, kernel: &Kernel, case: &Case) -> Result<Outcome, BackendError>;
 
     /// What went wrong so far and tells nothing of any kernel, because it did not happen again.
     fn unconfirmed(&self) -> Unconfirmed {
@@ -54,9 +61,16 @@ impl<B: Backend> Examiner for B {
     }
 
     fn examine(&self, kernel: &Kernel, case: &Case) -> Result<Examined, BackendError> {
-        catch_unwind(AssertUnwindSafe(|| examine(self, kernel, case)))
-            .unwrap_or_else(|panic| Err(BackendError::Internal(panic_text(&*panic))))
+        caught(|| examine(self, kernel, case))
     }
+
+    fn run_first(&self, kernel: &Kernel, case: &Case) -> Result<Outcome, BackendError> {
+        caught(|| self.run(kernel, case, Run::first(case)))
+    }
+}
+
+fn caught<T>(what: impl FnOnce() -> Result<T, BackendError>) -> Result<T, BackendError> {
+    catch_unwind(AssertUnwindSafe(what)).unwrap_or_else(|panic| Err(BackendError::Internal(panic_text(&*panic))))
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {

@@ -1,13 +1,14 @@
 //! The pure half of the oracle: what a kernel left in memory, against the reference and its bounds.
 
+use super::rows::{ExpectedRow, Head, heads};
 use super::{Agreement, Divergence, SGN_LAMBDA, Tier, Verdict};
 use crate::backend::manifest::Manifest;
 use crate::bound::{self, Bounds, EmptyRow, Resolved};
-use crate::case::values::{Role, RowAt};
-use crate::case::{CacheMap, Case, Inputs, Poison, TensorName};
+use crate::case::values::Role;
+use crate::case::{CacheMap, Case, Poison, TensorName};
 use crate::float::Dtype;
 use crate::outcome::Output;
-use crate::reference::{self, Row};
+use crate::reference;
 use crate::tensor::Buffer;
 
 /// Judges the output of a run of `case` under `poison`, of a kernel with this manifest.
@@ -15,16 +16,8 @@ pub fn judge(case: &Case, manifest: &Manifest, poison: Poison, output: &Output) 
     if manifest.lse.is_some() && output.lse.len() != case.steps as usize {
         return Verdict::Skip("the backend gave no log-sum-exps although the kernel returns them".into());
     }
-    let (k_expected, v_expected) = Inputs::final_caches(case, poison);
-    let caches = [
-        (TensorName::KCache, &output.k_cache, &k_expected, case.shape.head_dim),
-        (TensorName::VCache, &output.v_cache, &v_expected, case.shape.v_head_dim),
-    ];
-    for (name, found, expected, dim) in caches {
-        if let Some(divergence) = compare_cache(case, name, found, expected, &case.cache_map(dim)) {
-            return Verdict::Diverge(divergence);
-        }
-    }
+    let mut k_cache = ExpectedCache::new(case, Role::K, poison);
+    let mut v_cache = ExpectedCache::new(case, Role::V, poison);
     let mut judging = Judging {
         case,
         manifest,
@@ -33,7 +26,16 @@ pub fn judge(case: &Case, manifest: &Manifest, poison: Poison, output: &Output) 
         out: Tally::default(),
         lse: Tally::default(),
     };
-    for_each_row(case, |row| judging.row(&row));
+    for (request, kv_head) in heads(case) {
+        let head = Head::of(case, request, kv_head);
+        k_cache.set(&head, &head.k);
+        v_cache.set(&head, &head.v);
+        head.for_each_row(&mut |row| judging.row(&row));
+    }
+    let k_divergence = k_cache.compare(case, TensorName::KCache, &output.k_cache);
+    if let Some(divergence) = k_divergence.or_else(|| v_cache.compare(case, TensorName::VCache, &output.v_cache)) {
+        return Verdict::Diverge(divergence);
+    }
     // A wrong output is the more telling where both are wrong.
     match judging.out.divergence().or(judging.lse.divergence()) {
         Some(divergence) => Verdict::Diverge(divergence),
@@ -72,83 +74,51 @@ impl Tally {
     }
 }
 
-/// Cached data is moved, not computed: past tokens, appended tokens, padding and unused slots must hold the expected bits.
-fn compare_cache(
-    case: &Case,
-    name: TensorName,
-    found: &Buffer,
-    expected: &Buffer,
-    map: &CacheMap,
-) -> Option<Divergence> {
-    let first = found.first_difference(expected)?;
-    let wrong = (0..expected.len()).filter(|&i| found.bits(i) != expected.bits(i)).count() as u64;
-    let value = expected.value(first);
-    Some(Divergence {
-        approximate: false,
-        relation: None,
-        tensor: name.to_string(),
-        step: case.steps - 1,
-        // A gap between rows has no coordinate of its own: it is told by its offset in elements.
-        at: map.coordinate(first).map_or_else(|| vec![first as u64], Vec::from),
-        found: found.value(first),
-        expected: value,
-        low: value,
-        high: value,
-        ratio: f64::INFINITY,
-        tier: Tier::Exact,
-        wrong,
-        elements: expected.len() as u64,
-    })
+/// A cache as a right kernel leaves it after the last step. Cached data is moved, not computed: past tokens, appended
+/// tokens, padding and unused slots must hold the expected bits.
+struct ExpectedCache {
+    dim: usize,
+    map: CacheMap,
+    content: Buffer,
 }
 
-/// An output row and what attention should have put there.
-pub struct ExpectedRow<'a> {
-    /// Step, from 0.
-    pub step: u32,
-    /// `[token, q_head]` in the step's output.
-    pub at: [u64; 2],
-    /// Visible keys.
-    pub n: usize,
-    /// The reference's result for the row.
-    pub reference: reference::Reference<'a>,
-}
+impl ExpectedCache {
+    /// Nothing but poison.
+    fn new(case: &Case, role: Role, poison: Poison) -> Self {
+        let dim = if role == Role::K { case.shape.head_dim } else { case.shape.v_head_dim };
+        let map = case.cache_map(dim);
+        let content = Buffer::filled(case.dtype, map.span(), poison.bits(case.dtype));
+        Self { dim: dim as usize, map, content }
+    }
 
-/// Hands every output row of `case` to `visit`, with its reference. Rows that share K and V come together.
-pub fn for_each_row(case: &Case, mut visit: impl FnMut(ExpectedRow<'_>)) {
-    for request in 0..case.shape.requests.len() {
-        for kv_head in 0..case.shape.num_kv_heads {
-            for_each_row_of_head(case, request, kv_head, &mut visit);
+    /// Puts the rows of a head where they belong.
+    fn set(&mut self, head: &Head<'_>, rows: &[f64]) {
+        for (row, token) in rows.chunks_exact(self.dim).zip(0..) {
+            self.content.set_values(self.map.offset(head.request as u32, head.kv_head, token), row);
         }
     }
-}
 
-fn for_each_row_of_head(case: &Case, request: usize, kv_head: u32, visit: &mut impl FnMut(ExpectedRow<'_>)) {
-    let shape = &case.shape;
-    let (mut k, mut v, mut q) = (Vec::new(), Vec::new(), Vec::new());
-    let at = RowAt { request: request as u32, kv_head, member: 0, token: 0 };
-    for token in 0..case.past_len_at(request, case.steps) {
-        case.row(Role::K, RowAt { token, ..at }, &mut k);
-        case.row(Role::V, RowAt { token, ..at }, &mut v);
-    }
-    let q_len = shape.requests[request].q_len;
-    let first_token: u32 = shape.requests[..request].iter().map(|r| r.q_len).sum();
-    let [head_dim, v_head_dim] = [shape.head_dim, shape.v_head_dim].map(|n| n as usize);
-    for step in 0..case.steps {
-        for query in 0..q_len {
-            let visible = case.visible(request, step, query);
-            let (low, high) = (visible.start as usize, visible.end as usize);
-            for member in 0..shape.q_per_kv {
-                q.clear();
-                let row = RowAt { member, token: step * q_len + query, ..at };
-                case.row(Role::Q, row, &mut q);
-                let (k, v) = (&k[low * head_dim..high * head_dim], &v[low * v_head_dim..high * v_head_dim]);
-                let sink = case.sink(kv_head, member);
-                let softcap = case.features.softcap;
-                let row = Row { q: &q, k, v, head_dim, v_head_dim, scale: case.scale, softcap, sink };
-                let at = [first_token + query, kv_head * shape.q_per_kv + member].map(u64::from);
-                visit(ExpectedRow { step, at, n: visible.len(), reference: reference::attend(&row) });
-            }
-        }
+    fn compare(&self, case: &Case, name: TensorName, found: &Buffer) -> Option<Divergence> {
+        let expected = &self.content;
+        let first = found.first_difference(expected)?;
+        let wrong = (0..expected.len()).filter(|&i| found.bits(i) != expected.bits(i)).count() as u64;
+        let value = expected.value(first);
+        Some(Divergence {
+            approximate: false,
+            relation: None,
+            tensor: name.to_string(),
+            step: case.steps - 1,
+            // A gap between rows has no coordinate of its own: it is told by its offset in elements.
+            at: self.map.coordinate(first).map_or_else(|| vec![first as u64], Vec::from),
+            found: found.value(first),
+            expected: value,
+            low: value,
+            high: value,
+            ratio: f64::INFINITY,
+            tier: Tier::Exact,
+            wrong,
+            elements: expected.len() as u64,
+        })
     }
 }
 

@@ -15,10 +15,12 @@ mod examine;
 mod examiner;
 mod judge;
 pub mod relation;
+mod rows;
 
 pub use examine::{examine, is_perturbed, look_closer};
 pub use examiner::{Examiner, Unconfirmed};
-pub use judge::{ExpectedRow, for_each_row, judge};
+pub use judge::judge;
+pub use rows::{ExpectedRow, for_each_row};
 
 use crate::case::{Case, Relation, TensorName};
 use crate::float::bits;

@@ -66,7 +66,7 @@ impl<'a> Flow<'a> {
         let mut flow = Self { code, before: vec![Vec::new(); code.len()], after: vec![Vec::new(); code.len()] };
         for (pc, inst) in code.iter().enumerate() {
             let targets: &[u32] = match &inst.op {
-                Op::Branch { target } => std::slice::from_ref(target),
+                Op::Branch { target, .. } => std::slice::from_ref(target),
                 Op::BranchIndexed { targets, .. } => targets,
                 _ => &[],
             };

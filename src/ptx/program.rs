@@ -108,7 +108,7 @@ pub struct Inst {
 }
 
 /// The guarding predicate of an instruction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "`@p` and `@!p`")]
 pub enum Guard {
     Always,

@@ -139,7 +139,7 @@ fn leaves(inst: &Inst) -> bool {
 
 fn targets(inst: &Inst) -> &[u32] {
     match &inst.op {
-        Op::Branch { target } => std::slice::from_ref(target),
+        Op::Branch { target, .. } => std::slice::from_ref(target),
         Op::BranchIndexed { targets, .. } => targets,
         _ => &[],
     }

@@ -17,6 +17,7 @@ pub(super) struct Dot {
 
 impl Dot {
     /// The sums, in a fixed order: eight interleaved accumulators, added up as a tree, then the rest.
+    #[inline(always)]
     pub(super) fn of(q: &[f64], k: &[f64]) -> Self {
         const LANES: usize = 8;
         let (mut sum, mut abs, mut squares) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);

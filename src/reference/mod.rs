@@ -165,14 +165,17 @@ pub fn attend<'a>(row: &Row<'a>) -> Reference<'a> {
         softcap: row.softcap.map(f64::from),
         sink: row.sink,
     };
-    reference.score(row);
+    // The same operations in the same order whatever the processor has: only their width differs.
+    let simd = pulp::Arch::new();
+    simd.dispatch(|| reference.score(row));
     reference.weigh();
-    reference.average();
+    simd.dispatch(|| reference.average());
     reference
 }
 
 impl Reference<'_> {
     /// Pass over K: the logits and what their error depends on.
+    #[inline(always)]
     fn score(&mut self, row: &Row<'_>) {
         let scale = self.scale;
         let q_lowest = row.q.iter().map(|&x| lowest_bit(x)).min().unwrap_or(i32::MAX);
@@ -221,6 +224,7 @@ impl Reference<'_> {
     }
 
     /// Pass over V: the output, and its sums of absolute values and squares.
+    #[inline(always)]
     fn average(&mut self) {
         let columns = self.v_head_dim;
         if columns == 0 {

@@ -3,11 +3,13 @@
 //! A finding is one TOML file, decoded: it holds the case itself, not a seed, so it means the same case whatever
 //! becomes of the generators. Files lie at `<root>/cases/<kernel>/<case-id>.toml` and are written atomically.
 
+mod digest;
 mod replay;
 mod store;
 
-pub use replay::{Replayed, replay};
-pub use store::{LoadError, Saved, Store};
+pub use digest::Digest;
+pub use replay::{Bits, Replayed, replay, replay_times};
+pub use store::{LoadError, SameSignature, Saved, Store};
 
 use crate::case::Case;
 use crate::oracle::{Divergence, Signature, Verdict};
@@ -16,8 +18,8 @@ use serde::{Deserialize, Serialize};
 
 /// Version of the files this program writes, and the newest it reads.
 ///
-/// 1 had neither `flaky` nor, in a case, `features` and `cache.storage`.
-pub const FORMAT: u32 = 2;
+/// 1 had neither `flaky` nor, in a case, `features` and `cache.storage`; 2 had no `digest`.
+pub const FORMAT: u32 = 3;
 
 /// A failing case with everything known about it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +40,9 @@ pub struct Finding {
     /// Keys of the line whose fields seem not to matter: the case fails with other values of each too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub irrelevant: Vec<String>,
+    /// What the first run of the case left, if it was found in the emulator, which gives the same bits each time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
     /// How often it comes back, if not every time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flaky: Option<Flaky>,
@@ -93,6 +98,7 @@ impl Finding {
             found_as,
             line,
             irrelevant: Vec::new(),
+            digest: None,
             flaky: None,
             signature,
             case,

@@ -2,9 +2,13 @@
 
 use super::{FORMAT, Finding};
 use crate::case::codec::fnv1a;
+use crate::shrink::complexity;
 use serde::Deserialize;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+/// Names that a finding may try.
+const MAX_NAMES: u32 = 100;
 
 /// A folder of findings.
 #[derive(Clone, Debug)]
@@ -15,10 +19,33 @@ pub struct Store {
 /// What became of a finding that was to be saved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Saved {
-    /// It is in this new file.
-    New(PathBuf),
+    /// It is in a new file.
+    New {
+        /// The file.
+        path: PathBuf,
+        /// Another file that may hold the same bug.
+        same_signature_as: Option<SameSignature>,
+    },
     /// This file already holds it.
     Known(PathBuf),
+}
+
+/// Another saved finding of the same kernel and signature: perhaps the same bug, perhaps not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SameSignature {
+    /// Its file; where there are several, that of the simplest case.
+    pub path: PathBuf,
+    /// Whether its case is less simple than the new one.
+    pub new_is_simpler: bool,
+}
+
+impl Saved {
+    /// The file that holds the finding.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::New { path, .. } | Self::Known(path) => path,
+        }
+    }
 }
 
 /// Why a finding can't be read.
@@ -72,36 +99,62 @@ impl Store {
         tempfile::tempfile_in(folder).map(drop)
     }
 
-    /// Saves `finding` under the name of `kernel`. A file that holds another bug is never overwritten.
+    /// Saves `finding` under the name of `kernel`.
+    ///
+    /// A file that holds something else, another bug or nothing readable, is never overwritten, and another program that
+    /// saves at the same time loses nothing: then each has a file of its own.
     pub fn save(&self, kernel: &str, finding: &Finding) -> io::Result<Saved> {
         let folder = self.folder().join(kernel);
         std::fs::create_dir_all(&folder)?;
         let id = finding.case.id();
         let mark = fnv1a(finding.signature.to_string().as_bytes()) >> 48;
-        for name in [format!("{id}.toml"), format!("{id}-{mark:04x}.toml")] {
+        let further = (2..=MAX_NAMES).map(|n| format!("{id}-{mark:04x}-{n}.toml"));
+        for name in [format!("{id}.toml"), format!("{id}-{mark:04x}.toml")].into_iter().chain(further) {
             let path = folder.join(name);
-            match load(&path) {
-                Ok(known) if known.case == finding.case && known.signature == finding.signature => {
-                    return Ok(Saved::Known(path));
+            let holds_it =
+                || load(&path).is_ok_and(|known| known.case == finding.case && known.signature == finding.signature);
+            if holds_it() {
+                return Ok(Saved::Known(path));
+            }
+            match write(&path, finding) {
+                Ok(()) => {
+                    let same_signature_as = same_signature(&folder, &path, finding);
+                    return Ok(Saved::New { path, same_signature_as });
                 }
-                Err(LoadError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                    write(&path, finding)?;
-                    return Ok(Saved::New(path));
-                }
-                Ok(_) | Err(_) => {}
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                // Another program may have saved it just now.
+                Err(_) if holds_it() => return Ok(Saved::Known(path)),
+                Err(_) => {}
             }
         }
         Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
-            format!("{id}.toml in {} holds something else", folder.display()),
+            format!("{id}.toml and all its other names in {} hold something else", folder.display()),
         ))
     }
 
     /// Every file of the store, in order of its path; empty if the folder does not exist.
     pub fn files(&self) -> Result<Vec<PathBuf>, LoadError> {
-        let folder = self.folder();
-        if folder.exists() { files_below(&folder) } else { Ok(Vec::new()) }
+        existing_files(&self.folder())
     }
+
+    /// Every file with a finding of the kernel of this name, in order; empty if there is none.
+    pub fn files_of(&self, kernel: &str) -> Result<Vec<PathBuf>, LoadError> {
+        existing_files(&self.folder().join(kernel))
+    }
+}
+
+/// The simplest other finding in `folder` with the signature of `finding`. A file that can't be read is none.
+fn same_signature(folder: &Path, own: &Path, finding: &Finding) -> Option<SameSignature> {
+    let files = files_below(folder).ok()?;
+    let others = files.into_iter().filter(|file| file != own).filter_map(|file| Some((load(&file).ok()?, file)));
+    let same = others.filter(|(other, _)| other.signature.matches(&finding.signature));
+    let (simplest, path) = same.map(|(other, file)| (complexity(&other.case), file)).min()?;
+    Some(SameSignature { path, new_is_simpler: complexity(&finding.case) < simplest })
+}
+
+fn existing_files(folder: &Path) -> Result<Vec<PathBuf>, LoadError> {
+    if folder.exists() { files_below(folder) } else { Ok(Vec::new()) }
 }
 
 /// The files that `path` stands for: itself, or every `.toml` below it.
@@ -169,5 +222,9 @@ fn write(path: &Path, finding: &Finding) -> io::Result<()> {
     #[cfg(unix)]
     std::fs::set_permissions(file.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
     file.persist_noclobber(path).map_err(|e| e.error)?;
+    // The file's name is in the folder, which is to reach the disk too. Not every file system can do that, and the file is
+    // there without it.
+    #[cfg(unix)]
+    let _ = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use crate::campaign::{Found, Row, Summary};
 use crate::oracle::{SGN_FAILURE, Tier, Unconfirmed, axes};
-use crate::regression::{Finding, Saved};
+use crate::regression::{Bits, Finding, Replayed, Saved};
 use comfy_table::{CellAlignment, Table, presets};
 use std::fmt::Write;
 use std::time::Duration;
@@ -29,8 +29,14 @@ pub fn met(found: &Found) -> String {
 
 fn saved(found: &Found) -> String {
     match &found.saved {
-        Some(Ok(Saved::New(path) | Saved::Known(path))) => {
-            format!("   = replay: attnfuzz replay {}\n", path.display())
+        Some(Ok(saved)) => {
+            let mut text = format!("   = replay: attnfuzz replay {}\n", saved.path().display());
+            if let Saved::New { same_signature_as: Some(other), .. } = saved {
+                let which = if other.new_is_simpler { "this case is simpler" } else { "that case is no less simple" };
+                let file = other.path.display();
+                let _ = writeln!(text, "   = perhaps the same bug as {file}, by signature; {which}");
+            }
+            text
         }
         Some(Err(why)) => format!("   = NOT SAVED: {why}\n"),
         None => String::new(),
@@ -90,13 +96,38 @@ pub fn finding(kernel: &str, finding: &Finding) -> String {
     text
 }
 
-/// What became of a saved finding.
-pub fn replayed(word: &str, file: &str, finding: &Finding, backend: &str, detail: &str) -> String {
-    let mut text = format!("{word}: {file}\n   = {} on {backend}: {}", finding.kernel, finding.line);
+/// What became of a saved finding that was run so many times.
+pub fn replayed(file: &str, finding: &Finding, backend: &str, result: &Replayed, bits: Bits, runs: u32) -> String {
+    let other = match (result, bits) {
+        (Replayed::StillFails(_), Bits::Other(_)) => ", with other bits than when it was saved",
+        (_, Bits::Varying(..)) => ", with other bits from run to run",
+        _ => "",
+    };
+    let mut text = format!("{}{other}: {file}\n   = {} on {backend}: {}", result.word(), finding.kernel, finding.line);
+    let detail = result.detail(finding);
     if !detail.is_empty() {
         let _ = write!(text, "\n   = {detail}");
     }
+    match (finding.digest, bits) {
+        _ if other.is_empty() => {}
+        (Some(saved), Bits::Other(now)) => {
+            let _ = write!(text, "\n   = digest of the bits: {now}, saved as {saved}");
+        }
+        (_, Bits::Varying(one, another)) => {
+            let _ = write!(text, "\n   = digests of the bits: {one}, {another} in {runs} runs");
+        }
+        _ => {}
+    }
     text
+}
+
+/// Findings of one kernel that share a signature.
+pub fn same_signature(kernel: &str, signature: &str, files: &[String]) -> String {
+    format!(
+        "perhaps one bug: {} findings of {kernel} share the signature `{signature}`:\n   {}",
+        files.len(),
+        files.join("\n   ")
+    )
 }
 
 /// The table that ends a campaign, and what it means.

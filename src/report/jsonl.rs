@@ -1,12 +1,13 @@
 //! One JSON object a line, for programs.
 //!
-//! Every line has a string `event`: `started`, `progress`, `shrinking`, `found`, `met`, `backend_lost`, `journal_lost`, `internal`, then one
-//! `row` for each kernel and backend, `comparison` where hardware and emulator both ran, `unconfirmed` for each device whose worker processes
-//! died in ways that did not come back, and `finished` last.
+//! Every line has a string `event`: `started`, `progress`, `shrinking`, `found`, `met`, `backend_lost`, `journal_lost`,
+//! `internal`, then one `row` for each kernel and backend, `comparison` where hardware and emulator both ran, `unconfirmed` for
+//! each device whose worker processes died in ways that did not come back, and `finished` last; of a replay `replayed` for each
+//! finding and then `same_signature` for those that may be one bug.
 //! Numbers that JSON lacks (NaN, infinities) are strings.
 
 use crate::campaign::{Event, Found, RelationCount, Row, Summary};
-use crate::regression::{Finding, Saved};
+use crate::regression::{Bits, Finding, Replayed, Saved};
 use serde_json::{Value, json};
 
 /// The line of an event.
@@ -61,21 +62,40 @@ pub fn summary(summary: &Summary) -> Vec<String> {
     rows.chain(comparisons).chain(deaths).chain([end]).map(|value| value.to_string()).collect()
 }
 
-/// The line of a replayed finding: `result` is one of `still-fails`, `fails-differently`, `fixed`, `cannot-run`.
-pub fn replayed(file: &str, finding: &Finding, backend: &str, result: &str, detail: &str) -> String {
+/// The line of a finding that was run so many times: `result` is one of `still-fails`, `fails-differently`, `fixed`,
+/// `cannot-run`, `bits` one of `as-saved`, `other`, `varying` or null, and `digests` those that came.
+pub fn replayed(file: &str, finding: &Finding, backend: &str, result: &Replayed, bits: Bits, runs: u32) -> String {
+    let (bits, digests) = match bits {
+        Bits::Unknown => (None, Vec::new()),
+        Bits::AsSaved => (Some("as-saved"), finding.digest.into_iter().collect()),
+        Bits::Other(now) => (Some("other"), vec![now]),
+        Bits::Varying(one, another) => (Some("varying"), vec![one, another]),
+    };
     json!({
         "event": "replayed", "file": file, "kernel": finding.kernel, "backend": backend, "case": finding.line,
-        "result": result, "detail": detail,
+        "result": result.word().replace(' ', "-"), "detail": result.detail(finding), "runs": runs,
+        "bits": bits, "digests": digests, "digest_saved": finding.digest,
     })
     .to_string()
+}
+
+/// The line of findings of one kernel that share a signature.
+pub fn same_signature(kernel: &str, signature: &str, files: &[String]) -> String {
+    json!({"event": "same_signature", "kernel": kernel, "signature": signature, "files": files}).to_string()
 }
 
 fn found_object(event: &str, found: &Found) -> Value {
     let finding = &found.finding;
     let (file, error) = match &found.saved {
-        Some(Ok(Saved::New(path) | Saved::Known(path))) => (Some(path.display().to_string()), None),
+        Some(Ok(saved)) => (Some(saved.path().display().to_string()), None),
         Some(Err(why)) => (None, Some(why)),
         None => (None, None),
+    };
+    let same_signature_as = match &found.saved {
+        Some(Ok(Saved::New { same_signature_as: Some(other), .. })) => {
+            Some(json!({"file": other.path.display().to_string(), "new_is_simpler": other.new_is_simpler}))
+        }
+        _ => None,
     };
     let divergence = finding.divergence.as_ref().map(|d| {
         json!({
@@ -88,6 +108,7 @@ fn found_object(event: &str, found: &Found) -> Value {
         "event": event, "flaky": finding.flaky.map(|f| json!({ "failed": f.failed, "runs": f.runs })), "kernel": found.kernel, "backend": finding.backend, "signature": finding.signature.to_string(),
         "case": finding.line, "irrelevant": finding.irrelevant, "found_as": finding.found_as, "found_by": finding.found_by, "executions": found.executions,
         "divergence": divergence, "fault": finding.fault, "file": file, "not_saved": error,
+        "same_signature_as": same_signature_as, "digest": finding.digest,
     })
 }
 

@@ -142,7 +142,7 @@ impl Buffer {
         let bytes = &mut self.bytes[first * size..][..values.len() * size];
         if dtype == Dtype::F32 {
             let elements = bytes.as_chunks_mut::<4>().0;
-            elements.iter_mut().zip(values).for_each(|(element, x)| *element = dtype.encode(*x).to_le_bytes());
+            elements.iter_mut().zip(values).for_each(|(element, x)| *element = (*x as f32).to_le_bytes());
         } else {
             let elements = bytes.as_chunks_mut::<2>().0;
             elements.iter_mut().zip(values).for_each(|(element, x)| *element = (dtype.encode(*x) as u16).to_le_bytes());

@@ -6,12 +6,12 @@
 //! right that every device should. After that its kernel stays alone: the search for a smaller case goes through many
 //! deaths, and nobody else's case should be under way then.
 
-use super::message::{Answer, Question};
+use super::message::{Answer, Question, Wanted};
 use super::process::{Cause, Death, Process, Reply, lock};
 use crate::backend::{BackendError, BackendKind, Kernel, elements_times_keys};
 use crate::case::{Case, ParseError};
 use crate::oracle::{Examined, Examiner, Unconfirmed, Verdict};
-use crate::outcome::{Fault, FaultKind};
+use crate::outcome::{Fault, FaultKind, Outcome};
 use std::collections::HashSet;
 use std::process::{Command, ExitStatus};
 use std::sync::{Arc, Mutex};
@@ -103,13 +103,13 @@ impl Isolated {
         }
     }
 
-    fn ask(&self, process: &Process, kernel: &Kernel, case: &Case) -> Reply {
+    fn ask(&self, process: &Process, kernel: &Kernel, case: &Case, wanted: Wanted) -> Reply {
         let question = |number| Question {
             number,
             kernel: kernel.reference(),
             content: kernel.content_hash(),
             case: case.to_string(),
-            output: self.options.outputs,
+            wanted,
         };
         let elements = u32::try_from(elements_times_keys(case)).unwrap_or(u32::MAX);
         process.ask(question, case.id().to_string(), self.options.limit + LIMIT_PER_ELEMENT * elements)
@@ -124,8 +124,29 @@ impl Isolated {
         Ok(slot.insert(Arc::new(self.start(self.options.threads)?)).clone())
     }
 
+    /// Examines a case beside others, and alone where that is not safe.
+    fn examine_somewhere(&self, kernel: &Kernel, case: &Case, wanted: Wanted) -> Result<Examined, BackendError> {
+        if lock(&self.fragile).contains(&kernel.content_hash()) {
+            return self.examine_alone(kernel, case, wanted, false).map(|(examined, _)| examined);
+        }
+        loop {
+            match self.ask(&*self.shared()?, kernel, case, wanted) {
+                Reply::Gone => {}
+                Reply::Answer(answer) => return received(*answer),
+                Reply::Died(death) => {
+                    let trial = self.examine_alone(kernel, case, wanted, true);
+                    let guilty = trial.as_ref().map_or(true, |(_, guilty)| *guilty);
+                    if death.settle(guilty) {
+                        self.not_confirmed(case, &death);
+                    }
+                    return trial.map(|(examined, _)| examined);
+                }
+            }
+        }
+    }
+
     /// Examines a case while no other is under way beside it. `suspect`: whether a worker has died with it before.
-    fn examine_alone(&self, kernel: &Kernel, case: &Case, mut suspect: bool) -> Trial {
+    fn examine_alone(&self, kernel: &Kernel, case: &Case, wanted: Wanted, mut suspect: bool) -> Trial {
         let mut slot = lock(&self.alone);
         let mut seen: Option<Arc<Death>> = None;
         loop {
@@ -133,7 +154,7 @@ impl Isolated {
                 Some(alone) => alone,
                 None => Alone { process: self.start(1)?, fresh: true },
             };
-            let death = match self.ask(&process, kernel, case) {
+            let death = match self.ask(&process, kernel, case, wanted) {
                 Reply::Gone => continue,
                 Reply::Answer(answer) => {
                     *slot = Some(Alone { process, fresh: false });
@@ -166,7 +187,7 @@ impl Isolated {
             ))
         };
         let (kernel, good) = &self.healthy;
-        match self.ask(&process, kernel, good) {
+        match self.ask(&process, kernel, good, Wanted::Examination) {
             Reply::Answer(answer) => match received(*answer).map_err(|error| unhealthy(&error))?.verdict {
                 Verdict::Agree(_) => Ok(process),
                 verdict => Err(unhealthy(&format!("{verdict:?}"))),
@@ -238,21 +259,17 @@ impl Examiner for Isolated {
     }
 
     fn examine(&self, kernel: &Kernel, case: &Case) -> Result<Examined, BackendError> {
-        if lock(&self.fragile).contains(&kernel.content_hash()) {
-            return self.examine_alone(kernel, case, false).map(|(examined, _)| examined);
-        }
-        loop {
-            match self.ask(&*self.shared()?, kernel, case) {
-                Reply::Gone => {}
-                Reply::Answer(answer) => return received(*answer),
-                Reply::Died(death) => {
-                    let trial = self.examine_alone(kernel, case, true);
-                    let guilty = trial.as_ref().map_or(true, |(_, guilty)| *guilty);
-                    if death.settle(guilty) {
-                        self.not_confirmed(case, &death);
-                    }
-                    return trial.map(|(examined, _)| examined);
-                }
+        let wanted = if self.options.outputs { Wanted::ExaminationAndOutput } else { Wanted::Examination };
+        self.examine_somewhere(kernel, case, wanted)
+    }
+
+    fn run_first(&self, kernel: &Kernel, case: &Case) -> Result<Outcome, BackendError> {
+        let examined = self.examine_somewhere(kernel, case, Wanted::FirstRun)?;
+        match (examined.output, examined.verdict) {
+            (Some(output), _) => Ok(Outcome::Output(output)),
+            (None, Verdict::Fault(fault)) => Ok(Outcome::Fault(fault)),
+            (None, verdict) => {
+                Err(BackendError::Internal(format!("a worker ran {case} and told nothing: {verdict:?}")))
             }
         }
     }

@@ -33,8 +33,20 @@ pub(super) struct Question {
     pub(super) content: u64,
     /// The case in one line.
     pub(super) case: String,
-    /// Whether the output is wanted too.
-    pub(super) output: bool,
+    /// What is wanted.
+    pub(super) wanted: Wanted,
+}
+
+/// What is wanted of a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Wanted {
+    /// To examine it.
+    Examination,
+    /// The same, and the output of its first run.
+    ExaminationAndOutput,
+    /// The output of one run, not judged: the verdict is an agreement on nothing, or the run's fault.
+    FirstRun,
 }
 
 /// A line of a worker.

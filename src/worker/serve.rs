@@ -1,10 +1,11 @@
 //! The worker's side: answers questions until there are no more.
 
-use super::message::{Answer, Findings, Message, PROTOCOL, Question, read_line, write_message};
+use super::message::{Answer, Findings, Message, PROTOCOL, Question, Wanted, read_line, write_message};
 use super::process::lock;
 use crate::backend::{Backend, BackendError, Kernel};
 use crate::case::Case;
-use crate::oracle::Examiner;
+use crate::oracle::{Agreement, Examined, Examiner, Verdict};
+use crate::outcome::Outcome;
 use std::collections::HashMap;
 use std::io::{self, BufRead, Write};
 use std::sync::{Arc, Mutex, mpsc};
@@ -57,12 +58,19 @@ fn answer<B: Backend>(backend: &B, kernels: &Kernels, question: Question) -> Ans
         let case = question.case.parse::<Case>();
         let case = case.map_err(|error| BackendError::Internal(format!("a worker can't read a case: {error}")))?;
         name = case.id().to_string();
-        Examiner::examine(backend, &kernel, &case)
+        if question.wanted != Wanted::FirstRun {
+            return Examiner::examine(backend, &kernel, &case);
+        }
+        let agreement = Examined::plain(Verdict::Agree(Agreement::default()));
+        Ok(match backend.run_first(&kernel, &case)? {
+            Outcome::Output(output) => Examined { output: Some(output), ..agreement },
+            Outcome::Fault(fault) => Examined::plain(Verdict::Fault(fault)),
+        })
     });
     Answer {
         number: question.number,
         case: name,
-        examined: examined.map(|examined| Findings::new(examined, question.output)),
+        examined: examined.map(|examined| Findings::new(examined, question.wanted != Wanted::Examination)),
         lost: backend.lost(),
     }
 }

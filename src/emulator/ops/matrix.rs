@@ -9,6 +9,7 @@ use super::LANES;
 use super::half::{decode_half, encode_half};
 use super::memory::{effective, read, write};
 use crate::emulator::check::Fault;
+use crate::emulator::run::vectors;
 use crate::emulator::spaces::{Request, Spaces};
 use crate::emulator::warp::{Lanes, Registers};
 use crate::float::Dtype;
@@ -109,7 +110,7 @@ pub(in crate::emulator) fn element(lane: usize, half: usize, transposed: bool) -
 /// `mma.sync.m16n8k*`.
 pub(in crate::emulator) fn mma(registers: &mut Registers, lanes: Lanes, m: &Mma, core: TensorCore) {
     // Compiled for the processor's vectors: this is most of what a matrix kernel costs.
-    pulp::Arch::new().dispatch(Multiplication { registers, lanes, m, core });
+    vectors().dispatch(Multiplication { registers, lanes, m, core });
 }
 
 struct Multiplication<'a> {

@@ -13,8 +13,9 @@
 mod derive;
 mod merge;
 
-use super::judge::{Allowed, ExpectedRow, allowed, for_each_row};
+use super::judge::{Allowed, allowed};
 use super::{Divergence, Tier};
+use super::{ExpectedRow, for_each_row};
 use crate::backend::{Backend, BackendError, Kernel, Run};
 use crate::bound;
 use crate::case::values::{Role, RowAt};

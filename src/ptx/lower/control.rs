@@ -11,7 +11,7 @@ use crate::ptx::program::Guard;
 use crate::ptx::types::{Space, Type};
 
 pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Error> {
-    form.has("uni");
+    let uniform = form.has("uni");
     match form.opcode() {
         "bra" => {
             form.done()?;
@@ -20,12 +20,12 @@ pub(super) fn lower(lw: &mut Lowerer<'_>, form: &mut Form<'_>) -> Result<(), Err
                 return lw.operand_error("a label", target);
             };
             let target = lw.label(name)?;
-            lw.push(Op::Branch { target });
+            lw.push(Op::Branch { target, uniform });
         }
         "brx" => indexed(lw, form)?,
         "call" => call(lw, form)?,
         "ret" => match lw.return_label {
-            Some(target) => lw.push(Op::Branch { target }),
+            Some(target) => lw.push(Op::Branch { target, uniform }),
             None => lw.push(Op::Exit),
         },
         "exit" => lw.push(Op::Exit),
@@ -127,10 +127,10 @@ fn indirect(
         lw.guard = Guard::Always;
         lw.push(Op::Compare64 { compare, d: Some(is_other), q: None, a: callee, b, combine: None });
         lw.guard = Guard::If(is_other);
-        lw.push(Op::Branch { target: next });
+        lw.push(Op::Branch { target: next, uniform: false });
         lw.guard = Guard::Always;
         inline(lw, form, function, returns, arguments)?;
-        lw.push(Op::Branch { target: end });
+        lw.push(Op::Branch { target: end, uniform: false });
         lw.place(next);
     }
     lw.guard = Guard::Always;
@@ -147,7 +147,7 @@ fn branch_if_off(lw: &mut Lowerer<'_>, target: u32) {
         Guard::Unless(p) => Guard::If(p),
     };
     lw.guard = off;
-    lw.push(Op::Branch { target });
+    lw.push(Op::Branch { target, uniform: false });
     lw.guard = Guard::Always;
 }
 

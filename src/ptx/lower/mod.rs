@@ -262,7 +262,7 @@ impl<'m> Lowerer<'m> {
         };
         for inst in &mut self.code {
             match &mut inst.op {
-                Op::Branch { target } => resolve(target),
+                Op::Branch { target, .. } => resolve(target),
                 Op::BranchIndexed { targets, .. } => targets.iter_mut().for_each(resolve),
                 _ => {}
             }

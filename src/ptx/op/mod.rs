@@ -416,8 +416,10 @@ pub enum Op {
         pending: Option<u32>,
     },
     Prefetch,
+    /// `uniform`: every lane that comes here goes the same way, as `.uni` promises.
     Branch {
         target: u32,
+        uniform: bool,
     },
     BranchIndexed {
         index: Word,
