@@ -574,6 +574,7 @@ fn any_parts() -> impl Strategy<Value = CaseParts> {
                     },
                     features: Features { append, causal, window, softcap, sinks },
                     values: Values { recipe: Recipe::ALL[values.0], seed: values.1 },
+                    only: None,
                     knobs,
                     view: None,
                     relation: None,

@@ -58,7 +58,13 @@ fn a_file_of_every_version_still_means_its_case() {
     assert_eq!(third.format, 3);
     assert_eq!(third.digest.map(|digest| digest.to_string()).as_deref(), Some("0123456789abcdef"));
     assert_eq!(third.case, second.case);
-    assert_eq!(FORMAT, 3, "a new version needs a stored file of its own");
+    let fourth = read(4);
+    assert_eq!(fourth.format, 4);
+    assert_eq!(
+        fourth.case.to_string(),
+        "kv=2 g=3 d=8 past=0,9 dtype=f16 cache=hnd:10 scale=1 values=normal:7 only=q,k1.0.3.0-3,v1.*.4"
+    );
+    assert_eq!(FORMAT, 4, "a new version needs a stored file of its own");
 }
 
 fn example() -> (PathBuf, Finding) {
@@ -78,7 +84,7 @@ fn a_wrong_file_is_told_by_line_and_key() {
     assert!(error("").contains("missing field `format`"));
     assert!(
         error(&text.replace("format = 1", "format = 99"))
-            .ends_with("expected format 3 or older, found 99: a newer attnfuzz wrote it")
+            .ends_with("expected format 4 or older, found 99: a newer attnfuzz wrote it")
     );
     let line_of_steps = text.lines().position(|l| l.starts_with("steps")).unwrap() + 1;
     let bad = error(&text.replace("steps = ", "steps = -"));

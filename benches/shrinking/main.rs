@@ -40,6 +40,8 @@ struct Shrunk {
     name: String,
     /// Executions of each finding.
     executions: Vec<u32>,
+    /// Elements of Q, K, V and sinks that aren't 0, of each finding to which values matter.
+    elements: Vec<u64>,
     /// Of findings that are not minimal, the line and a simpler one that fails.
     larger: Vec<(String, String)>,
     /// Seeds none of whose cases failed.
@@ -79,6 +81,7 @@ fn tell(all: &[Shrunk]) {
         "most",
         "shapes tried",
         "seeds without",
+        "non-zero elements: median, most (findings)",
     ]);
     let mut kernels: Vec<&str> = all.iter().map(|one| one.kernel.as_str()).collect();
     kernels.dedup();
@@ -100,6 +103,7 @@ fn tell(all: &[Shrunk]) {
             executions.last().map_or("-".into(), u32::to_string),
             of.iter().map(|one| one.shapes).sum::<usize>().to_string(),
             of.iter().map(|one| one.without).sum::<u64>().to_string(),
+            elements_in_short(of.iter().flat_map(|one| &one.elements).copied().collect()),
         ]);
     }
     println!("{table}");
@@ -119,12 +123,19 @@ fn first_failing(kernel: &Kernel, seed: u64) -> Option<(Case, Verdict)> {
     })
 }
 
+fn elements_in_short(mut elements: Vec<u64>) -> String {
+    elements.sort_unstable();
+    let Some(most) = elements.last() else { return "-".into() };
+    format!("{}, {most} ({})", elements[elements.len() / 2], elements.len())
+}
+
 fn shrunk(kernel: &Kernel, findings: u64) -> Shrunk {
     let name = kernel.name().to_owned();
     let mut one = Shrunk {
         kernel: name.split('.').next().unwrap_or_default().to_owned(),
         name,
         executions: Vec::new(),
+        elements: Vec::new(),
         larger: Vec::new(),
         without: 0,
         shapes: 0,
@@ -140,6 +151,7 @@ fn shrunk(kernel: &Kernel, findings: u64) -> Shrunk {
         let minimised = minimised.expect("a failing verdict has a signature");
         one.executions.push(minimised.executions);
         let finding = minimised.finding;
+        one.elements.extend(finding.case.only.is_some().then(|| finding.case.kept_elements()));
         let simpler = known.entry(finding.line.clone()).or_insert_with(|| {
             let (simpler, shapes) = simpler::that_fails(kernel, &finding.case, &finding.signature);
             one.shapes += shapes;

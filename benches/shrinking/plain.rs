@@ -98,6 +98,7 @@ pub(crate) fn cases(domain: &Domain) -> impl Strategy<Value = Case> {
                 cache,
                 features,
                 values,
+                only: None,
                 knobs,
                 view,
                 relation,

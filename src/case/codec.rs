@@ -24,6 +24,7 @@
 //! | `steps` | consecutive calls | 1 |
 //! | `knobs` | value of each of the kernel's knobs, as in `num_splits:4,stages:2` | there are none |
 //! | `values` | recipe and seed | |
+//! | `only` | the elements that keep those values, all others being 0, as in `v0.1.0.0,k0.0.3.0-7`; see [`Only`] | all do |
 //! | `poison` | `nan`, `inf`, `huge` | `nan` |
 //! | `sched` | schedule seed | 0 |
 //! | `view` | what becomes of the values, see [`View`](super::View) | none |
@@ -31,9 +32,10 @@
 //!
 //! Keys may come in any order, each once.
 
+use super::only::NotOnly;
 use super::{
-    Cache, CacheOrder, Case, CaseParts, Features, Invalid, KnobName, Knobs, Pages, Poison, Recipe, Request, Shape,
-    Storage, Values,
+    Cache, CacheOrder, Case, CaseParts, Features, Invalid, KnobName, Knobs, Only, Pages, Poison, Recipe, Request,
+    Shape, Storage, Values,
 };
 use std::collections::BTreeMap;
 use std::fmt;
@@ -69,9 +71,9 @@ pub enum ParseError {
     Invalid(#[from] Invalid),
 }
 
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "kv", "g", "d", "dv", "past", "q", "append", "causal", "window", "softcap", "sinks", "dtype", "cache", "pages",
-    "scale", "steps", "knobs", "values", "poison", "sched", "view", "relation",
+    "scale", "steps", "knobs", "values", "only", "poison", "sched", "view", "relation",
 ];
 
 /// Names a case in files and messages: a hash of its one-line form, 12 hexadecimal digits.
@@ -134,6 +136,9 @@ impl fmt::Display for Case {
             write!(f, " knobs={}", knobs.join(","))?;
         }
         write!(f, " values={}:{}", self.values.recipe, self.values.seed)?;
+        if let Some(only) = &self.only {
+            write!(f, " only={only}")?;
+        }
         if self.poison != Poison::Nan {
             write!(f, " poison={}", self.poison)?;
         }
@@ -250,6 +255,7 @@ impl FromStr for Case {
             cache: fields.cache()?,
             features: fields.features()?,
             values: fields.values()?,
+            only: fields.only()?,
             knobs: fields.knobs()?,
             view: fields.parsed_if("view")?,
             relation: fields.parsed_if("relation")?,
@@ -358,6 +364,12 @@ impl Fields {
         let (recipe, seed) =
             text.split_once(':').ok_or_else(|| value("values", "RECIPE:SEED, like normal:42".into(), &text))?;
         Ok(Values { recipe: parse::<Recipe>("values", recipe)?, seed: parse_number("values", seed)? })
+    }
+
+    fn only(&mut self) -> Result<Option<Only>, ParseError> {
+        let text = self.optional("only");
+        let wrong = |e: NotOnly| ParseError::Value { key: "only", expected: e.expected, found: e.found };
+        text.map(|text| Only::parse(&text).map_err(wrong)).transpose()
     }
 
     fn knobs(&mut self) -> Result<Knobs, ParseError> {

@@ -12,6 +12,7 @@ mod domain;
 mod features;
 mod inputs;
 mod knobs;
+mod only;
 mod recipe;
 mod relation;
 pub mod values;
@@ -23,6 +24,7 @@ pub use domain::{Domain, Range, default_scale};
 pub use features::Features;
 pub use inputs::{Inputs, StepInputs, TensorName};
 pub use knobs::{KnobName, Knobs, MAX_KNOBS};
+pub use only::{Axis, Element, FEW, MAX_REGIONS, Only, Region, Span};
 pub use recipe::Recipe;
 pub use relation::Relation;
 pub use values::Values;
@@ -96,6 +98,9 @@ pub struct CaseParts {
     pub features: Features,
     /// Element values.
     pub values: Values,
+    /// The elements that keep those values, where not all do; every other one is 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only: Option<Only>,
     /// Value of each of the kernel's knobs; none for a kernel without.
     #[serde(default, skip_serializing_if = "Knobs::is_empty")]
     pub knobs: Knobs,

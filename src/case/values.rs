@@ -23,7 +23,7 @@ pub struct Values {
 }
 
 /// A tensor whose values a recipe gives.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Role {
     /// Queries; `token` counts the query tokens of the request from the first step on.
     Q,

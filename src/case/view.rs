@@ -60,10 +60,15 @@ impl Case {
             Role::Q | Role::Sink => at,
         };
         let dtype = if role == Role::Sink { Dtype::F32 } else { self.dtype };
-        let Some(view) = self.view else { return self.values.row(role, at, dim, dtype, out) };
         let start = out.len();
-        self.values.row(role, view.source(self, role, at), dim, dtype, out);
-        view.change(role, self.dtype, &mut out[start..]);
+        let source = self.view.map_or(at, |view| view.source(self, role, at));
+        self.values.row(role, source, dim, dtype, out);
+        if let Some(only) = &self.only {
+            only.apply(role, source, &mut out[start..]);
+        }
+        if let Some(view) = self.view {
+            view.change(role, self.dtype, &mut out[start..]);
+        }
     }
 
     /// The logit of a query head's sink, if there are sinks.
@@ -76,9 +81,13 @@ impl Case {
     }
 
     /// Whether V has independent random signs, independent of Q, K and |V|.
+    ///
+    /// Not where only some elements keep their values. A set of elements that was fixed before the signs were drawn would
+    /// do no harm, but a search chose this one by what the kernel made of the signs: each answer halves or keeps a set, so
+    /// a union bound would have to count every set that any answers lead to, not the few hundred that were tried.
     pub fn v_is_sign_random(&self) -> bool {
         let viewed = !matches!(self.view, Some(View::KeysRepeated(_) | View::ValuesRaised | View::ValuesOne));
-        viewed && self.values.recipe.v_is_sign_random()
+        viewed && self.only.is_none() && self.values.recipe.v_is_sign_random()
     }
 }
 

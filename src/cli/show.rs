@@ -84,7 +84,19 @@ fn describe(case: &Case) {
         );
     }
     let CaseParts {
-        dtype, scale, steps, poison, schedule_seed, cache, features, values, knobs, view, relation, ..
+        dtype,
+        scale,
+        steps,
+        poison,
+        schedule_seed,
+        cache,
+        features,
+        values,
+        only,
+        knobs,
+        view,
+        relation,
+        ..
     } = &**case;
     println!("dtype     {dtype}");
     println!("scale     {scale}");
@@ -118,6 +130,9 @@ fn describe(case: &Case) {
         println!("knob      {name} is {n}");
     }
     println!("values    {} with seed {}", values.recipe, values.seed);
+    if let Some(only) = only {
+        println!("non-zero  {}", only.in_words(case));
+    }
     println!("poison    {poison}, schedule seed {schedule_seed}");
     if let Some(view) = view {
         println!("view      {view}: the values are another case's, looked up or changed so");

@@ -103,6 +103,7 @@ impl Space {
     }
 
     /// Bytes that stand for `case`, or for a case near it where bytes have no way to say a number: seeds for a fuzzer's corpus.
+    /// No bytes say that only some elements keep their values, so all of them do.
     pub fn bytes(&self, case: &Case) -> Vec<u8> {
         let domain = self.domain();
         let shape = &case.shape;

@@ -363,6 +363,7 @@ fn smallest(domain: &Domain) -> CaseParts {
         cache: Cache { order: domain.cache[0], capacity: 1, row_pad: domain.row_pad.low(), storage },
         features: Features { append: domain.append, causal: domain.causal.contains(&true), ..Features::PLAIN },
         values: Values { recipe: Recipe::Flat, seed: 0 },
+        only: None,
         view: None,
         relation: None,
         knobs: domain.knobs.iter().map(|(name, range)| (name.clone(), range.low())).collect(),

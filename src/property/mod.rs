@@ -88,9 +88,13 @@ impl ValueTree for CaseTree {
     }
 
     /// The current case fails.
+    ///
+    /// The search may learn something from a failure and yet keep the case it had ([`Shrinker::accept`]). If it ends with
+    /// that, the kept case becomes current again and counts as a change, for proptest tells how the last one failed.
     fn simplify(&mut self) -> bool {
+        let failed = self.current();
         self.shrinker.accept();
-        self.shrinker.propose().is_some()
+        self.shrinker.propose().is_some() || *self.shrinker.best() != failed
     }
 
     /// The current case does not fail.

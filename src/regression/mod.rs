@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 
 /// Version of the files this program writes, and the newest it reads.
 ///
-/// 1 had neither `flaky` nor, in a case, `features` and `cache.storage`; 2 had no `digest`.
-pub const FORMAT: u32 = 3;
+/// 1 had neither `flaky` nor, in a case, `features` and `cache.storage`; 2 had no `digest`; 3 had no `only` in a case.
+pub const FORMAT: u32 = 4;
 
 /// A failing case with everything known about it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -89,6 +89,9 @@ pub fn finding(kernel: &str, finding: &Finding) -> String {
         }
     }
     let _ = writeln!(text, "   = case: {}", finding.line);
+    if let Some(only) = &finding.case.only {
+        let _ = writeln!(text, "   = non-zero: {}", only.in_words(&finding.case));
+    }
     if !finding.irrelevant.is_empty() {
         let keys = finding.irrelevant.join(", ");
         let _ = writeln!(text, "   = irrelevant: {keys}");

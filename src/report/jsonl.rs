@@ -4,9 +4,12 @@
 //! `internal`, then one `row` for each kernel and backend, `comparison` where hardware and emulator both ran, `unconfirmed` for
 //! each device whose worker processes died in ways that did not come back, and `finished` last; of a replay `replayed` for each
 //! finding and then `same_signature` for those that may be one bug.
+//! `nonzero` of a finding lists the elements of its inputs that aren't 0 (at most 8; null where all are a recipe's or more
+//! may be), with the axes of [`Role::axes`](crate::case::values::Role::axes).
 //! Numbers that JSON lacks (NaN, infinities) are strings.
 
 use crate::campaign::{Event, Found, RelationCount, Row, Summary};
+use crate::case::{Case, FEW};
 use crate::regression::{Bits, Finding, Replayed, Saved};
 use serde_json::{Value, json};
 
@@ -106,10 +109,16 @@ fn found_object(event: &str, found: &Found) -> Value {
     });
     json!({
         "event": event, "flaky": finding.flaky.map(|f| json!({ "failed": f.failed, "runs": f.runs })), "kernel": found.kernel, "backend": finding.backend, "signature": finding.signature.to_string(),
-        "case": finding.line, "irrelevant": finding.irrelevant, "found_as": finding.found_as, "found_by": finding.found_by, "executions": found.executions,
+        "case": finding.line, "nonzero": nonzero(&finding.case), "irrelevant": finding.irrelevant, "found_as": finding.found_as, "found_by": finding.found_by, "executions": found.executions,
         "divergence": divergence, "fault": finding.fault, "file": file, "not_saved": error,
         "same_signature_as": same_signature_as, "digest": finding.digest,
     })
+}
+
+/// The elements that aren't 0 where they are few, else null.
+fn nonzero(case: &Case) -> Option<Vec<Value>> {
+    let elements = case.nonzero_elements(FEW)?.into_iter();
+    Some(elements.map(|e| json!({ "tensor": e.role.to_string(), "at": e.at, "value": number(e.value) })).collect())
 }
 
 fn relations(row: &Row) -> Value {

@@ -120,7 +120,11 @@ fn scales(case: &Case) -> Vec<Case> {
 
 fn values(case: &Case) -> Vec<Case> {
     let recipes = [Recipe::Normal, Recipe::Codes, Recipe::Flat].into_iter().zip(1..);
-    each(case, recipes, |parts, (recipe, seed)| parts.values = Values { recipe, seed })
+    each(case, recipes, |parts, (recipe, seed)| {
+        parts.values = Values { recipe, seed };
+        // Where every element is 0 whatever the recipe, another recipe would tell nothing.
+        parts.only = parts.only.take().filter(|only| !only.regions().is_empty());
+    })
 }
 
 fn poisons(case: &Case) -> Vec<Case> {

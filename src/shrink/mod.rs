@@ -5,6 +5,8 @@
 //! simpler by [`complexity`], and never made twice; so it comes to an end, and the end is a case that none of its moves
 //! makes simpler.
 //!
+//! Values come last: when nothing else gets simpler, a small set of elements is looked for that must not be 0.
+//!
 //! At the end it tells which fields of the result seem not to matter.
 //!
 //! One search, two doors: [`shrink`] runs a predicate, [`Shrinker`] is the same search step by step, for those who must
@@ -17,6 +19,7 @@ mod irrelevance;
 mod knob;
 mod moves;
 mod order;
+mod reduction;
 mod shrinker;
 
 pub use order::{Complexity, complexity};

@@ -3,12 +3,14 @@
 //! Cases are compared field by field, the first difference decides: requests, steps, query tokens, KV heads, query heads
 //! of a KV head, whether v_head_dim differs from head_dim, head_dim, v_head_dim, tokens of past, each past, each query
 //! length, each of the kernel's knobs, window, softcap, sinks, whether a query sees later keys, how the cache is stored, its
-//! pages (size, spare ones, shared ones, order), row padding, capacity, cache order, dtype, scale, recipe, poison, value seed,
+//! pages (size, spare ones, shared ones, order), row padding, capacity, cache order, dtype, scale, elements that keep their values, names for them, recipe, poison, value seed,
 //! schedule seed, view and relation. What shapes the
 //! work comes first, what merely decorates it last.
 //!
 //! Without a window, a cap and sinks is simplest, then less of each; causal is simpler than not, being what the domains
 //! have in common. A cache in which every request has its own slots is simplest, one with pages least.
+//!
+//! Values of which all but a few are 0 are simpler than all of a simpler recipe: what is left can be looked at.
 //!
 //! Every field is a whole number bounded below, so a sequence of ever smaller cases ends.
 
@@ -24,7 +26,9 @@ pub struct Complexity {
     knobs: Vec<u32>,
     features: [u32; 4],
     storage: [u32; 5],
-    decoration: [u32; 11],
+    layout: [u32; 5],
+    elements: [u64; 2],
+    decoration: [u32; 6],
 }
 
 /// The complexity of a case.
@@ -60,12 +64,15 @@ pub fn complexity(case: &CaseParts) -> Complexity {
             Storage::Packed => [1, 0, 0, 0, 0],
             Storage::Paged(pages) => [2, pages.size, pages.spare, pages.shared, pages.seed],
         },
-        decoration: [
+        layout: [
             case.cache.row_pad,
             case.cache.capacity,
             u32::from(case.cache.order == CacheOrder::Nhd),
             place(&Dtype::ALL, &case.dtype),
             scale_rank(case),
+        ],
+        elements: [case.kept_elements(), case.only.as_ref().map_or(0, |only| only.regions().len() as u64)],
+        decoration: [
             place(&Recipe::ALL, &case.values.recipe),
             place(&Poison::ALL, &case.poison),
             case.values.seed,

@@ -4,7 +4,8 @@ use super::descent::{Descent, Effort};
 use super::knob::Knob;
 use super::moves::Move;
 use super::order::{Complexity, complexity};
-use crate::case::{Case, Domain, Range};
+use super::reduction::Reduction;
+use crate::case::{Case, Domain, Only, Range};
 use std::collections::{HashMap, HashSet, VecDeque};
 
 /// A search for a simpler failing case that waits for each answer.
@@ -40,6 +41,18 @@ pub struct Shrinker {
     open: Option<Case>,
     /// Whether this round found something.
     improved: bool,
+    /// What became of the values since a round found something.
+    values: Values,
+}
+
+/// How far the search for few elements is: it comes when the rounds find nothing more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Values {
+    Untouched,
+    /// Nothing could be made 0, or what could be has been looked at.
+    Done,
+    /// Fewer elements are left than before: a last look at all else.
+    Fewer,
 }
 
 /// One way to look for simpler cases.
@@ -50,6 +63,8 @@ enum Pass {
     Lowest(Knob),
     /// A knob turned down as far as it goes.
     Down(Knob),
+    /// Elements made 0.
+    Values,
 }
 
 /// The pass under way.
@@ -69,6 +84,7 @@ enum Current {
         /// The open proposal.
         rank: u32,
     },
+    Values(Reduction),
 }
 
 impl Shrinker {
@@ -85,6 +101,7 @@ impl Shrinker {
             current: Current::Nothing,
             open: None,
             improved: false,
+            values: Values::Untouched,
         }
     }
 
@@ -130,9 +147,24 @@ impl Shrinker {
                     Some(proposal) => {
                         *rank = proposal;
                         let number = range.nth(proposal);
-                        let candidate = number.and_then(|n| knob.turned(&self.best, n));
+                        let candidate = number.and_then(|n| knob.turned(&self.best, n)).map(|case| trimmed(&case));
                         if candidate.as_ref().is_none_or(|c| !self.is_new(c)) {
-                            self.answer_descent(false);
+                            self.answer(false);
+                            None
+                        } else {
+                            candidate
+                        }
+                    }
+                },
+                Current::Values(reduction) => match reduction.proposal(&self.best) {
+                    None => {
+                        self.current = Current::Nothing;
+                        None
+                    }
+                    Some(only) => {
+                        let candidate = self.best.with(|parts| parts.only = Some(only)).ok();
+                        if candidate.as_ref().is_none_or(|c| !self.is_new(c)) {
+                            self.answer(false);
                             None
                         } else {
                             candidate
@@ -140,7 +172,10 @@ impl Shrinker {
                     }
                 },
             };
-            if let Some(case) = candidate.filter(|c| self.is_new(c)) {
+            if let Some(case) = candidate.map(|case| trimmed(&case)).filter(|c| self.is_new(c)) {
+                if let Current::Values(reduction) = &mut self.current {
+                    reduction.count();
+                }
                 self.tried.insert(case.to_string());
                 self.open = Some(case.clone());
                 return Some(case);
@@ -148,15 +183,25 @@ impl Shrinker {
         }
     }
 
-    /// The open proposal fails too: the search goes on from it.
+    /// The open proposal fails too: the search goes on from it. Only where it fails with every element 0 the best case keeps all
+    /// its values.
     pub fn accept(&mut self) {
         let Some(case) = self.open.take() else {
             return;
         };
+        if let Current::Values(reduction) = &self.current {
+            if reduction.is_question() {
+                self.answer(true);
+                return;
+            }
+            self.values = Values::Fewer;
+        } else {
+            self.improved = true;
+            self.values = Values::Untouched;
+        }
         self.least = complexity(&case);
         self.best = case;
-        self.improved = true;
-        self.answer_descent(true);
+        self.answer(true);
         if let Current::List { kind, rest } = &mut self.current {
             *rest = kind.candidates(&self.best, &self.domain);
             rest.reverse();
@@ -166,13 +211,15 @@ impl Shrinker {
     /// The open proposal does not fail.
     pub fn reject(&mut self) {
         if self.open.take().is_some() {
-            self.answer_descent(false);
+            self.answer(false);
         }
     }
 
-    fn answer_descent(&mut self, fails: bool) {
-        if let Current::Down { descent, rank, .. } = &mut self.current {
-            descent.answer(*rank, fails);
+    fn answer(&mut self, fails: bool) {
+        match &mut self.current {
+            Current::Down { descent, rank, .. } => descent.answer(*rank, fails),
+            Current::Values(reduction) => reduction.answer(&self.best, fails),
+            Current::Nothing | Current::Lowest | Current::List { .. } => {}
         }
     }
 
@@ -182,8 +229,16 @@ impl Shrinker {
     }
 
     fn next_pass(&mut self) -> Option<Pass> {
-        if self.agenda.is_empty() && std::mem::take(&mut self.improved) {
-            self.agenda = round(&self.best);
+        if self.agenda.is_empty() {
+            if std::mem::take(&mut self.improved) {
+                self.agenda = round(&self.best);
+            } else if self.values == Values::Untouched {
+                self.values = Values::Done;
+                self.agenda.push_back(Pass::Values);
+            } else if self.values == Values::Fewer {
+                self.values = Values::Done;
+                self.agenda = last_round(&self.best);
+            }
         }
         self.agenda.pop_front()
     }
@@ -196,6 +251,10 @@ impl Shrinker {
                 let mut rest = kind.candidates(&self.best, &self.domain);
                 rest.reverse();
                 self.current = Current::List { kind, rest };
+                None
+            }
+            Pass::Values => {
+                self.current = Current::Values(Reduction::new(&self.best));
                 None
             }
             Pass::Lowest(knob) => {
@@ -237,4 +296,19 @@ fn round(case: &Case) -> VecDeque<Pass> {
     let knobs = Knob::all(case).into_iter().map(Pass::Down);
     let decoration = Move::OF_DECORATION.map(Pass::List);
     shape.into_iter().chain(knobs).chain(decoration).collect()
+}
+
+/// What may have become possible when few elements are left, cheaply.
+fn last_round(case: &Case) -> VecDeque<Pass> {
+    let moves = [Move::Drop, Move::Recipe, Move::ValueSeed].map(Pass::List);
+    let knobs = Knob::all(case).into_iter().map(Pass::Lowest);
+    moves.into_iter().chain(knobs).collect()
+}
+
+/// A case without the names of elements that it doesn't have. A case derived from another has that one's elements.
+fn trimmed(case: &Case) -> Case {
+    let Some(only) = case.only.as_ref().filter(|_| case.view.is_none()) else { return case.clone() };
+    let kept = only.regions().iter().filter_map(|region| Some(region.within(case)?.widened(case))).collect();
+    let kept = Only::new(kept).filter(|kept| kept != only);
+    kept.and_then(|kept| case.with(|parts| parts.only = Some(kept)).ok()).unwrap_or_else(|| case.clone())
 }
