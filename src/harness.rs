@@ -17,10 +17,10 @@ pub use seeds::seeds;
 pub use target::{Failure, InputError, Target};
 
 use crate::backend::cuda::{Cuda, Unavailable};
-use crate::backend::{Backend, BackendError, Emulator, Kernel, OpenError, shipped_names};
+use crate::backend::{BackendError, Emulator, Kernel, OpenError, shipped_names};
 use crate::campaign::{Found, Minimised, met, minimise};
 use crate::case::Case;
-use crate::oracle::{self, Verdict};
+use crate::oracle::{Examiner, Verdict};
 use crate::regression::{Finding, Replayed, Store, replay};
 use crate::report::human;
 use arbitrary::Unstructured;
@@ -32,7 +32,7 @@ const MAX_SHRINK: u32 = 2000;
 /// A kernel on a backend, ready to be asked about cases.
 pub struct Harness {
     kernel: Kernel,
-    backend: Box<dyn Backend>,
+    backend: Box<dyn Examiner>,
     store: Option<Store>,
 }
 
@@ -74,7 +74,7 @@ impl Harness {
         let store = Store::new(variable("ATTNFUZZ_REGRESSIONS").unwrap_or_else(|| default_store.into()));
         let backend = variable("ATTNFUZZ_BACKEND").unwrap_or_else(|| "emulator".into());
         let open = |kernel: String| {
-            let backend: Box<dyn Backend> = match backend.as_str() {
+            let backend: Box<dyn Examiner> = match backend.as_str() {
                 "emulator" => Box::new(Emulator),
                 "cuda" => Box::new(Cuda::open(0)?),
                 other => return Err(SetupError::Backend(other.into())),
@@ -98,7 +98,7 @@ impl Harness {
     ///
     /// A case that can't be run is an error too: nothing that was not judged may read as a pass.
     pub fn judge(&self, case: &Case) -> Result<(), String> {
-        let examined = oracle::examine(&*self.backend, &self.kernel, case);
+        let examined = self.backend.examine(&self.kernel, case);
         match examined.map_err(|error| format!("{case} can't be run: {error}"))?.verdict {
             Verdict::Agree(_) => Ok(()),
             Verdict::Diverge(divergence) => Err(divergence.to_string()),
@@ -113,12 +113,14 @@ impl Harness {
     }
 
     /// The same, where the case is first judged on `backend`, another way to the harness's own.
-    fn check_on(&self, backend: &dyn Backend, case: &Case) -> Result<(), Failure> {
+    fn check_on(&self, backend: &dyn Examiner, case: &Case) -> Result<(), Failure> {
         let cannot = |error: &BackendError| format!("{case} can't be run: {error}");
-        let verdict = match oracle::examine(backend, &self.kernel, case) {
+        let verdict = match backend.examine(&self.kernel, case) {
             Ok(examined) => examined.verdict,
-            // Nor can any other case be.
-            Err(error @ BackendError::Unavailable(_)) => return Err(Failure::Report(cannot(&error))),
+            // Nor can any other case be, or this program is wrong.
+            Err(error @ (BackendError::Unavailable(_) | BackendError::Internal(_))) => {
+                return Err(Failure::Report(cannot(&error)));
+            }
             Err(error) => return Err(Failure::Skipped(cannot(&error))),
         };
         match &verdict {
@@ -127,11 +129,14 @@ impl Harness {
             Verdict::Diverge(_) | Verdict::Fault(_) => {}
         }
         let found = minimise(&self.kernel, &*self.backend, case, &verdict, "harness".into(), MAX_SHRINK);
-        let Some(Minimised { finding, executions, others }) = found else {
+        let Some(Minimised { finding, executions, others, internal_errors }) = found else {
             return Err(Failure::Report(format!("{case}: {verdict:?}")));
         };
         let id = finding.case.id();
         let mut report = human::found(&self.saved(finding, executions));
+        for (case, message) in internal_errors {
+            report += &format!("{case}: internal error, please report it: {message}\n");
+        }
         for (case, verdict) in others {
             if let Some(finding) = met(&self.kernel, &*self.backend, &case, &verdict, id) {
                 report += &human::met(&self.saved(finding, 0));

@@ -47,3 +47,4 @@ pub mod regression;
 pub mod report;
 pub mod shrink;
 pub mod tensor;
+pub mod worker;

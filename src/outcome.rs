@@ -101,6 +101,8 @@ pub enum FaultKind {
     LaunchFailed,
     /// The driver reported an error of the kernel that it doesn't describe further.
     DeviceError,
+    /// The process that ran the kernel died.
+    Crash,
 }
 
 impl FaultKind {
@@ -123,6 +125,7 @@ impl FaultKind {
             Self::Hang => "hang",
             Self::LaunchFailed => "launch-failed",
             Self::DeviceError => "device-error",
+            Self::Crash => "crash",
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every room and its number.
-const ROOMS: [(&str, u32); 22] = [
+const ROOMS: [(&str, u32); 23] = [
     ("expr", 0),
     ("float", 0),
     ("ptx", 1),
@@ -22,6 +22,7 @@ const ROOMS: [(&str, u32); 22] = [
     ("backend", 5),
     ("oracle", 6),
     ("regression", 7),
+    ("worker", 7),
     ("campaign", 8),
     ("coverage", 8),
     ("mutate", 8),

@@ -3,6 +3,7 @@
 use attnfuzz::backend::{Backend, BackendError, BackendKind, Emulator, Kernel, Run};
 use attnfuzz::campaign::{Config, Event, run};
 use attnfuzz::case::Case;
+use attnfuzz::oracle::Examiner;
 use attnfuzz::outcome::{Fault, FaultKind, Outcome};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,7 +36,7 @@ impl Backend for Fragile {
     }
 }
 
-fn campaign(backends: Vec<Arc<dyn Backend>>, jobs: usize) -> (Vec<Event>, attnfuzz::campaign::Summary) {
+fn campaign(backends: Vec<Arc<dyn Examiner>>, jobs: usize) -> (Vec<Event>, attnfuzz::campaign::Summary) {
     let config = Config {
         kernels: vec![Arc::new(Kernel::open("gqa_decode").unwrap())],
         backends,

@@ -3,7 +3,7 @@
 use attnfuzz::backend::{Backend, BackendError, BackendKind, Emulator, Kernel, Run};
 use attnfuzz::campaign::{Config, Event, Minimised, minimise, run};
 use attnfuzz::case::Case;
-use attnfuzz::oracle::{Verdict, examine};
+use attnfuzz::oracle::{Examiner, Verdict, examine};
 use attnfuzz::outcome::{Fault, FaultKind, Outcome};
 use attnfuzz::regression::{Finding, Replayed, Store, replay};
 use std::sync::Arc;
@@ -67,7 +67,7 @@ impl Backend for TwoBugs {
 
 const CASE: &str = "kv=2 g=7 d=40 past=5,0 dtype=f16 cache=nhd:9 scale=0.5 values=normal:3";
 
-fn minimised(backend: &dyn Backend, max_executions: u32) -> Minimised {
+fn minimised(backend: &impl Backend, max_executions: u32) -> Minimised {
     let kernel = Kernel::open("gqa_decode").unwrap();
     let case: Case = CASE.parse().unwrap();
     let verdict = examine(backend, &kernel, &case).unwrap().verdict;
@@ -124,7 +124,7 @@ fn another_bug_met_on_the_way_is_saved_beside_the_first() {
     for max_findings in [1, 2] {
         let config = Config {
             kernels: vec![Arc::new(Kernel::open("gqa_decode").unwrap())],
-            backends: vec![Arc::new(TwoBugs) as Arc<dyn Backend>],
+            backends: vec![Arc::new(TwoBugs) as Arc<dyn Examiner>],
             cases: Some(100),
             time: None,
             relations: Vec::new(),

@@ -1,9 +1,9 @@
 //! The loop, proven on planted bugs: each is found, shrunk, saved, and still fails when the saved file is replayed,
 //! while the kernel without the bug agrees on the same case.
 
-use attnfuzz::backend::{Backend, Emulator, Kernel, shipped_names};
+use attnfuzz::backend::{Emulator, Kernel, shipped_names};
 use attnfuzz::campaign::{Config, Event, Found, run};
-use attnfuzz::oracle::{Verdict, examine};
+use attnfuzz::oracle::{Examiner, Verdict, examine};
 use attnfuzz::regression::{Finding, Replayed, Saved, Store, replay};
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ fn hunt_of(parent: &str, mutant: &str) -> Found {
     let kernel = Arc::new(Kernel::open(&path).unwrap());
     let config = Config {
         kernels: vec![kernel.clone()],
-        backends: vec![Arc::new(Emulator) as Arc<dyn Backend>],
+        backends: vec![Arc::new(Emulator) as Arc<dyn Examiner>],
         cases: Some(20_000),
         time: None,
         relations: Vec::new(),
@@ -245,7 +245,7 @@ fn the_same_seed_gives_the_same_finding_whatever_the_number_of_threads() {
         let kernel = Arc::new(Kernel::open(&path).unwrap());
         let config = Config {
             kernels: vec![kernel],
-            backends: vec![Arc::new(Emulator) as Arc<dyn Backend>],
+            backends: vec![Arc::new(Emulator) as Arc<dyn Examiner>],
             cases: Some(400),
             time: None,
             relations: Vec::new(),

@@ -8,7 +8,7 @@ use attnfuzz::case::values::{Role, RowAt};
 use attnfuzz::case::{Case, CaseParts, Inputs, Relation, Storage};
 use attnfuzz::generate::Space;
 use attnfuzz::oracle::relation::{Checked, Held, check};
-use attnfuzz::oracle::{ExpectedRow, Verdict, examine};
+use attnfuzz::oracle::{Examiner, ExpectedRow, Verdict, examine};
 use attnfuzz::outcome::Outcome;
 use attnfuzz::reference::{Row, attend};
 use attnfuzz::regression::{Replayed, Saved, Store, replay};
@@ -463,7 +463,7 @@ fn what_the_bound_allows_and_a_relation_does_not_is_found_shrunk_saved_and_repla
     let folder = tempfile::tempdir().unwrap();
     let config = Config {
         kernels: vec![kernel.clone()],
-        backends: vec![Arc::new(backend()) as Arc<dyn Backend>],
+        backends: vec![Arc::new(backend()) as Arc<dyn Examiner>],
         cases: Some(500),
         time: None,
         relations: vec![Relation::ValuesNegated],

@@ -5,7 +5,7 @@ use attnfuzz::backend::{Backend, BackendError, BackendKind, Emulator, Kernel, Ru
 use attnfuzz::campaign::minimise;
 use attnfuzz::case::Case;
 use attnfuzz::harness::Harness;
-use attnfuzz::oracle::examine;
+use attnfuzz::oracle::Examiner;
 use attnfuzz::outcome::Outcome;
 use attnfuzz::regression::{Bits, Digest, FORMAT, Finding, Flaky, Replayed, Saved, Store, replay, replay_times};
 use std::path::{Path, PathBuf};
@@ -129,10 +129,10 @@ impl Backend for OneBit {
 
 const M01: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/mutants/gqa_decode/m01_head_mod.toml");
 
-fn found(kernel: &str, case: &str, backend: &dyn Backend) -> (Kernel, Finding) {
+fn found(kernel: &str, case: &str, backend: &dyn Examiner) -> (Kernel, Finding) {
     let kernel = Kernel::open(kernel).unwrap();
     let case: Case = case.parse().unwrap();
-    let verdict = examine(backend, &kernel, &case).unwrap().verdict;
+    let verdict = backend.examine(&kernel, &case).unwrap().verdict;
     let finding = minimise(&kernel, backend, &case, &verdict, "test".into(), 200).unwrap().finding;
     (kernel, finding)
 }
@@ -151,9 +151,9 @@ fn a_finding_comes_back_with_its_bits_and_a_changed_bit_is_told() {
     let loaded = Finding::load(&path).unwrap();
     assert_eq!(loaded.digest, Some(saved));
 
-    let again = |backend: &dyn Backend| replay_times(&loaded, &kernel, backend, 4);
+    let again = |backend: &dyn Examiner| replay_times(&loaded, &kernel, backend, 4);
     let same = OneBit::new(BackendKind::Emulator, |_| false);
-    for backend in [&Emulator as &dyn Backend, &same] {
+    for backend in [&Emulator as &dyn Examiner, &same] {
         let (result, bits) = again(backend);
         assert!(matches!(result, Replayed::StillFails(_)), "{result:?}");
         assert_eq!(bits, Bits::AsSaved);

@@ -5,7 +5,7 @@ use attnfuzz::backend::{Backend, BackendError, BackendKind, Kernel, Run};
 use attnfuzz::bound::bounds;
 use attnfuzz::campaign::{Config, Event, run};
 use attnfuzz::case::{Case, Recipe};
-use attnfuzz::oracle::{SGN_LAMBDA, Verdict, examine, for_each_row};
+use attnfuzz::oracle::{Examiner, SGN_LAMBDA, Verdict, examine, for_each_row};
 use attnfuzz::outcome::Outcome;
 use attnfuzz::tensor::Buffer;
 use std::collections::HashSet;
@@ -117,7 +117,7 @@ fn a_campaign_reports_the_case_that_proves_a_suspicion() {
     let backend = Arc::new(FailsWhenLookedAt { erred: Mutex::default() });
     let config = Config {
         kernels: vec![Arc::new(Kernel::open("gqa_decode").unwrap())],
-        backends: vec![backend.clone() as Arc<dyn Backend>],
+        backends: vec![backend.clone() as Arc<dyn Examiner>],
         cases: Some(400),
         time: None,
         relations: Vec::new(),

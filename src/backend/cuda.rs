@@ -196,10 +196,10 @@ impl Cuda {
             return Ok(*module);
         }
         let image =
-            CString::new(kernel.ptx()).map_err(|_| BackendError::Unavailable("the PTX holds a NUL byte".into()))?;
+            CString::new(kernel.ptx()).map_err(|_| BackendError::NotLoaded("the PTX holds a NUL byte".into()))?;
         // SAFETY: the image is a NUL-terminated string, as cuModuleLoadData wants for PTX.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
-            .map_err(|e| BackendError::Unavailable(format!("the driver can't load the PTX: {}", describe(e))))?;
+            .map_err(|e| if is_bad_code(e) { BackendError::NotLoaded(describe(e)) } else { self.trouble(e) })?;
         modules.insert(kernel.ptx_hash(), Module(module));
         Ok(Module(module))
     }
@@ -369,7 +369,6 @@ impl Cuda {
     }
 }
 
-/// Whether the driver refused the launch itself, which leaves the context whole.
 /// The entry of a launch, allowed as much shared memory as the launch asks for. The inner error is the driver's answer to
 /// that.
 pub(super) fn function(
@@ -389,6 +388,19 @@ pub(super) fn function(
     Ok(Ok(function))
 }
 
+/// Whether the driver can't make sense of a module's code, which tells nothing of the device.
+fn is_bad_code(error: DriverError) -> bool {
+    matches!(
+        error.0,
+        CUresult::CUDA_ERROR_INVALID_IMAGE
+            | CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU
+            | CUresult::CUDA_ERROR_INVALID_PTX
+            | CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+            | CUresult::CUDA_ERROR_INVALID_SOURCE
+    )
+}
+
+/// Whether the driver refused the launch itself, which leaves the context whole.
 fn is_refusal(error: DriverError) -> bool {
     matches!(
         error.0,
@@ -431,6 +443,10 @@ impl Backend for Cuda {
             plans.push(plans[0].under(case, run.poison));
         }
         self.carry_out(kernel, case, &plans)
+    }
+
+    fn lost(&self) -> Option<String> {
+        lock(&self.lost).clone()
     }
 }
 

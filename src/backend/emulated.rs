@@ -244,12 +244,16 @@ fn execute(
 }
 
 fn budget(case: &Case) -> u64 {
+    BUDGET_BASE + BUDGET_PER_ELEMENT * elements_times_keys(case)
+}
+
+/// How much work a case is: the elements of every query times the keys that its request has at last.
+pub fn elements_times_keys(case: &Case) -> u64 {
     let shape = &case.shape;
     let keys: u64 = (0..shape.requests.len())
         .map(|r| u64::from(case.past_len_at(r, case.steps)) * u64::from(shape.requests[r].q_len))
         .sum();
-    let elements = keys * u64::from(shape.num_q_heads()) * u64::from(shape.head_dim.max(shape.v_head_dim));
-    BUDGET_BASE + BUDGET_PER_ELEMENT * elements
+    keys * u64::from(shape.num_q_heads()) * u64::from(shape.head_dim.max(shape.v_head_dim))
 }
 
 fn fault(violation: &Violation) -> Fault {

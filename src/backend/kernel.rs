@@ -33,6 +33,7 @@ pub struct Kernel {
     source: Option<Source>,
     ptx: String,
     ptx_hash: u64,
+    manifest_hash: u64,
     /// Each entry point of the domain, lowered for the emulator, or why it can't be.
     programs: Programs,
 }
@@ -129,7 +130,7 @@ impl Kernel {
         if let Some(shipped) = SHIPPED.iter().find(|s| s.name == name) {
             let file = PathBuf::from(format!("kernels/{name}/kernel.toml"));
             let manifest = Manifest::parse(&file, shipped.manifest)?;
-            let sources = Sources::built_in(file, manifest, shipped.source);
+            let sources = Sources::built_in(file, manifest, shipped.manifest, shipped.source);
             return Self::build(sources, Origin::Shipped(shipped.name), shipped.ptx.to_owned());
         }
         let path = Path::new(name);
@@ -150,7 +151,7 @@ impl Kernel {
     }
 
     fn build(sources: Sources, origin: Origin, ptx: String) -> Result<Self, OpenError> {
-        let Sources { file, manifest, mutant, source, ptx_file, .. } = sources;
+        let Sources { file, manifest, manifest_hash, mutant, source, ptx_file } = sources;
         let ptx_error = |error| OpenError::Ptx { file: ptx_file.clone(), error };
         let module = ptx::parse(&ptx).map_err(ptx_error)?;
         let mut programs = BTreeMap::new();
@@ -188,7 +189,7 @@ impl Kernel {
             message: error.to_string(),
         })?;
         let ptx_hash = fnv1a(ptx.as_bytes());
-        Ok(Self { manifest, mutant, space, origin, source, ptx_file, ptx, ptx_hash, programs })
+        Ok(Self { manifest, mutant, space, origin, source, ptx_file, ptx, ptx_hash, manifest_hash, programs })
     }
 
     /// This kernel with other PTX: a mutant. `module` is what `ptx` says, or as much of it as holds all that changed:
@@ -211,6 +212,7 @@ impl Kernel {
             ptx_file: self.ptx_file.clone(),
             source: None,
             ptx_hash: fnv1a(ptx.as_bytes()),
+            manifest_hash: self.manifest_hash,
             ptx,
             programs,
         })
@@ -300,6 +302,11 @@ impl Kernel {
     /// A hash of the PTX.
     pub fn ptx_hash(&self) -> u64 {
         self.ptx_hash
+    }
+
+    /// A hash of all that decides how it runs and is judged: the manifest's text and the PTX.
+    pub fn content_hash(&self) -> u64 {
+        fnv1a(&[self.manifest_hash, self.ptx_hash].map(u64::to_le_bytes).concat())
     }
 
     /// Its CUDA source, a mutant's edits applied.

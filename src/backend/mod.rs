@@ -29,13 +29,14 @@ mod plan;
 mod sources;
 
 pub use coverage::{CoverageMap, Held, Point, PointKind, Points, Recording};
-pub use emulated::{Emulator, Lines, Observed, Watch};
+pub use emulated::{Emulator, Lines, Observed, Watch, elements_times_keys};
 pub use kernel::{Kernel, OpenError, SMALL_BUDGET, SMALL_WARPS, shipped_names};
 pub use sources::{CompileJob, Mutant};
 
 use crate::case::{Case, Poison};
 use crate::expr::ExprError;
 use crate::outcome::Outcome;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// What may differ between two runs of the same case. Nothing a right kernel computes depends on the first two.
@@ -73,6 +74,11 @@ pub trait Backend: Send + Sync {
     /// Runs every step of `case` once.
     fn run(&self, kernel: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError>;
 
+    /// Why nothing more can be run, once a kernel has spoiled the state that runs share (on a GPU, the context).
+    fn lost(&self) -> Option<String> {
+        None
+    }
+
     /// Runs every step of `case` once for each of `runs`, in order, up to the first that ends in a fault.
     fn run_each(&self, kernel: &Kernel, case: &Case, runs: &[Run]) -> Result<Vec<Outcome>, BackendError> {
         let mut outcomes = Vec::with_capacity(runs.len());
@@ -87,7 +93,8 @@ pub trait Backend: Send + Sync {
 }
 
 /// The ways to execute a kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum BackendKind {
     /// The PTX emulator, on the CPU.
     Emulator,
@@ -105,7 +112,7 @@ impl fmt::Display for BackendKind {
 }
 
 /// Why a case could not be run, through no fault of the kernel.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
     /// The emulator lacks something the kernel uses.
@@ -113,14 +120,29 @@ pub enum BackendError {
     Unsupported(String),
     /// An expression of the manifest has no legal value for this case.
     #[error("the manifest gives no legal launch for this case: {0}")]
-    Launch(#[source] ExprError),
+    Launch(String),
     /// The manifest names an entry point that the PTX lacks.
     #[error("the PTX has no entry {0:?}")]
     NoEntry(String),
+    /// The device's driver can't load the code.
+    #[error("the driver can't load the PTX: {0}")]
+    NotLoaded(String),
     /// The device has too little memory for the case.
     #[error("out of memory on {0}")]
     OutOfMemory(String),
     /// The device can't be used, or can't be used any more.
     #[error("{0}")]
     Unavailable(String),
+    /// The case takes too long here. Says nothing of the kernel.
+    #[error("{0}")]
+    TooSlow(String),
+    /// This program went wrong.
+    #[error("internal error, please report it: {0}")]
+    Internal(String),
+}
+
+impl From<ExprError> for BackendError {
+    fn from(error: ExprError) -> Self {
+        Self::Launch(error.to_string())
+    }
 }

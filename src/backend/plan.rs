@@ -142,7 +142,7 @@ impl Plan {
             (0..case.steps).map(|step| manifest::variables(&manifest.domain, case, step)).collect();
         let workspaces = regions.len();
         for workspace in &manifest.workspaces {
-            regions.push(Region::workspace(workspace, case, run, &variables).map_err(BackendError::Launch)?);
+            regions.push(Region::workspace(workspace, case, run, &variables)?);
         }
         let mut add = |region: Region| {
             regions.push(region);
@@ -190,7 +190,7 @@ impl Plan {
             };
             let values = &variables[step as usize];
             let launches = manifest.launches.iter().map(|launch| plan_launch(launch, case, values, &at));
-            steps.push(launches.collect::<Result<_, _>>().map_err(BackendError::Launch)?);
+            steps.push(launches.collect::<Result<_, ExprError>>()?);
         }
         Ok(Self { regions, steps })
     }

@@ -3,6 +3,7 @@
 use super::compile::{CompileSpec, Edit, Source, SourceFile};
 use super::kernel::{OpenError, SHIPPED};
 use super::manifest::{Manifest, ManifestError};
+use crate::case::codec::fnv1a;
 use serde::Deserialize;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,8 @@ pub(super) struct Sources {
     /// The file that was named: a manifest or a mutant.
     pub(super) file: PathBuf,
     pub(super) manifest: Manifest,
+    /// A hash of the manifest's text.
+    pub(super) manifest_hash: u64,
     pub(super) mutant: Option<Mutant>,
     /// CUDA source, edits applied.
     pub(super) source: Option<Source>,
@@ -89,8 +92,9 @@ impl Sources {
     }
 
     /// Those of a kernel that is part of the program; the headers that its PTX was made with are not.
-    pub(super) fn built_in(file: PathBuf, manifest: Manifest, source: &str) -> Self {
+    pub(super) fn built_in(file: PathBuf, manifest: Manifest, text: &str, source: &str) -> Self {
         Self {
+            manifest_hash: fnv1a(text.as_bytes()),
             ptx_file: beside(&file, &manifest.ptx),
             source: manifest.source.as_ref().map(|name| Source::of(name, source)),
             file,
@@ -109,6 +113,7 @@ impl Sources {
             ptx_file: beside(path, &manifest.ptx),
             mutant: None,
             manifest,
+            manifest_hash: fnv1a(text.as_bytes()),
         })
     }
 
@@ -140,7 +145,9 @@ impl Sources {
         let stem = path.file_stem().map_or_else(|| mutant.id.clone(), |s| s.to_string_lossy().into_owned());
         manifest.name = format!("{}.{stem}", manifest.name);
         manifest.summary.clone_from(&mutant.summary);
-        Ok(Self { file: path.into(), source, ptx_file: beside(path, &mutant.ptx), mutant: Some(mutant), manifest })
+        let ptx_file = beside(path, &mutant.ptx);
+        let manifest_hash = parent.manifest_hash;
+        Ok(Self { file: path.into(), source, ptx_file, mutant: Some(mutant), manifest, manifest_hash })
     }
 }
 

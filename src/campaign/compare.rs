@@ -5,9 +5,10 @@
 
 use crate::outcome::Output;
 use crate::tensor::Buffer;
+use serde::{Deserialize, Serialize};
 
 /// How the outputs of two backends differ.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Comparison {
     /// Cases compared.
     pub cases: u64,

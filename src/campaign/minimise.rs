@@ -1,8 +1,8 @@
 //! A failing case made small: what campaigns, tests, fuzz targets and `attnfuzz shrink` share.
 
-use crate::backend::{Backend, BackendError, BackendKind, Kernel};
+use crate::backend::{BackendError, BackendKind, Kernel};
 use crate::case::{Case, CaseId};
-use crate::oracle::{self, Signature, Verdict};
+use crate::oracle::{Examiner, Signature, Verdict};
 use crate::regression::{Digest, Finding, Flaky, Provenance};
 use crate::shrink;
 
@@ -15,6 +15,8 @@ pub struct Minimised {
     pub executions: u32,
     /// Other bugs met on the way, each with the first case that showed it.
     pub others: Vec<(Case, Verdict)>,
+    /// Cases on which this program went wrong, with what it said. They count as not failing.
+    pub internal_errors: Vec<(Case, String)>,
 }
 
 /// Runs that tell whether a finding on hardware comes back every time.
@@ -29,7 +31,7 @@ const TRIES: u32 = 12;
 /// same result for the same case, so there nothing is repeated.
 pub fn minimise(
     kernel: &Kernel,
-    backend: &dyn Backend,
+    backend: &dyn Examiner,
     case: &Case,
     verdict: &Verdict,
     found_by: String,
@@ -44,6 +46,7 @@ pub fn minimise(
         lost: false,
         failing: vec![(case.clone(), verdict.clone())],
         others: Vec::new(),
+        internal_errors: Vec::new(),
     };
     let repeats = backend.kind() != BackendKind::Emulator && max_executions > REPEATS;
     let steady = !repeats || search.votes(case, REPEATS) == REPEATS;
@@ -57,18 +60,18 @@ pub fn minimise(
         Flaky { failed: search.votes(&shrunk.case, TRIES), runs: TRIES }
     });
     // The shrinker also asks about cases it doesn't keep.
-    let Search { failing, others, executions, .. } = search;
+    let Search { failing, others, internal_errors, executions, .. } = search;
     let (smallest, verdict) = failing.into_iter().rfind(|(case, _)| *case == shrunk.case)?;
     let origin = Provenance { kernel: kernel.reference(), backend: backend.describe(), found_by };
     let mut finding = Finding::new(origin, case, smallest, &verdict)?;
     finding.digest = Digest::to_remember(backend, kernel, &finding.case);
     finding.irrelevant = shrunk.irrelevant.into_iter().map(String::from).collect();
     finding.flaky = flaky.filter(|flaky| flaky.failed < flaky.runs);
-    Some(Minimised { finding, executions, others })
+    Some(Minimised { finding, executions, others, internal_errors })
 }
 
 /// The finding of another bug, met while the finding `id` was shrunk, as it was met. Nothing if `verdict` is no failure.
-pub fn met(kernel: &Kernel, backend: &dyn Backend, case: &Case, verdict: &Verdict, id: CaseId) -> Option<Finding> {
+pub fn met(kernel: &Kernel, backend: &dyn Examiner, case: &Case, verdict: &Verdict, id: CaseId) -> Option<Finding> {
     let found_by = format!("met while {id} was shrunk");
     let origin = Provenance { kernel: kernel.reference(), backend: backend.describe(), found_by };
     let mut finding = Finding::new(origin, case, case.clone(), verdict)?;
@@ -79,7 +82,7 @@ pub fn met(kernel: &Kernel, backend: &dyn Backend, case: &Case, verdict: &Verdic
 /// A search under way.
 struct Search<'a> {
     kernel: &'a Kernel,
-    backend: &'a dyn Backend,
+    backend: &'a dyn Examiner,
     signature: Signature,
     max_executions: u32,
     executions: u32,
@@ -88,6 +91,7 @@ struct Search<'a> {
     /// Every case that failed with the signature.
     failing: Vec<(Case, Verdict)>,
     others: Vec<(Case, Verdict)>,
+    internal_errors: Vec<(Case, String)>,
 }
 
 impl Search<'_> {
@@ -96,10 +100,14 @@ impl Search<'_> {
         if self.lost || self.executions >= self.max_executions {
             return false;
         }
-        let verdict = match oracle::examine(self.backend, self.kernel, case) {
+        let verdict = match self.backend.examine(self.kernel, case) {
             Ok(examined) => examined.verdict,
             Err(error) => {
-                self.lost = matches!(error, BackendError::Unavailable(_));
+                match error {
+                    BackendError::Unavailable(_) => self.lost = true,
+                    BackendError::Internal(message) => self.internal_errors.push((case.clone(), message)),
+                    _ => {}
+                }
                 return false;
             }
         };

@@ -5,17 +5,22 @@
 //! number of threads. The campaign prints nothing: it emits [`Event`]s.
 
 mod compare;
+mod journal;
 mod minimise;
 mod run;
 
 pub use compare::Comparison;
+pub use journal::{Head, Journal, JournalError};
 pub use minimise::{Minimised, met, minimise};
-pub use run::run;
+pub use run::{Session, run, run_session};
 
-use crate::backend::{Backend, BackendKind, Kernel};
+use crate::backend::{BackendKind, Kernel};
 use crate::case::Relation;
+use crate::float::bits;
 use crate::oracle::relation::Held;
+use crate::oracle::{Examiner, Unconfirmed};
 use crate::regression::{Finding, Saved, Store};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +30,8 @@ use std::time::Duration;
 pub struct Config {
     /// Kernels under test.
     pub kernels: Vec<Arc<Kernel>>,
-    /// Backends; every case runs on each.
-    pub backends: Vec<Arc<dyn Backend>>,
+    /// Devices; every case is examined on each.
+    pub backends: Vec<Arc<dyn Examiner>>,
     /// Cases of each kernel; absent: until the time is up.
     pub cases: Option<u64>,
     /// Wall-clock limit of the whole campaign.
@@ -86,6 +91,11 @@ pub enum Event {
         /// Why.
         why: String,
     },
+    /// The journal can't be written any more: the campaign ends with what it has.
+    JournalLost {
+        /// Why.
+        why: String,
+    },
     /// This program went wrong on a case. Please report it.
     Internal {
         /// Name of the kernel.
@@ -126,14 +136,20 @@ pub struct Summary {
     pub rows: Vec<Row>,
     /// Hardware against emulator, for each kernel that ran on both.
     pub comparisons: Vec<(String, Comparison)>,
+    /// Deaths of worker processes that tell nothing of any kernel, for each device that had some.
+    pub unconfirmed: Vec<(String, Unconfirmed)>,
     /// Cases on which this program went wrong.
     pub internal_errors: u64,
-    /// Wall-clock time.
+    /// Wall-clock time, that of the sessions before this one included.
     pub elapsed: Duration,
+    /// Whether it was told to stop before it was done.
+    pub interrupted: bool,
+    /// Why the journal could not be written, which ended the campaign.
+    pub journal_lost: Option<String>,
 }
 
 /// What came of one kernel on one backend.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
     /// Name of the kernel.
     pub kernel: String,
@@ -152,12 +168,14 @@ pub struct Row {
     /// Cases not judged, by reason.
     pub skipped: BTreeMap<String, u64>,
     /// Largest error over bound of an agreeing case.
+    #[serde(with = "bits")]
     pub worst_ratio: f64,
     /// The case it came from, in one line.
     pub worst_case: Option<String>,
     /// Cases that agree but err more than independent roundings would.
     pub suspect: u64,
     /// The largest error of a suspect case over what independent roundings would come to.
+    #[serde(with = "bits")]
     pub worst_model_ratio: f64,
     /// The case it came from, in one line.
     pub suspect_case: Option<String>,
@@ -170,7 +188,7 @@ pub struct Row {
 }
 
 /// What came of one relation.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct RelationCount {
     /// Cases in which it holds.
     pub holds: u64,

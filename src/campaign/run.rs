@@ -1,19 +1,22 @@
 //! The dispatcher and its worker threads.
 
+use super::journal::{Journal, State};
 use super::minimise::{met, minimise};
 use super::{Comparison, Config, Event, Found, RelationCount, Row, Summary};
-use crate::backend::{Backend, BackendError, Kernel};
-use crate::case::{Case, CaseId, Relation};
+use crate::backend::{BackendError, BackendKind, Kernel};
+use crate::case::{Case, CaseId};
 use crate::oracle::relation::Checked;
-use crate::oracle::{self, Signature, Verdict};
+use crate::oracle::{Examined, Examiner, Signature, Verdict};
+use crate::outcome::Outcome;
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 /// Least time between two progress events.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+/// Time between two entries of the journal when nothing is found.
+const ENTRY_EVERY: Duration = Duration::from_secs(1);
 /// Results that workers may be ahead of the oldest unfinished case.
 const MAX_AHEAD: usize = 4096;
 
@@ -21,23 +24,35 @@ const MAX_AHEAD: usize = 4096;
 struct Examination {
     case: Case,
     /// In the order of the config's backends; absent where that pair is closed.
-    verdicts: Vec<Option<Judged>>,
+    results: Vec<Option<Judged>>,
     comparison: Comparison,
 }
 
 struct Judged {
-    verdict: Result<Verdict, BackendError>,
-    /// Of a suspect case, another one that fails.
-    closer: Option<(Case, Verdict)>,
-    relation: Option<(Relation, Checked)>,
+    /// Without its output.
+    examined: Result<Examined, BackendError>,
     took: Duration,
 }
 
-/// A message of a worker: the case's number, and its result or what a panic said.
-type Message = (u64, Result<Examination, (Case, String)>);
+/// The number of a case, and its result.
+type Message = (u64, Examination);
+
+/// Beyond what a campaign is: what it goes on from, and what may end it.
+#[derive(Default)]
+pub struct Session {
+    /// Ends the campaign soon once it is set, as if its time were up.
+    pub stop: Arc<AtomicBool>,
+    /// Where it writes down how far it is, and what it goes on from.
+    pub journal: Option<Journal>,
+}
 
 /// Runs a campaign, tells `sink` what happens, and sums up.
 pub fn run(config: &Config, sink: &mut dyn FnMut(Event)) -> Summary {
+    run_session(config, Session::default(), sink)
+}
+
+/// [`run`], from where the session's journal ends.
+pub fn run_session(config: &Config, session: Session, sink: &mut dyn FnMut(Event)) -> Summary {
     let start = Instant::now();
     let kernels = config.kernels.len() as u64;
     let total = config.cases.map(|cases| cases.saturating_mul(kernels));
@@ -47,16 +62,23 @@ pub fn run(config: &Config, sink: &mut dyn FnMut(Event)) -> Summary {
         cases: total,
         seed: config.seed,
     });
+    let state = session.journal.as_ref().and_then(Journal::state).unwrap_or_else(|| State::new(config));
     let shared = Shared {
         config,
         total,
-        deadline: config.time.map(|time| start + time),
-        next: AtomicU64::new(0),
+        deadline: config.time.map(|time| start + time.saturating_sub(state.elapsed)),
+        next: AtomicU64::new(state.next),
         stop: AtomicBool::new(false),
+        interrupted: session.stop,
         closed: flags(config.kernels.len() * config.backends.len()),
         lost: flags(config.backends.len()),
     };
-    let mut dispatcher = Dispatcher::new(&shared, sink);
+    for (pair, known) in state.known.iter().enumerate() {
+        if known.len() >= config.max_findings {
+            shared.close(pair);
+        }
+    }
+    let mut dispatcher = Dispatcher::new(&shared, state, session.journal, sink);
     let (sender, receiver) = mpsc::sync_channel(MAX_AHEAD);
     std::thread::scope(|scope| {
         for _ in 0..config.jobs.max(1) {
@@ -67,7 +89,7 @@ pub fn run(config: &Config, sink: &mut dyn FnMut(Event)) -> Summary {
         drop(sender);
         dispatcher.receive(&receiver);
     });
-    dispatcher.summary(start.elapsed())
+    dispatcher.summary()
 }
 
 fn flags(count: usize) -> Vec<AtomicBool> {
@@ -81,6 +103,8 @@ struct Shared<'a> {
     deadline: Option<Instant>,
     next: AtomicU64,
     stop: AtomicBool,
+    /// Set by the campaign's owner, at any time.
+    interrupted: Arc<AtomicBool>,
     /// For each kernel and backend: whether it is to be left alone from now on.
     closed: Vec<AtomicBool>,
     /// For each backend: whether it can't be used any more.
@@ -120,9 +144,16 @@ impl Shared<'_> {
         }
     }
 
+    fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
     /// A worker: takes cases until there are none.
     fn work(&self, sender: &mpsc::SyncSender<Message>) {
-        while !self.stop.load(Ordering::Relaxed) && self.deadline.is_none_or(|deadline| Instant::now() < deadline) {
+        while !self.stop.load(Ordering::Relaxed)
+            && !self.is_interrupted()
+            && self.deadline.is_none_or(|deadline| Instant::now() < deadline)
+        {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             if self.total.is_some_and(|total| number >= total) {
                 return;
@@ -130,9 +161,7 @@ impl Shared<'_> {
             let kernel = (number % self.config.kernels.len() as u64) as usize;
             let index = number / self.config.kernels.len() as u64;
             let case = self.case(kernel, index);
-            let result = catch_unwind(AssertUnwindSafe(|| self.run_case(kernel, &case)));
-            let message = result.map_err(|panic| (case, panic_text(&*panic)));
-            if sender.send((number, message)).is_err() {
+            if sender.send((number, self.run_case(kernel, case))).is_err() {
                 return;
             }
         }
@@ -148,99 +177,126 @@ impl Shared<'_> {
         case.with(|parts| parts.relation = Some(asked)).unwrap_or(case)
     }
 
-    fn run_case(&self, kernel: usize, case: &Case) -> Examination {
+    fn run_case(&self, kernel: usize, case: Case) -> Examination {
         let mut outputs = Vec::new();
-        let verdicts = self.config.backends.iter().enumerate().map(|(index, backend)| {
+        let results = self.config.backends.iter().enumerate().map(|(index, backend)| {
             if self.is_closed(self.pair(kernel, index)) || self.is_lost(index) {
                 return None;
             }
             let start = Instant::now();
-            let examined = oracle::examine(&**backend, &self.config.kernels[kernel], case);
+            let mut examined = backend.examine(&self.config.kernels[kernel], &case);
             let took = start.elapsed();
-            let (mut closer, mut relation) = (None, None);
-            let verdict = examined.map(|examined| {
-                outputs.extend(examined.output);
-                closer = examined.closer;
-                relation = examined.relation;
-                examined.verdict
-            });
-            Some(Judged { verdict, closer, relation, took })
+            outputs.extend(examined.as_mut().ok().and_then(|examined| examined.output.take()));
+            Some(Judged { examined, took })
         });
-        let verdicts = verdicts.collect();
+        let results = results.collect();
         let mut comparison = Comparison::default();
         if let [first, rest @ ..] = &outputs[..] {
             rest.iter().for_each(|other| comparison.add(first, other));
         }
-        Examination { case: case.clone(), verdicts, comparison }
+        Examination { case, results, comparison }
     }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("a panic without a message").to_owned()
 }
 
 /// Takes results in the order of their cases and decides what they mean.
 struct Dispatcher<'a, 'b> {
     shared: &'a Shared<'a>,
     sink: &'b mut dyn FnMut(Event),
-    rows: Vec<Row>,
-    /// Signatures known of each kernel and backend.
-    known: Vec<Vec<Signature>>,
-    comparisons: Vec<Comparison>,
-    internal_errors: u64,
-    done: u64,
+    state: State,
+    start: Instant,
+    /// Time that sessions before this one took.
+    before: Duration,
     last_progress: Option<Instant>,
+    journal: Option<Journal>,
+    last_entry: Option<Instant>,
+    /// Whether a finding was shrunk less than it could be; from then on nothing is written down.
+    ended_early: bool,
+    journal_lost: Option<String>,
 }
 
 impl<'a, 'b> Dispatcher<'a, 'b> {
-    fn new(shared: &'a Shared<'a>, sink: &'b mut dyn FnMut(Event)) -> Self {
-        let config = shared.config;
-        let rows: Vec<Row> = config
-            .kernels
-            .iter()
-            .flat_map(|kernel| config.backends.iter().map(|backend| Row::new(kernel, &**backend)))
-            .collect();
-        let known = vec![Vec::new(); rows.len()];
-        let comparisons = vec![Comparison::default(); config.kernels.len()];
-        Self { shared, sink, rows, known, comparisons, internal_errors: 0, done: 0, last_progress: None }
+    fn new(shared: &'a Shared<'a>, state: State, journal: Option<Journal>, sink: &'b mut dyn FnMut(Event)) -> Self {
+        let (start, before) = (Instant::now(), state.elapsed);
+        Self {
+            shared,
+            sink,
+            state,
+            start,
+            before,
+            last_progress: None,
+            journal,
+            last_entry: None,
+            ended_early: false,
+            journal_lost: None,
+        }
     }
 
     fn receive(&mut self, receiver: &mpsc::Receiver<Message>) {
         let mut early = BTreeMap::new();
-        let mut next = 0;
-        for (number, message) in receiver {
-            early.insert(number, message);
-            while let Some(message) = early.remove(&next) {
-                self.take((next % self.shared.config.kernels.len() as u64) as usize, next, message);
-                next += 1;
+        for (number, result) in receiver {
+            early.insert(number, result);
+            while let Some(result) = early.remove(&self.state.next) {
+                let number = self.state.next;
+                let kernel = (number % self.shared.config.kernels.len() as u64) as usize;
+                let news = self.is_news(kernel, &result);
+                if news {
+                    // Shrinking may take long, and the process may not live to see its end.
+                    self.note(true);
+                }
+                self.take(kernel, number, result);
+                self.state.next += 1;
+                // What is found while the campaign is being ended is shrunk less than it could be: one that goes on finds
+                // it again.
+                self.ended_early |= news && self.shared.is_interrupted();
+                if news || self.last_entry.is_none_or(|last| last.elapsed() >= ENTRY_EVERY) {
+                    self.note(news);
+                }
             }
+        }
+        self.note(true);
+    }
+
+    /// Whether there is something to be shrunk in a result.
+    fn is_news(&self, kernel: usize, result: &Examination) -> bool {
+        result.results.iter().enumerate().any(|(backend, judged)| {
+            let pair = self.shared.pair(kernel, backend);
+            let Some(Ok(examined)) = judged.as_ref().map(|judged| &judged.examined) else { return false };
+            let closer = examined.closer.as_ref().map(|(_, verdict)| verdict);
+            let mut signatures = [Some(&examined.verdict), closer].into_iter().flatten().filter_map(Verdict::signature);
+            let is_new = |found: Signature| !self.state.known[pair].iter().any(|known| known.matches(&found));
+            !self.shared.is_closed(pair) && signatures.any(is_new)
+        })
+    }
+
+    /// Writes down how far the campaign is.
+    fn note(&mut self, important: bool) {
+        let Some(journal) = self.journal.as_mut().filter(|_| !self.ended_early) else { return };
+        let state = State { elapsed: self.before + self.start.elapsed(), ..self.state.clone() };
+        let backends = self.shared.config.backends.iter();
+        let unconfirmed = backends.zip(&state.unconfirmed).map(|(backend, before)| before.and(backend.unconfirmed()));
+        let state = State { unconfirmed: unconfirmed.collect(), ..state };
+        self.last_entry = Some(Instant::now());
+        if let Err(error) = journal.append(&state, important) {
+            self.journal = None;
+            self.journal_lost = Some(error.to_string());
+            (self.sink)(Event::JournalLost { why: error.to_string() });
+            self.shared.stop.store(true, Ordering::Relaxed);
         }
     }
 
-    fn take(&mut self, kernel: usize, number: u64, message: Result<Examination, (Case, String)>) {
-        self.done += 1;
-        match message {
-            Ok(result) => {
-                self.comparisons[kernel].merge(result.comparison);
-                for (backend, judged) in result.verdicts.into_iter().enumerate() {
-                    if let Some(judged) = judged {
-                        self.judged(kernel, backend, number, &result.case, judged);
-                    }
-                }
-            }
-            Err((case, message)) => {
-                self.internal_errors += 1;
-                let kernel = self.shared.config.kernels[kernel].name().to_owned();
-                (self.sink)(Event::Internal { kernel, line: case.to_string(), message });
+    fn take(&mut self, kernel: usize, number: u64, result: Examination) {
+        self.state.comparisons[kernel].merge(result.comparison);
+        for (backend, judged) in result.results.into_iter().enumerate() {
+            if let Some(judged) = judged {
+                self.judged(kernel, backend, number, &result.case, judged);
             }
         }
         if self.last_progress.is_none_or(|last| last.elapsed() >= PROGRESS_EVERY) {
             self.last_progress = Some(Instant::now());
             (self.sink)(Event::Progress {
-                cases: self.done,
-                worst_ratio: self.rows.iter().map(|row| row.worst_ratio).fold(0.0, f64::max),
-                findings: self.rows.iter().map(|row| row.findings).sum(),
+                cases: self.state.next + 1,
+                worst_ratio: self.state.rows.iter().map(|row| row.worst_ratio).fold(0.0, f64::max),
+                findings: self.state.rows.iter().map(|row| row.findings).sum(),
             });
         }
     }
@@ -250,23 +306,25 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
         if self.shared.is_closed(pair) {
             return;
         }
-        let row = &mut self.rows[pair];
-        row.busy += judged.took;
-        if let Some((relation, checked)) = &judged.relation {
-            row.relations.entry(*relation).or_default().add(checked);
-        }
-        let verdict = match judged.verdict {
-            Ok(verdict) => verdict,
+        self.state.rows[pair].busy += judged.took;
+        let examined = match judged.examined {
+            Ok(examined) => examined,
             Err(BackendError::Unavailable(why)) => {
                 // Not the end of this backend's results: the case that spoiled it may be a later one, still to come.
                 if self.shared.lose(backend) {
                     let backend = self.shared.config.backends[backend].describe();
                     (self.sink)(Event::BackendLost { backend, why });
                 }
-                Verdict::Skip("the backend could not be used any more".into())
+                Examined::plain(Verdict::Skip("the backend could not be used any more".into()))
             }
-            Err(limit) => Verdict::Skip(limit.to_string()),
+            Err(BackendError::Internal(message)) => return self.internal(kernel, case, message),
+            Err(limit) => Examined::plain(Verdict::Skip(limit.to_string())),
         };
+        let Examined { verdict, closer, relation, .. } = examined;
+        let row = &mut self.state.rows[pair];
+        if let Some((relation, checked)) = &relation {
+            row.relations.entry(*relation).or_default().add(checked);
+        }
         match &verdict {
             Verdict::Skip(why) => *row.skipped.entry(why.clone()).or_default() += 1,
             Verdict::Agree(agreement) => {
@@ -284,7 +342,7 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
                         row.suspect_case = Some(case.to_string());
                     }
                 }
-                if let Some((closer, verdict)) = &judged.closer {
+                if let Some((closer, verdict)) = &closer {
                     row.failing += 1;
                     self.failing(kernel, backend, number, closer, verdict);
                 }
@@ -297,17 +355,24 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
         }
     }
 
+    /// This program went wrong on a case.
+    fn internal(&mut self, kernel: usize, case: &Case, message: String) {
+        self.state.internal_errors += 1;
+        let kernel = self.shared.config.kernels[kernel].name().to_owned();
+        (self.sink)(Event::Internal { kernel, line: case.to_string(), message });
+    }
+
     fn failing(&mut self, kernel: usize, backend: usize, number: u64, case: &Case, verdict: &Verdict) {
         let pair = self.shared.pair(kernel, backend);
         let Some(signature) = verdict.signature() else {
             return;
         };
-        if self.known[pair].iter().any(|known| known.matches(&signature)) {
+        if self.state.known[pair].iter().any(|known| known.matches(&signature)) {
             return;
         }
-        self.known[pair].push(signature);
-        self.rows[pair].findings += 1;
-        if self.known[pair].len() >= self.shared.config.max_findings {
+        self.state.known[pair].push(signature);
+        self.state.rows[pair].findings += 1;
+        if self.state.known[pair].len() >= self.shared.config.max_findings {
             self.shared.close(pair);
         }
         let config = self.shared.config;
@@ -315,12 +380,16 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
         let index = number / config.kernels.len() as u64;
         let found_by = format!("campaign with seed {}, case {index}", config.seed);
         let (subject, device) = (&config.kernels[kernel], &*config.backends[backend]);
-        let Some(minimised) = minimise(subject, device, case, verdict, found_by, config.max_shrink) else {
+        let device = Interruptible { device, shared: self.shared };
+        let Some(minimised) = minimise(subject, &device, case, verdict, found_by, config.max_shrink) else {
             return;
         };
         let id = minimised.finding.case.id();
         let found = Found::saved(subject, minimised.finding, minimised.executions, config.store.as_ref());
         (self.sink)(Event::Found(Box::new(found)));
+        for (case, message) in minimised.internal_errors {
+            self.internal(kernel, &case, message);
+        }
         for (case, verdict) in minimised.others {
             self.met(kernel, backend, number, &case, &verdict, id);
         }
@@ -331,14 +400,14 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
     fn met(&mut self, kernel: usize, backend: usize, number: u64, case: &Case, verdict: &Verdict, id: CaseId) {
         let pair = self.shared.pair(kernel, backend);
         let Some(signature) = verdict.signature() else { return };
-        if self.known[pair].iter().any(|known| known.matches(&signature)) {
+        if self.state.known[pair].iter().any(|known| known.matches(&signature)) {
             return;
         }
         if !self.shared.is_closed(pair) {
             return self.failing(kernel, backend, number, case, verdict);
         }
-        self.known[pair].push(signature);
-        self.rows[pair].findings += 1;
+        self.state.known[pair].push(signature);
+        self.state.rows[pair].findings += 1;
         let config = self.shared.config;
         let kernel = &config.kernels[kernel];
         if let Some(finding) = met(kernel, &*config.backends[backend], case, verdict, id) {
@@ -347,10 +416,48 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
         }
     }
 
-    fn summary(self, elapsed: Duration) -> Summary {
-        let names = self.shared.config.kernels.iter().map(|k| k.name().to_owned());
-        let comparisons = names.zip(self.comparisons).filter(|(_, c)| c.cases > 0).collect();
-        Summary { rows: self.rows, comparisons, internal_errors: self.internal_errors, elapsed }
+    fn summary(self) -> Summary {
+        let config = self.shared.config;
+        let names = config.kernels.iter().map(|k| k.name().to_owned());
+        let comparisons = names.zip(self.state.comparisons).filter(|(_, c)| c.cases > 0).collect();
+        let told = config.backends.iter().zip(&self.state.unconfirmed);
+        let told = told.map(|(backend, before)| (backend.describe(), before.and(backend.unconfirmed())));
+        Summary {
+            rows: self.state.rows,
+            comparisons,
+            unconfirmed: told.filter(|(_, unconfirmed)| unconfirmed.deaths > 0).collect(),
+            internal_errors: self.state.internal_errors,
+            elapsed: self.before + self.start.elapsed(),
+            interrupted: self.shared.is_interrupted(),
+            journal_lost: self.journal_lost,
+        }
+    }
+}
+
+/// A device of which nothing more is asked once the campaign is interrupted.
+struct Interruptible<'a> {
+    device: &'a dyn Examiner,
+    shared: &'a Shared<'a>,
+}
+
+impl Examiner for Interruptible<'_> {
+    fn kind(&self) -> BackendKind {
+        self.device.kind()
+    }
+
+    fn describe(&self) -> String {
+        self.device.describe()
+    }
+
+    fn examine(&self, kernel: &Kernel, case: &Case) -> Result<Examined, BackendError> {
+        if self.shared.is_interrupted() {
+            return Err(BackendError::Unavailable("the campaign was interrupted".into()));
+        }
+        self.device.examine(kernel, case)
+    }
+
+    fn run_first(&self, kernel: &Kernel, case: &Case) -> Result<Outcome, BackendError> {
+        self.device.run_first(kernel, case)
     }
 }
 
@@ -370,7 +477,7 @@ impl RelationCount {
 }
 
 impl Row {
-    fn new(kernel: &Kernel, backend: &dyn Backend) -> Self {
+    pub(super) fn new(kernel: &Kernel, backend: &dyn Examiner) -> Self {
         Self {
             kernel: kernel.name().to_owned(),
             backend: backend.kind(),

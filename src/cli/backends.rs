@@ -1,18 +1,80 @@
-//! From `--backend` to backends.
+//! From `--backend` and `--isolate` to what examines cases.
 
-use super::{BackendArgs, BackendChoice, Failure};
+use super::{BackendArgs, BackendChoice, Failure, IsolateChoice, IsolationArgs};
 use crate::backend::cuda::Cuda;
-use crate::backend::{Backend, Emulator};
+use crate::backend::{Backend, BackendKind, Emulator};
+use crate::oracle::Examiner;
+use crate::report::human;
+use crate::worker::{Isolated, Options};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
-/// Opens what was asked for.
+fn no_gpu(error: impl std::fmt::Display) -> Failure {
+    Failure::usage(format!("no GPU to run on: {error}; --backend emulator needs none"))
+}
+
+/// Opens what was asked for, in this process.
 pub(super) fn open(args: &BackendArgs) -> Result<Vec<Arc<dyn Backend>>, Failure> {
     let cuda = || Cuda::open(args.device).map(|cuda| Arc::new(cuda) as Arc<dyn Backend>);
-    let asked = |error| Failure::usage(format!("no GPU to run on: {error}; --backend emulator needs none"));
     Ok(match args.backend {
         BackendChoice::Emulator => vec![Arc::new(Emulator)],
-        BackendChoice::Cuda => vec![cuda().map_err(asked)?],
-        BackendChoice::All => vec![Arc::new(Emulator), cuda().map_err(asked)?],
+        BackendChoice::Cuda => vec![cuda().map_err(no_gpu)?],
+        BackendChoice::All => vec![Arc::new(Emulator), cuda().map_err(no_gpu)?],
         BackendChoice::Auto => vec![cuda().unwrap_or_else(|_| Arc::new(Emulator))],
     })
+}
+
+/// Opens what was asked for, where it was asked for; so many threads will use it.
+pub(super) fn examiners(
+    args: &BackendArgs,
+    isolation: &IsolationArgs,
+    threads: usize,
+) -> Result<Vec<Arc<dyn Examiner>>, Failure> {
+    let outputs = args.backend == BackendChoice::All;
+    let options = Options { threads, limit: isolation.case_timeout.into(), outputs };
+    let device = args.device;
+    let isolated = |kind| {
+        let program = program();
+        Isolated::open(kind, options, move |threads| {
+            let mut command = Command::new(&program);
+            command.args(["worker", "--backend", &kind.to_string()]);
+            command.args(["--device", &device.to_string(), "--threads", &threads.to_string()]);
+            command
+        })
+    };
+    let cuda = || -> Result<Arc<dyn Examiner>, String> {
+        Ok(match isolation.isolate {
+            IsolateChoice::Auto | IsolateChoice::Yes => Arc::new(isolated(BackendKind::Cuda)?),
+            IsolateChoice::No => Arc::new(Cuda::open(device).map_err(|error| error.to_string())?),
+        })
+    };
+    let emulator = || -> Result<Arc<dyn Examiner>, Failure> {
+        Ok(match isolation.isolate {
+            IsolateChoice::Yes => Arc::new(isolated(BackendKind::Emulator).map_err(Failure::usage)?),
+            IsolateChoice::Auto | IsolateChoice::No => Arc::new(Emulator),
+        })
+    };
+    Ok(match args.backend {
+        BackendChoice::Emulator => vec![emulator()?],
+        BackendChoice::Cuda => vec![cuda().map_err(no_gpu)?],
+        BackendChoice::All => vec![emulator()?, cuda().map_err(no_gpu)?],
+        BackendChoice::Auto => vec![cuda().or_else(|_| emulator())?],
+    })
+}
+
+/// Says what went wrong in workers without telling anything of a kernel.
+pub(super) fn tell_unconfirmed(backends: &[Arc<dyn Examiner>]) {
+    for backend in backends {
+        let unconfirmed = backend.unconfirmed();
+        if unconfirmed.deaths > 0 {
+            eprint!("{}", human::unconfirmed(&backend.describe(), &unconfirmed));
+        }
+    }
+}
+
+/// This program's file, even if another one has taken its place since it was started.
+fn program() -> PathBuf {
+    let own = Path::new("/proc/self/exe");
+    if own.exists() { own.into() } else { std::env::current_exe().unwrap_or_else(|_| "attnfuzz".into()) }
 }

@@ -1,15 +1,21 @@
 //! `attnfuzz fuzz`.
 
-use super::{BackendArgs, BackendChoice, Exit, Failure, Format, FuzzArgs, backends};
+use super::{
+    BackendArgs, BackendChoice, CASE_TIMEOUT, Cli, Command, Exit, Failure, Format, FuzzArgs, IsolateChoice,
+    IsolationArgs, backends,
+};
 use crate::backend::{Kernel, shipped_names};
-use crate::campaign::{self, Config, Event};
+use crate::campaign::{Config, Event, Head, Journal, Session, run_session};
 use crate::case::Relation;
 use crate::regression::Store;
 use crate::report::{human, jsonl};
+use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 const DEFAULT_TIME: Duration = Duration::from_secs(60);
@@ -18,8 +24,11 @@ const SHORT_TIME: Duration = Duration::from_secs(20);
 /// What the program does without arguments.
 pub(super) fn short_campaign() -> FuzzArgs {
     FuzzArgs {
+        resume: None,
+        journal: None,
         kernels: Vec::new(),
         backend: BackendArgs { backend: BackendChoice::Auto, device: 0 },
+        isolation: IsolationArgs { isolate: IsolateChoice::Auto, case_timeout: CASE_TIMEOUT.into() },
         cases: None,
         time: Some(SHORT_TIME),
         seed: 0,
@@ -32,7 +41,36 @@ pub(super) fn short_campaign() -> FuzzArgs {
     }
 }
 
-pub(super) fn run(args: &FuzzArgs) -> Result<Exit, Failure> {
+/// Runs the campaign of `args`, which were read from the command line `raw`, or the one whose journal they name.
+pub(super) fn run(args: &FuzzArgs, raw: &[OsString]) -> Result<Exit, Failure> {
+    let Some(path) = &args.resume else {
+        let config = config(args)?;
+        let create = |path: &PathBuf| Journal::create(path, &head(&config, raw)?).map_err(Failure::usage);
+        let journal = args.journal.as_ref().map(create).transpose()?;
+        return campaign(args, &config, journal, args.journal.as_deref());
+    };
+    let (written, journal) = Journal::open(path).map_err(Failure::usage)?;
+    let cli = Cli::try_parse_from(&written.arguments).ok();
+    let Some(Command::Fuzz(args)) = cli.and_then(|cli| cli.command) else {
+        let found = written.arguments.join(" ");
+        return Err(Failure::usage(format!("{}: expected the arguments of a campaign, found {found}", path.display())));
+    };
+    let config = config(&args)?;
+    let raw: Vec<OsString> = written.arguments.iter().map(OsString::from).collect();
+    journal.check(&written, &head(&config, &raw)?).map_err(Failure::usage)?;
+    campaign(&args, &config, Some(journal), Some(path))
+}
+
+fn head(config: &Config, raw: &[OsString]) -> Result<Head, Failure> {
+    let text = |arg: &OsString| {
+        let wrong = || Failure::usage(format!("--journal: expected arguments in UTF-8, found {arg:?}"));
+        arg.to_str().map(String::from).ok_or_else(wrong)
+    };
+    let arguments = raw.iter().map(text).collect::<Result<_, _>>()?;
+    Head::new(config, arguments).map_err(|error| Failure::usage(format!("--journal: no current folder: {error}")))
+}
+
+fn config(args: &FuzzArgs) -> Result<Config, Failure> {
     let store = Store::new(&args.regressions);
     store
         .check_writable()
@@ -45,32 +83,52 @@ pub(super) fn run(args: &FuzzArgs) -> Result<Exit, Failure> {
     let mut seen = HashSet::new();
     names.retain(|name| seen.insert(name.clone()));
     let kernels = names.iter().map(|name| Kernel::open(name).map(Arc::new).map_err(Failure::usage));
-    let config = Config {
+    let jobs = args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    Ok(Config {
         kernels: kernels.collect::<Result<_, _>>()?,
-        backends: backends::open(&args.backend)?,
+        backends: backends::examiners(&args.backend, &args.isolation, jobs)?,
         cases: args.cases,
         time: args.time.or_else(|| args.cases.is_none().then_some(DEFAULT_TIME)),
         seed: args.seed,
         relations: relations(&args.relations)?,
-        jobs: args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from),
+        jobs,
         max_findings: usize::from(args.max_findings),
         max_shrink: args.max_shrink,
         store: Some(store),
-    };
+    })
+}
+
+/// Set by the first interrupt; a second one ends the program at once.
+fn interrupts() -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        let exit = i32::from(Exit::Partly as u8);
+        signal_hook::flag::register_conditional_shutdown(signal, exit, stop.clone())
+            .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
+            .map_err(|error| Failure::usage(format!("can't handle signal {signal}: {error}")))?;
+    }
+    Ok(stop)
+}
+
+fn campaign(args: &FuzzArgs, config: &Config, journal: Option<Journal>, path: Option<&Path>) -> Result<Exit, Failure> {
+    let session = Session { stop: interrupts()?, journal };
     let summary = match args.format {
         Format::Jsonl => {
-            let summary = campaign::run(&config, &mut |event| println!("{}", jsonl::event(&event)));
+            let summary = run_session(config, session, &mut |event| println!("{}", jsonl::event(&event)));
             jsonl::summary(&summary).iter().for_each(|line| println!("{line}"));
             summary
         }
         Format::Human => {
-            let mut screen = Screen::new(&config);
-            let summary = campaign::run(&config, &mut |event| screen.show(&event));
+            let mut screen = Screen::new(config);
+            let summary = run_session(config, session, &mut |event| screen.show(&event));
             screen.bar.finish_and_clear();
             if !config.relations.is_empty() {
                 print!("{}", human::relations(&summary));
             }
             print!("{}", human::summary(&summary));
+            if let Some(path) = path.filter(|_| summary.interrupted) {
+                println!("to go on: attnfuzz fuzz --resume {}", path.display());
+            }
             summary
         }
     };
@@ -78,10 +136,12 @@ pub(super) fn run(args: &FuzzArgs) -> Result<Exit, Failure> {
         Exit::Internal
     } else if summary.has_findings() {
         Exit::Findings
-    } else if summary.anything_ran() {
-        Exit::Clean
-    } else {
+    } else if !summary.anything_ran() {
         Exit::NothingRan
+    } else if summary.interrupted || summary.journal_lost.is_some() {
+        Exit::Partly
+    } else {
+        Exit::Clean
     })
 }
 
@@ -134,6 +194,7 @@ impl Screen {
             Event::BackendLost { backend, why } => {
                 self.say(&format!("warning: {backend} is left alone from here on: {why}"))
             }
+            Event::JournalLost { why } => self.say(&format!("warning: the campaign ends here: {why}")),
             Event::Internal { kernel, line, message } => {
                 self.say(&format!("internal error, please report it: {kernel}: {line}: {message}"));
             }

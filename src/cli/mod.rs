@@ -15,6 +15,7 @@ mod mutate;
 mod replay;
 mod show;
 mod shrink;
+mod worker;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -91,6 +92,9 @@ enum Command {
     Compile(CompileArgs),
     /// Run one launch of any kernel's PTX in the emulator, with arguments of yours
     Emulate(emulate::EmulateArgs),
+    /// Examine cases for another process of this program
+    #[command(hide = true)]
+    Worker(worker::WorkerArgs),
 }
 
 /// Where kernels run.
@@ -104,6 +108,30 @@ enum BackendChoice {
     Cuda,
     /// Both, and compare them
     All,
+}
+
+/// Whether kernels run in processes of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum IsolateChoice {
+    /// On a GPU yes, in the emulator no
+    Auto,
+    /// A kernel that hangs, spoils the device or kills its process costs that process only
+    Yes,
+    /// In this process: what such a kernel does is the end of the run
+    No,
+}
+
+/// The default of `--case-timeout`.
+const CASE_TIMEOUT: Duration = Duration::from_secs(120);
+
+#[derive(clap::Args)]
+struct IsolationArgs {
+    /// Whether kernels run in processes of their own
+    #[arg(long, value_enum, default_value = "auto")]
+    isolate: IsolateChoice,
+    /// How long one case may take in such a process, such as 5m; large cases get more
+    #[arg(long, value_name = "TIME", default_value_t = CASE_TIMEOUT.into())]
+    case_timeout: humantime::Duration,
 }
 
 /// How to tell what happens.
@@ -132,14 +160,28 @@ Examples:
   attnfuzz fuzz gqa_decode --cases 10000 --seed 7
   attnfuzz fuzz kernels/mutants/gqa_decode/m01_head_mod.toml --regressions found
   attnfuzz fuzz my/kernel.toml --time 10m --format jsonl
+  attnfuzz fuzz --backend cuda --time 8h --journal night.journal
+  attnfuzz fuzz --resume night.journal
 
 The same seed and number of cases give the same cases and the same findings, whatever --jobs is.
-Without --cases and --time a campaign lasts 60 s.")]
+Without --cases and --time a campaign lasts 60 s. An interrupt (Ctrl-C) ends it with what was found so far, a second one at
+once.
+
+The exit code is 1 if attnfuzz itself went wrong, else 100 if a kernel is wrong, 4 if no case could be run, 3 if the campaign
+was ended early, and 0 if all is well.")]
 struct FuzzArgs {
+    /// Go on with the campaign that wrote this journal, with its arguments, from where it ended
+    #[arg(long, value_name = "FILE", exclusive = true)]
+    resume: Option<PathBuf>,
+    /// New file to write down how far the campaign is, for --resume
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
     /// A shipped kernel's name or the path of a kernel.toml; none means every shipped kernel
     kernels: Vec<String>,
     #[command(flatten)]
     backend: BackendArgs,
+    #[command(flatten)]
+    isolation: IsolationArgs,
     /// Cases of each kernel
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     cases: Option<u64>,
@@ -191,6 +233,8 @@ struct ReplayArgs {
     repeat: u32,
     #[command(flatten)]
     backend: BackendArgs,
+    #[command(flatten)]
+    isolation: IsolationArgs,
     /// How to tell what happens
     #[arg(long, value_enum, default_value = "human")]
     format: Format,
@@ -213,6 +257,8 @@ struct ShrinkArgs {
     kernel: Option<String>,
     #[command(flatten)]
     backend: BackendArgs,
+    #[command(flatten)]
+    isolation: IsolationArgs,
     /// Executions that each may be shrunk with
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     max_shrink: u32,
@@ -287,7 +333,8 @@ impl Failure {
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     // A reader that has seen enough, such as head, ends the program instead of making it panic.
     sigpipe::reset();
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => {
             // --help and --version come here too; only real errors count as usage.
@@ -297,8 +344,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let result = match cli.command {
-        None => fuzz::run(&fuzz::short_campaign()),
-        Some(Command::Fuzz(args)) => fuzz::run(&args),
+        None => fuzz::run(&fuzz::short_campaign(), &args),
+        Some(Command::Fuzz(fuzz)) => fuzz::run(&fuzz, &args),
         Some(Command::Replay(args)) => replay::run(&args),
         Some(Command::Shrink(args)) => shrink::run(&args),
         Some(Command::Mutate(args)) => mutate::run(&args),
@@ -309,6 +356,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Doctor) => doctor::run(),
         Some(Command::Compile(args)) => compile::run(&args),
         Some(Command::Emulate(args)) => emulate::run(&args),
+        Some(Command::Worker(args)) => worker::run(&args),
     };
     match result {
         Ok(exit) => exit.into(),

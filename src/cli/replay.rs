@@ -1,9 +1,9 @@
 //! `attnfuzz replay`.
 
 use super::{Exit, Failure, Format, ReplayArgs, backends, inputs};
-use crate::backend::{Backend, Kernel};
+use crate::backend::Kernel;
 use crate::case::Case;
-use crate::oracle::{Verdict, examine};
+use crate::oracle::{Examiner, Verdict};
 use crate::regression::{Bits, Finding, Replayed, replay_times};
 use crate::report::{human, jsonl};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +27,7 @@ pub(super) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
         eprintln!("nothing to replay: there is no finding in {places}");
         return Ok(Exit::NothingRan);
     }
-    let backends = backends::open(&args.backend)?;
+    let backends = backends::examiners(&args.backend, &args.isolation, 1)?;
     let (mut still, mut differently, mut fixed, mut not_run) = (0, 0, 0, 0);
     for (file, finding) in &findings {
         for backend in &backends {
@@ -64,6 +64,7 @@ pub(super) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
             println!("{}", tell(&file.display().to_string(), &name, &case, &backend.describe(), word, &detail));
         }
     }
+    backends::tell_unconfirmed(&backends);
     tell_same_signatures(args.format, &findings);
     Ok(match (still, differently, fixed, not_run) {
         (1.., ..) => Exit::Findings,
@@ -75,8 +76,8 @@ pub(super) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
 }
 
 /// What became of an input.
-fn judged(kernel: &Kernel, case: &Case, backend: &dyn Backend) -> (&'static str, String) {
-    match examine(backend, kernel, case).map(|examined| examined.verdict) {
+fn judged(kernel: &Kernel, case: &Case, backend: &dyn Examiner) -> (&'static str, String) {
+    match backend.examine(kernel, case).map(|examined| examined.verdict) {
         Ok(Verdict::Agree(_)) => ("agrees", String::new()),
         Ok(Verdict::Diverge(divergence)) => ("fails", divergence.to_string()),
         Ok(Verdict::Fault(fault)) => ("fails", format!("{}: {}", fault.kind, fault.detail)),

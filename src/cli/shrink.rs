@@ -1,10 +1,10 @@
 //! `attnfuzz shrink`.
 
 use super::{Exit, Failure, Format, ShrinkArgs, backends, inputs};
-use crate::backend::{Backend, Kernel};
+use crate::backend::Kernel;
 use crate::campaign::{Event, Found, met, minimise};
 use crate::case::Case;
-use crate::oracle::{Verdict, examine};
+use crate::oracle::{Examiner, Verdict};
 use crate::regression::{Finding, Store};
 use crate::report::{human, jsonl};
 use std::path::Path;
@@ -29,11 +29,11 @@ pub(super) fn run(args: &ShrinkArgs) -> Result<Exit, Failure> {
     if starts.is_empty() {
         return Err(Failure::usage("nothing to shrink: there is no finding in the paths given"));
     }
-    let backends = backends::open(&args.backend)?;
+    let backends = backends::examiners(&args.backend, &args.isolation, 1)?;
     let (mut failing, mut clean, mut not_run) = (0, 0, 0);
     for start in &starts {
         for backend in &backends {
-            let verdict = match examine(&**backend, &start.kernel, &start.case) {
+            let verdict = match backend.examine(&start.kernel, &start.case) {
                 Ok(examined) => examined.verdict,
                 Err(error) => Verdict::Skip(error.to_string()),
             };
@@ -53,6 +53,7 @@ pub(super) fn run(args: &ShrinkArgs) -> Result<Exit, Failure> {
             }
         }
     }
+    backends::tell_unconfirmed(&backends);
     Ok(match (failing, clean, not_run) {
         (1.., ..) => Exit::Findings,
         (0, _, 0) => Exit::Clean,
@@ -93,7 +94,7 @@ fn read(what: &str, kernel: Option<&str>) -> Result<Vec<Start>, Failure> {
     findings.into_iter().map(start).collect()
 }
 
-fn shrink(args: &ShrinkArgs, start: &Start, backend: &dyn Backend, verdict: &Verdict, store: &Store) {
+fn shrink(args: &ShrinkArgs, start: &Start, backend: &dyn Examiner, verdict: &Verdict, store: &Store) {
     let found_by = format!("shrink of {}", start.from);
     let Some(minimised) = minimise(&start.kernel, backend, &start.case, verdict, found_by, args.max_shrink) else {
         return;
@@ -102,6 +103,10 @@ fn shrink(args: &ShrinkArgs, start: &Start, backend: &dyn Backend, verdict: &Ver
     let save =
         |finding: Finding, executions: u32| Box::new(Found::saved(&start.kernel, finding, executions, Some(store)));
     tell(args.format, &Event::Found(save(minimised.finding, minimised.executions)));
+    for (case, message) in minimised.internal_errors {
+        let kernel = start.kernel.name().to_owned();
+        tell(args.format, &Event::Internal { kernel, line: case.to_string(), message });
+    }
     for (case, verdict) in minimised.others {
         if let Some(finding) = met(&start.kernel, backend, &case, &verdict, id) {
             tell(args.format, &Event::Met(save(finding, 0)));
@@ -114,6 +119,9 @@ fn tell(format: Format, event: &Event) {
         (Format::Jsonl, event) => println!("{}", jsonl::event(event)),
         (Format::Human, Event::Found(found)) => print!("{}", human::found(found)),
         (Format::Human, Event::Met(found)) => print!("{}", human::met(found)),
+        (Format::Human, Event::Internal { kernel, line, message }) => {
+            eprintln!("internal error, please report it: {kernel}: {line}: {message}");
+        }
         (Format::Human, _) => {}
     }
 }

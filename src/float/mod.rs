@@ -4,6 +4,7 @@
 //! because it may go through f32 and round twice where the processor has a half-precision converter.
 
 pub mod approx;
+pub(crate) mod bits;
 pub mod eight;
 pub mod exact;
 pub mod fused;

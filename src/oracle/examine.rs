@@ -21,7 +21,7 @@ pub fn is_perturbed(backend: BackendKind, case: &Case) -> bool {
 ///
 /// An error is this program's or the machine's limit, never the kernel's; the caller counts it as a skip or stops.
 pub fn examine(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Result<Examined, BackendError> {
-    let without_output = |verdict| Ok(Examined { verdict, output: None, closer: None, relation: None });
+    let without_output = |verdict| Ok(Examined::plain(verdict));
     if let Some(why) = kernel.manifest.domain.excludes(case) {
         return without_output(Verdict::Skip(format!("outside the kernel's domain: {why}")));
     }
@@ -42,7 +42,7 @@ pub fn examine(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Result<Ex
             Some(fault) => fault,
             None => explain(backend, kernel, case, &first, place)?,
         };
-        return Ok(Examined { verdict: Verdict::Fault(fault), output: Some(first), closer: None, relation: None });
+        return Ok(Examined { output: Some(first), ..Examined::plain(Verdict::Fault(fault)) });
     }
     let mut verdict = judge(case, &kernel.manifest, first_run.poison, &first);
     if is_perturbed(backend.kind(), case) && matches!(verdict, Verdict::Agree(_)) {
@@ -52,7 +52,7 @@ pub fn examine(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Result<Ex
             Outcome::Output(output) => {
                 if let Verdict::Diverge(divergence) = judge(case, &kernel.manifest, run.poison, &output) {
                     verdict = Verdict::Diverge(Divergence { approximate: true, ..divergence });
-                    return Ok(Examined { verdict, output: Some(output), closer: None, relation: None });
+                    return Ok(Examined { output: Some(output), ..Examined::plain(verdict) });
                 }
             }
         }

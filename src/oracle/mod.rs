@@ -12,15 +12,18 @@
 //! a wrong key or length can't hide in the rounding, and only what is proven wrong there becomes a finding.
 
 mod examine;
+mod examiner;
 mod judge;
 pub mod relation;
 mod rows;
 
 pub use examine::{examine, is_perturbed, look_closer};
+pub use examiner::{Examiner, Unconfirmed};
 pub use judge::judge;
 pub use rows::{ExpectedRow, for_each_row};
 
 use crate::case::{Case, Relation, TensorName};
+use crate::float::bits;
 use crate::outcome::{Fault, Output, Site};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -52,16 +55,26 @@ pub struct Examined {
     pub relation: Option<(Relation, relation::Checked)>,
 }
 
+impl Examined {
+    /// A verdict with nothing else to tell.
+    pub fn plain(verdict: Verdict) -> Self {
+        Self { verdict, output: None, closer: None, relation: None }
+    }
+}
+
 /// How close an agreeing run came to its bounds.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Agreement {
     /// Largest part of its bound that any element's error used, 0 to 1.
+    #[serde(with = "bits")]
     pub worst_ratio: f64,
     /// Output elements judged by a bound.
     pub elements: u64,
     /// Output elements of rows in which a right kernel may overflow: only their being written was checked.
     pub out_of_domain: u64,
     /// Largest error over what independent rounding errors would come to (the bound `hm`), where V's signs are random.
+    #[serde(with = "bits")]
     pub model_ratio: f64,
 }
 

@@ -1,8 +1,9 @@
 //! The bits that a run left, in 64 bits.
 
-use crate::backend::{Backend, BackendError, BackendKind, Kernel, Run};
+use crate::backend::{BackendError, BackendKind, Kernel};
 use crate::case::Case;
 use crate::case::codec::fnv1a;
+use crate::oracle::Examiner;
 use crate::outcome::{Fault, Outcome, Output};
 use crate::tensor::Buffer;
 use serde::{Deserialize, Serialize};
@@ -20,12 +21,12 @@ pub struct Digest(u64);
 
 impl Digest {
     /// Of the first run of `case`, which is run here.
-    pub fn of_first_run(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Result<Self, BackendError> {
-        backend.run(kernel, case, Run::first(case)).map(|outcome| Self::of(&outcome))
+    pub fn of_first_run(backend: &dyn Examiner, kernel: &Kernel, case: &Case) -> Result<Self, BackendError> {
+        backend.run_first(kernel, case).map(|outcome| Self::of(&outcome))
     }
 
     /// What a finding remembers of its case: nothing unless the backend gives the same bits each time, as the emulator does.
-    pub(crate) fn to_remember(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Option<Self> {
+    pub(crate) fn to_remember(backend: &dyn Examiner, kernel: &Kernel, case: &Case) -> Option<Self> {
         let repeats = backend.kind() == BackendKind::Emulator;
         repeats.then(|| Self::of_first_run(backend, kernel, case).ok()).flatten()
     }

@@ -2,8 +2,8 @@
 
 use super::store::{files_below, load};
 use super::{Digest, Finding, LoadError};
-use crate::backend::{Backend, BackendKind, Kernel, OpenError};
-use crate::oracle::{self, Signature};
+use crate::backend::{BackendKind, Kernel, OpenError};
+use crate::oracle::{self, Examiner, Signature};
 use crate::outcome::FaultKind;
 use std::path::{Path, PathBuf};
 
@@ -49,7 +49,7 @@ impl Finding {
 const TRIES: u32 = 24;
 
 /// Runs `finding` on `backend`; a flaky one until it fails again, but not for ever.
-pub fn replay(finding: &Finding, kernel: &Kernel, backend: &dyn Backend) -> Replayed {
+pub fn replay(finding: &Finding, kernel: &Kernel, backend: &dyn Examiner) -> Replayed {
     let tries = if finding.flaky.is_some() { TRIES } else { 1 };
     let mut last = Replayed::Fixed;
     for _ in 0..tries {
@@ -79,7 +79,7 @@ pub enum Bits {
 /// The worst end counts: that it still fails, else that it fails differently, which it does too if nothing fails and the
 /// bits change from run to run, else that it could not be run. Bits are compared with those that were saved if `backend` is
 /// of the kind that the finding is from.
-pub fn replay_times(finding: &Finding, kernel: &Kernel, backend: &dyn Backend, times: u32) -> (Replayed, Bits) {
+pub fn replay_times(finding: &Finding, kernel: &Kernel, backend: &dyn Examiner, times: u32) -> (Replayed, Bits) {
     let mut worst = Replayed::Fixed;
     let mut bits = Bits::Unknown;
     let mut first = None;
@@ -140,8 +140,8 @@ impl Replayed {
     }
 }
 
-fn replay_once(finding: &Finding, kernel: &Kernel, backend: &dyn Backend) -> Replayed {
-    let verdict = match oracle::examine(backend, kernel, &finding.case) {
+fn replay_once(finding: &Finding, kernel: &Kernel, backend: &dyn Examiner) -> Replayed {
+    let verdict = match backend.examine(kernel, &finding.case) {
         Ok(examined) => examined.verdict,
         Err(error) => return Replayed::CannotRun(error.to_string()),
     };

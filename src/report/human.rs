@@ -1,7 +1,7 @@
 //! Text for a terminal.
 
 use crate::campaign::{Found, Row, Summary};
-use crate::oracle::{SGN_FAILURE, Tier, axes};
+use crate::oracle::{SGN_FAILURE, Tier, Unconfirmed, axes};
 use crate::regression::{Bits, Finding, Replayed, Saved};
 use comfy_table::{CellAlignment, Table, presets};
 use std::fmt::Write;
@@ -195,7 +195,19 @@ pub fn summary(summary: &Summary) -> String {
             c.identical, c.elements, c.cases, c.max_ulps
         );
     }
+    for (device, unconfirmed) in &summary.unconfirmed {
+        text += &self::unconfirmed(device, unconfirmed);
+    }
     text + &verdict(summary) + "\n"
+}
+
+/// Deaths of worker processes that tell nothing of any kernel, in a line.
+pub fn unconfirmed(device: &str, unconfirmed: &Unconfirmed) -> String {
+    let last = unconfirmed.last.as_deref().unwrap_or("-");
+    format!(
+        "not confirmed: {} times a worker process of {device} ended and did not again with the same cases; last: {last}\n",
+        unconfirmed.deaths
+    )
 }
 
 /// A table of the relations that cases were judged by.
@@ -266,11 +278,12 @@ fn verdict(summary: &Summary) -> String {
             summary.internal_errors
         );
     }
+    let ended = if summary.interrupted || summary.journal_lost.is_some() { " before it was ended early" } else { "" };
     match (findings, cases) {
         (0, 0) => "verdict: none, no case was run".into(),
-        (0, _) => format!("verdict: no finding in {cases} cases ({seconds:.1} s)"),
-        (1, _) => format!("verdict: 1 finding in {cases} cases ({seconds:.1} s)"),
-        _ => format!("verdict: {findings} findings in {cases} cases ({seconds:.1} s)"),
+        (0, _) => format!("verdict: no finding in {cases} cases{ended} ({seconds:.1} s)"),
+        (1, _) => format!("verdict: 1 finding in {cases} cases{ended} ({seconds:.1} s)"),
+        _ => format!("verdict: {findings} findings in {cases} cases{ended} ({seconds:.1} s)"),
     }
 }
 

@@ -1,8 +1,9 @@
 //! One JSON object a line, for programs.
 //!
-//! Every line has a string `event`: `started`, `progress`, `shrinking`, `found`, `met`, `backend_lost`, `internal`, then one
-//! `row` for each kernel and backend, `comparison` where hardware and emulator both ran, and `finished` last; of a replay `replayed`
-//! for each finding and then `same_signature` for those that may be one bug.
+//! Every line has a string `event`: `started`, `progress`, `shrinking`, `found`, `met`, `backend_lost`, `journal_lost`,
+//! `internal`, then one `row` for each kernel and backend, `comparison` where hardware and emulator both ran, `unconfirmed` for
+//! each device whose worker processes died in ways that did not come back, and `finished` last; of a replay `replayed` for each
+//! finding and then `same_signature` for those that may be one bug.
 //! `nonzero` of a finding lists the elements of its inputs that aren't 0 (at most 8; null where all are a recipe's or more
 //! may be), with the axes of [`Role::axes`](crate::case::values::Role::axes).
 //! Numbers that JSON lacks (NaN, infinities) are strings.
@@ -25,6 +26,7 @@ pub fn event(event: &Event) -> String {
         Event::Found(found) => found_object("found", found),
         Event::Met(found) => found_object("met", found),
         Event::BackendLost { backend, why } => json!({"event": "backend_lost", "backend": backend, "why": why}),
+        Event::JournalLost { why } => json!({"event": "journal_lost", "why": why}),
         Event::Internal { kernel, line, message } => {
             json!({"event": "internal", "kernel": kernel, "case": line, "message": message})
         }
@@ -50,11 +52,17 @@ pub fn summary(summary: &Summary) -> Vec<String> {
             "identical": c.identical, "max_ulps": c.max_ulps,
         })
     });
+    let deaths = summary.unconfirmed.iter().map(|(device, unconfirmed)| {
+        json!({
+            "event": "unconfirmed", "backend": device, "deaths": unconfirmed.deaths, "last": unconfirmed.last,
+        })
+    });
     let findings: usize = summary.rows.iter().map(|row| row.findings).sum();
     let end = json!({
         "event": "finished", "elapsed_s": seconds, "findings": findings, "internal_errors": summary.internal_errors,
+        "interrupted": summary.interrupted, "journal_lost": summary.journal_lost,
     });
-    rows.chain(comparisons).chain([end]).map(|value| value.to_string()).collect()
+    rows.chain(comparisons).chain(deaths).chain([end]).map(|value| value.to_string()).collect()
 }
 
 /// The line of an input of a fuzz target: `result` is one of `fails`, `agrees`, `cannot-run`.

@@ -22,11 +22,11 @@ pub(super) fn check(
     run: impl Fn(&Case) -> Result<Outcome, BackendError>,
 ) -> Result<Checked, BackendError> {
     let Some(returned) = kernel.manifest.lse else {
-        return Ok(Checked::DoesNotApply("the kernel returns no log-sum-exp"));
+        return Ok(Checked::DoesNotApply("the kernel returns no log-sum-exp".into()));
     };
     let [whole, front, back] = match derive::halves(case, &kernel.manifest.domain) {
         Ok(halves) => halves,
-        Err(why) => return Ok(Checked::DoesNotApply(why)),
+        Err(why) => return Ok(Checked::DoesNotApply(why.into())),
     };
     let mut outputs = Vec::new();
     for case in [&whole, &front, &back] {

@@ -20,9 +20,11 @@ use crate::backend::{Backend, BackendError, Kernel, Run};
 use crate::bound;
 use crate::case::values::{Role, RowAt};
 use crate::case::{Case, Relation, TensorName};
-use crate::float::Dtype;
+use crate::float::{Dtype, bits};
 use crate::outcome::{Fault, Outcome, Output};
 use derive::{Pair, base_row, expected, factor};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// What came of judging a relation.
@@ -35,17 +37,19 @@ pub enum Checked {
     /// A derived run did something wrong that is not a number.
     Fault(Fault),
     /// It says nothing about this case, for this reason.
-    DoesNotApply(&'static str),
+    DoesNotApply(Cow<'static, str>),
 }
 
 /// How closely a relation holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Held {
     /// Elements compared.
     pub elements: u64,
     /// Of them, those that are equal.
     pub equal: u64,
     /// Largest part of its tolerance that any difference used, 0 to 1.
+    #[serde(with = "bits")]
     pub worst_ratio: f64,
 }
 
@@ -72,11 +76,11 @@ pub fn check(
     }
     let moves_exponents = matches!(relation, Relation::ValuesScaled | Relation::FactorsMoved);
     if moves_exponents && kernel.manifest.numerics.at_case(1, given).u > BINARY32_ROUNDOFF {
-        return Ok(Checked::DoesNotApply("accumulators narrower than binary32 have too few exponents"));
+        return Ok(Checked::DoesNotApply("accumulators narrower than binary32 have too few exponents".into()));
     }
     let pair = match derive::pair(relation, given, &kernel.manifest.domain) {
         Ok(pair) => pair,
-        Err(why) => return Ok(Checked::DoesNotApply(why)),
+        Err(why) => return Ok(Checked::DoesNotApply(why.into())),
     };
     let base = match run(&pair.base)? {
         Outcome::Output(output) => output,

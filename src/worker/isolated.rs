@@ -1,0 +1,280 @@
+//! Examines cases in worker processes, and tells what the death of one means.
+//!
+//! Many cases are under way in one worker, each in a thread of its own. When it dies, no one can tell whose doing that
+//! was: all of them are run again, one at a time, in another worker that does nothing else. A case is guilty if a worker
+//! that has run nothing before it dies with it, the worker it was in first died too, and the device still gets a case
+//! right that every device should. After that its kernel stays alone: the search for a smaller case goes through many
+//! deaths, and nobody else's case should be under way then.
+
+use super::message::{Answer, Question, Wanted};
+use super::process::{Cause, Death, Process, Reply, lock};
+use crate::backend::{BackendError, BackendKind, Kernel, elements_times_keys};
+use crate::case::{Case, ParseError};
+use crate::oracle::{Examined, Examiner, Unconfirmed, Verdict};
+use crate::outcome::{Fault, FaultKind, Outcome};
+use std::collections::HashSet;
+use std::process::{Command, ExitStatus};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Time that a case gets beyond [`Options::limit`] for each query element times key.
+const LIMIT_PER_ELEMENT: Duration = Duration::from_micros(1);
+/// How often a worker is started anew if it can't be, and how long to wait in between: a device may need a moment to
+/// recover from what happened to the worker before.
+const STARTS: (u32, Duration) = (3, Duration::from_secs(1));
+/// The kernel and the case that tell a bad device from a bad kernel.
+const HEALTHY_KERNEL: &str = "gqa_decode";
+const HEALTHY_CASE: &str = "kv=1 g=1 d=8 past=1 dtype=f32 cache=hnd:2 scale=1 values=flat:0";
+
+/// How cases are examined.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Cases that may be under way at the same time.
+    pub threads: usize,
+    /// How long a case may take; large ones get more.
+    pub limit: Duration,
+    /// Whether outputs are handed over, as comparing backends takes.
+    pub outputs: bool,
+}
+
+/// A device whose cases are examined in other processes.
+pub struct Isolated {
+    kind: BackendKind,
+    device: String,
+    options: Options,
+    /// The command that starts a worker with so many threads.
+    launch: Box<dyn Fn(usize) -> Command + Send + Sync>,
+    /// Where cases are under way together.
+    shared: Mutex<Option<Arc<Process>>>,
+    /// Where one is under way alone.
+    alone: Mutex<Option<Alone>>,
+    /// Content of the kernels that have killed a worker.
+    fragile: Mutex<HashSet<u64>>,
+    unconfirmed: Mutex<Unconfirmed>,
+    /// What proves a device healthy.
+    healthy: (Kernel, Case),
+}
+
+/// A worker that runs one case at a time.
+struct Alone {
+    process: Process,
+    /// Whether nothing has run in it but what proves it healthy.
+    fresh: bool,
+}
+
+impl Isolated {
+    /// Starts a first worker with the command that `launch` gives for so many threads; it must [`serve`](super::serve) a
+    /// backend of this kind on its standard input and output.
+    ///
+    /// # Errors
+    /// Why there is no worker: the program can't be started, or there is no device.
+    pub fn open(
+        kind: BackendKind,
+        options: Options,
+        launch: impl Fn(usize) -> Command + Send + Sync + 'static,
+    ) -> Result<Self, String> {
+        let healthy = (
+            Kernel::open(HEALTHY_KERNEL).map_err(|error| error.to_string())?,
+            HEALTHY_CASE.parse().map_err(|error: ParseError| error.to_string())?,
+        );
+        let first = Process::start(launch(options.threads))?;
+        Ok(Self {
+            kind,
+            device: first.device.clone(),
+            options,
+            launch: Box::new(launch),
+            shared: Mutex::new(Some(Arc::new(first))),
+            alone: Mutex::default(),
+            fragile: Mutex::default(),
+            unconfirmed: Mutex::default(),
+            healthy,
+        })
+    }
+
+    fn start(&self, threads: usize) -> Result<Process, BackendError> {
+        let mut tries = 1..=STARTS.0;
+        loop {
+            let last = tries.next() == Some(STARTS.0);
+            match Process::start((self.launch)(threads)) {
+                Ok(process) => return Ok(process),
+                Err(why) if last => return Err(BackendError::Unavailable(why)),
+                Err(_) => std::thread::sleep(STARTS.1),
+            }
+        }
+    }
+
+    fn ask(&self, process: &Process, kernel: &Kernel, case: &Case, wanted: Wanted) -> Reply {
+        let question = |number| Question {
+            number,
+            kernel: kernel.reference(),
+            content: kernel.content_hash(),
+            case: case.to_string(),
+            wanted,
+        };
+        let elements = u32::try_from(elements_times_keys(case)).unwrap_or(u32::MAX);
+        process.ask(question, case.id().to_string(), self.options.limit + LIMIT_PER_ELEMENT * elements)
+    }
+
+    /// The worker where cases are under way together; a new one if the last has died.
+    fn shared(&self) -> Result<Arc<Process>, BackendError> {
+        let mut slot = lock(&self.shared);
+        if let Some(process) = slot.take().filter(|process| !process.has_ended()) {
+            return Ok(slot.insert(process).clone());
+        }
+        Ok(slot.insert(Arc::new(self.start(self.options.threads)?)).clone())
+    }
+
+    /// Examines a case beside others, and alone where that is not safe.
+    fn examine_somewhere(&self, kernel: &Kernel, case: &Case, wanted: Wanted) -> Result<Examined, BackendError> {
+        if lock(&self.fragile).contains(&kernel.content_hash()) {
+            return self.examine_alone(kernel, case, wanted, false).map(|(examined, _)| examined);
+        }
+        loop {
+            match self.ask(&*self.shared()?, kernel, case, wanted) {
+                Reply::Gone => {}
+                Reply::Answer(answer) => return received(*answer),
+                Reply::Died(death) => {
+                    let trial = self.examine_alone(kernel, case, wanted, true);
+                    let guilty = trial.as_ref().map_or(true, |(_, guilty)| *guilty);
+                    if death.settle(guilty) {
+                        self.not_confirmed(case, &death);
+                    }
+                    return trial.map(|(examined, _)| examined);
+                }
+            }
+        }
+    }
+
+    /// Examines a case while no other is under way beside it. `suspect`: whether a worker has died with it before.
+    fn examine_alone(&self, kernel: &Kernel, case: &Case, wanted: Wanted, mut suspect: bool) -> Trial {
+        let mut slot = lock(&self.alone);
+        let mut seen: Option<Arc<Death>> = None;
+        loop {
+            let Alone { process, fresh } = match slot.take().filter(|alone| !alone.process.has_ended()) {
+                Some(alone) => alone,
+                None => Alone { process: self.start(1)?, fresh: true },
+            };
+            let death = match self.ask(&process, kernel, case, wanted) {
+                Reply::Gone => continue,
+                Reply::Answer(answer) => {
+                    *slot = Some(Alone { process, fresh: false });
+                    if let Some(death) = seen {
+                        self.not_confirmed(case, &death);
+                    }
+                    return Ok((received(*answer)?, false));
+                }
+                Reply::Died(death) => death,
+            };
+            drop(process);
+            *slot = Some(Alone { process: self.start_healthy(case, &death)?, fresh: true });
+            if fresh && (suspect || lock(&self.fragile).contains(&kernel.content_hash())) {
+                lock(&self.fragile).insert(kernel.content_hash());
+                return Ok((self.meaning(case, &death)?, true));
+            }
+            suspect = true;
+            seen = Some(death);
+        }
+    }
+
+    /// A new worker, on a device that gets a small case of a good kernel right.
+    fn start_healthy(&self, case: &Case, death: &Death) -> Result<Process, BackendError> {
+        let process = self.start(1)?;
+        let unhealthy = |why: &dyn std::fmt::Display| {
+            let device = &self.device;
+            BackendError::Unavailable(format!(
+                "{device} does not get a case right that any should ({HEALTHY_KERNEL}, {HEALTHY_CASE}): {why}; that was \
+                 after a worker died with the case {case}: {death}"
+            ))
+        };
+        let (kernel, good) = &self.healthy;
+        match self.ask(&process, kernel, good, Wanted::Examination) {
+            Reply::Answer(answer) => match received(*answer).map_err(|error| unhealthy(&error))?.verdict {
+                Verdict::Agree(_) => Ok(process),
+                verdict => Err(unhealthy(&format!("{verdict:?}"))),
+            },
+            Reply::Died(death) => Err(unhealthy(&death)),
+            Reply::Gone => Err(unhealthy(&"the worker ended")),
+        }
+    }
+
+    /// What it says of a case that a worker has died with it, twice.
+    fn meaning(&self, case: &Case, death: &Death) -> Result<Examined, BackendError> {
+        let fault = |kind, detail| Ok(Examined::plain(Verdict::Fault(Fault::new(kind, detail))));
+        // The emulator has a budget of its own and runs no code but this program's: its death can't be the kernel's doing.
+        let emulated = self.kind == BackendKind::Emulator;
+        match &death.cause {
+            Cause::Lost(answer) => received((**answer).clone()),
+            Cause::Exited(status) if is_killed(*status) => {
+                // Twice with the same case: most likely the system ran out of memory.
+                Err(BackendError::OutOfMemory(format!("this machine, it seems: {death}")))
+            }
+            Cause::Exited(_) if !emulated => fault(FaultKind::Crash, death.to_string()),
+            Cause::TimedOut(_) if !emulated => fault(FaultKind::Hang, death.to_string()),
+            Cause::TimedOut(_) => Err(BackendError::TooSlow(death.to_string())),
+            Cause::Exited(_) | Cause::Nonsense(_) | Cause::Dropped => {
+                Err(BackendError::Internal(format!("{death}, with the case {case}")))
+            }
+        }
+    }
+
+    fn not_confirmed(&self, case: &Case, death: &Death) {
+        let mut unconfirmed = lock(&self.unconfirmed);
+        unconfirmed.deaths += 1;
+        unconfirmed.last = Some(format!("{death}, with the case {case}"));
+    }
+}
+
+/// What came of a case that was alone, and whether a worker's death is its doing.
+type Trial = Result<(Examined, bool), BackendError>;
+
+fn received(answer: Answer) -> Result<Examined, BackendError> {
+    let unreadable = |error| BackendError::Internal(format!("a worker answered with a case that is none: {error}"));
+    answer.examined?.examined().map_err(unreadable)
+}
+
+/// Whether someone else ended the process, such as the system when memory runs out.
+#[cfg(unix)]
+fn is_killed(status: ExitStatus) -> bool {
+    const HANGUP: i32 = 1;
+    const INTERRUPT: i32 = 2;
+    const KILL: i32 = 9;
+    const TERMINATE: i32 = 15;
+    let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+    signal.is_some_and(|signal| [HANGUP, INTERRUPT, KILL, TERMINATE].contains(&signal))
+}
+
+/// Whether someone else ended the process. Can't be told here.
+#[cfg(not(unix))]
+fn is_killed(_: ExitStatus) -> bool {
+    false
+}
+
+impl Examiner for Isolated {
+    fn kind(&self) -> BackendKind {
+        self.kind
+    }
+
+    fn describe(&self) -> String {
+        self.device.clone()
+    }
+
+    fn examine(&self, kernel: &Kernel, case: &Case) -> Result<Examined, BackendError> {
+        let wanted = if self.options.outputs { Wanted::ExaminationAndOutput } else { Wanted::Examination };
+        self.examine_somewhere(kernel, case, wanted)
+    }
+
+    fn run_first(&self, kernel: &Kernel, case: &Case) -> Result<Outcome, BackendError> {
+        let examined = self.examine_somewhere(kernel, case, Wanted::FirstRun)?;
+        match (examined.output, examined.verdict) {
+            (Some(output), _) => Ok(Outcome::Output(output)),
+            (None, Verdict::Fault(fault)) => Ok(Outcome::Fault(fault)),
+            (None, verdict) => {
+                Err(BackendError::Internal(format!("a worker ran {case} and told nothing: {verdict:?}")))
+            }
+        }
+    }
+
+    fn unconfirmed(&self) -> Unconfirmed {
+        lock(&self.unconfirmed).clone()
+    }
+}

@@ -1,0 +1,13 @@
+//! Examining cases in another process, so that a kernel that hangs, spoils the device's context or kills its process
+//! costs that process and nothing else.
+//!
+//! A worker is this program, started as `attnfuzz worker`, that answers questions on its standard input ([`serve`]).
+//! [`Isolated`] keeps such processes, asks them, and tells what their deaths mean.
+
+mod isolated;
+mod message;
+mod process;
+mod serve;
+
+pub use isolated::{Isolated, Options};
+pub use serve::serve;

@@ -1,0 +1,140 @@
+//! A worker that misbehaves, played by this test program: [`launch`] starts it with the one "test" below.
+
+use attnfuzz::backend::{Backend, BackendError, BackendKind, Emulator, Kernel, Run};
+use attnfuzz::case::Case;
+use attnfuzz::outcome::{Fault, FaultKind, Outcome};
+use attnfuzz::worker::serve;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const MODE: &str = "ATTNFUZZ_TEST_STAND_IN";
+const FILE: &str = "ATTNFUZZ_TEST_STAND_IN_FILE";
+
+/// What the stand-in does when it meets a case of more than four query heads a KV head.
+pub(super) const MODES: [&str; 12] = [
+    "abort",
+    "exit",
+    "hang",
+    "spoil",
+    "abort-once",
+    "sick",
+    "panic",
+    "killed",
+    "garbage",
+    "twice",
+    "other-case",
+    "silence",
+];
+
+/// The command that starts a stand-in with so many threads. `file` is where it may remember something.
+pub(super) fn launch(mode: &'static str, file: &Path) -> impl Fn(usize) -> Command + Send + Sync + 'static {
+    assert!(MODES.contains(&mode));
+    let file = file.to_owned();
+    move |threads| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--ignored", "--exact", "worker::stand_in::play", "--nocapture"]);
+        command.env(MODE, format!("{mode} {threads}")).env(FILE, &file);
+        command
+    }
+}
+
+#[test]
+#[ignore = "the part of the worker in the tests beside it, which start it"]
+fn play() {
+    let Ok(mode) = std::env::var(MODE) else { return };
+    let (mode, threads) = mode.split_once(' ').unwrap();
+    let hostile = Hostile { mode: mode.into(), spoiled: AtomicBool::new(false) };
+    let output = Mangled(mode.into());
+    serve(Ok(hostile), threads.parse().unwrap(), io::stdin().lock(), output).unwrap();
+}
+
+/// Set once a case of more than four query heads was met.
+static MET: AtomicBool = AtomicBool::new(false);
+
+struct Hostile {
+    mode: String,
+    spoiled: AtomicBool,
+}
+
+impl Backend for Hostile {
+    fn kind(&self) -> BackendKind {
+        BackendKind::Cuda
+    }
+
+    fn describe(&self) -> String {
+        "stand-in".into()
+    }
+
+    fn run(&self, kernel: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError> {
+        let file = std::env::var_os(FILE).unwrap();
+        if self.mode == "sick" && Path::new(&file).exists() {
+            std::process::abort();
+        }
+        if self.spoiled.load(Ordering::SeqCst) {
+            return Err(BackendError::Unavailable("spoiled".into()));
+        }
+        if case.shape.q_per_kv <= 4 {
+            return Emulator.run(kernel, case, run);
+        }
+        MET.store(true, Ordering::SeqCst);
+        match &*self.mode {
+            "abort" => {
+                io::stderr().write_all(b"the device fell off the bus\n").unwrap();
+                std::process::abort()
+            }
+            "exit" => std::process::exit(3),
+            "hang" => loop {
+                std::thread::park();
+            },
+            "spoil" => {
+                self.spoiled.store(true, Ordering::SeqCst);
+                Ok(Outcome::Fault(Fault::new(FaultKind::OutOfBounds, "illegal address")))
+            }
+            "abort-once" | "sick" if !Path::new(&file).exists() => {
+                std::fs::write(file, "met").unwrap();
+                std::process::abort()
+            }
+            "panic" => panic!("a bug of this program"),
+            "killed" => {
+                Command::new("kill").args(["-9", &std::process::id().to_string()]).status().unwrap();
+                loop {
+                    std::thread::park();
+                }
+            }
+            _ => Emulator.run(kernel, case, run),
+        }
+    }
+
+    fn lost(&self) -> Option<String> {
+        self.spoiled.load(Ordering::SeqCst).then(|| "spoiled".into())
+    }
+}
+
+/// The worker's output, which says something else once a case of more than four query heads was met.
+struct Mangled(String);
+
+impl Write for Mangled {
+    fn write(&mut self, message: &[u8]) -> io::Result<usize> {
+        let mut out = io::stdout().lock();
+        match &*self.0 {
+            mode if !MET.swap(false, Ordering::SeqCst) || mode.is_empty() => out.write_all(message)?,
+            // A kernel may print what it likes.
+            "garbage" => out.write_all(b"\xff printed by a kernel\n@{\"answer\":{\"number\":\n")?,
+            "twice" => out.write_all(&[message, message].concat())?,
+            "other-case" => {
+                let text = String::from_utf8_lossy(message).replace("\"case\":\"", "\"case\":\"0");
+                out.write_all(text.as_bytes())?;
+            }
+            "silence" => {}
+            _ => out.write_all(message)?,
+        }
+        out.flush()?;
+        Ok(message.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
