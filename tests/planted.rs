@@ -2,7 +2,7 @@
 //! while the kernel without the bug agrees on the same case.
 
 use attnfuzz::backend::{Emulator, Kernel, shipped_names};
-use attnfuzz::campaign::{Config, Event, Found, run};
+use attnfuzz::campaign::{Config, Event, Found, minimise, run};
 use attnfuzz::oracle::{Examiner, Verdict, examine};
 use attnfuzz::regression::{Finding, Replayed, Saved, Store, replay};
 use std::sync::Arc;
@@ -279,4 +279,38 @@ fn a_right_kernel_is_not_accused() {
             assert!(matches!(verdict, Verdict::Agree(_)), "{name} {case}: {verdict:?}");
         }
     }
+}
+
+/// Kernels that a GPU can't survive: each is found in the emulator, and shrunk to the least number that its fault needs.
+#[test]
+fn kernels_that_spoil_a_device_are_shrunk_to_what_they_need() {
+    let least = [
+        ("trap", "fault trap", "kv=1 g=5 d=1 past=0 "),
+        ("illegal_address", "fault out-of-bounds", "kv=1 g=1 d=48 past=0 "),
+        ("misaligned", "fault misaligned", "kv=3 g=1 d=1 past=0 "),
+    ];
+    for (name, class, shape) in least {
+        let kernel = Kernel::open(&format!("tests/faults/{name}.toml")).unwrap();
+        let mut cases = (0..100).map(|index| kernel.space().case_at(0, index));
+        let (case, verdict) = cases
+            .find_map(|case| {
+                let verdict = examine(&Emulator, &kernel, &case).unwrap().verdict;
+                verdict.signature().map(|_| (case, verdict))
+            })
+            .unwrap();
+        let minimised = minimise(&kernel, &Emulator, &case, &verdict, "a test".into(), 500).unwrap();
+        assert_eq!(minimised.finding.signature.class, class);
+        assert!(minimised.finding.line.starts_with(shape), "{}", minimised.finding.line);
+    }
+}
+
+#[test]
+fn a_kernel_that_never_ends_is_a_hang() {
+    let kernel = Kernel::open("tests/faults/hang.toml").unwrap();
+    let [ends, hangs] = ["past=19 cache=hnd:20", "past=20 cache=hnd:21"].map(|past| {
+        let case = format!("kv=1 g=1 d=1 {past} dtype=f32 scale=1 values=flat:0").parse().unwrap();
+        examine(&Emulator, &kernel, &case).unwrap().verdict
+    });
+    assert!(matches!(ends, Verdict::Agree(_)), "{ends:?}");
+    assert_eq!(hangs.signature().unwrap().class, "fault hang");
 }

@@ -12,7 +12,7 @@
 #![expect(unsafe_code, reason = "the driver API is C; every call of it in the project is here")]
 
 use super::plan::{Plan, PlannedLaunch, Region};
-use super::{Backend, BackendError, BackendKind, Kernel, Run};
+use super::{Backend, BackendError, BackendKind, Kernel, Run, elements_times_keys};
 use crate::case::Case;
 use crate::outcome::{Fault, FaultKind, Outcome};
 use cudarc::driver::result::{self, DriverError};
@@ -34,7 +34,9 @@ const ALIGNMENT: usize = 256;
 /// Tensors of a case up to which its runs are on the device at once.
 const TOGETHER_BYTES: usize = 64 << 20;
 /// How long the launches of one case may take before the kernel counts as hung.
-const TIME_LIMIT: Duration = Duration::from_secs(20);
+const TIME_LIMIT: Duration = Duration::from_secs(5);
+/// The same for each query element times key.
+const TIME_LIMIT_PER_ELEMENT: Duration = Duration::from_micros(1);
 /// Dynamic shared memory that needs no attribute.
 const PLAIN_SHARED_BYTES: u32 = 48 << 10;
 
@@ -261,10 +263,12 @@ impl Cuda {
             }
         }
         // Waited for before the copy back, which would itself wait, and for ever, for a kernel that hangs.
-        match if self.turn.is_some() { self.wait(lane) } else { Ok(true) } {
+        let elements = u32::try_from(elements_times_keys(case)).unwrap_or(u32::MAX);
+        let limit = TIME_LIMIT + TIME_LIMIT_PER_ELEMENT * elements;
+        match if self.turn.is_some() { self.wait(lane, limit) } else { Ok(true) } {
             Ok(true) => {}
             Ok(false) => {
-                let why = format!("the kernel did not end within {} s", TIME_LIMIT.as_secs());
+                let why = format!("the kernel did not end within {:.1} s", limit.as_secs_f64());
                 *lock(&self.lost) = Some(format!("{why} with the case {case}"));
                 return Ok(Some(Fault::new(FaultKind::Hang, why)));
             }
@@ -326,13 +330,13 @@ impl Cuda {
     }
 
     /// Waits for the lane's stream; false when the time is up.
-    fn wait(&self, lane: &Lane) -> Result<bool, DriverError> {
+    fn wait(&self, lane: &Lane, limit: Duration) -> Result<bool, DriverError> {
         let start = Instant::now();
         loop {
             // SAFETY: the stream belongs to the lane.
             match unsafe { sys::cuStreamQuery(lane.stream.cu_stream()) } {
                 CUresult::CUDA_SUCCESS => return Ok(true),
-                CUresult::CUDA_ERROR_NOT_READY if start.elapsed() > TIME_LIMIT => return Ok(false),
+                CUresult::CUDA_ERROR_NOT_READY if start.elapsed() > limit => return Ok(false),
                 CUresult::CUDA_ERROR_NOT_READY if start.elapsed() > Duration::from_millis(2) => {
                     std::thread::sleep(Duration::from_micros(50));
                 }

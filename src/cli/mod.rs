@@ -124,7 +124,7 @@ enum IsolateChoice {
 }
 
 /// The default of `--case-timeout`.
-const CASE_TIMEOUT: Duration = Duration::from_secs(120);
+const CASE_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(clap::Args)]
 struct IsolationArgs {

@@ -4,7 +4,8 @@
 //! was: all of them are run again, one at a time, in another worker that does nothing else. A case is guilty if a worker
 //! that has run nothing before it dies with it, the worker it was in first died too, and the device still gets a case
 //! right that every device should. After that its kernel stays alone: the search for a smaller case goes through many
-//! deaths, and nobody else's case should be under way then.
+//! deaths, and nobody else's case should be under way then. Of a kernel that was found guilty once, a second death with a
+//! case is enough, and workers are started ahead of need, for that is what takes the time.
 
 use super::message::{Answer, Question, Wanted};
 use super::process::{Cause, Death, Process, Reply, lock};
@@ -12,9 +13,10 @@ use crate::backend::{BackendError, BackendKind, Kernel, elements_times_keys};
 use crate::case::{Case, ParseError};
 use crate::oracle::{Examined, Examiner, Unconfirmed, Verdict};
 use crate::outcome::{Fault, FaultKind, Outcome};
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::process::{Command, ExitStatus};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Time that a case gets beyond [`Options::limit`] for each query element times key.
@@ -22,6 +24,8 @@ const LIMIT_PER_ELEMENT: Duration = Duration::from_micros(1);
 /// How often a worker is started anew if it can't be, and how long to wait in between: a device may need a moment to
 /// recover from what happened to the worker before.
 const STARTS: (u32, Duration) = (3, Duration::from_secs(1));
+/// Workers that are started ahead of need. Each holds a context on the device.
+const SPARES: usize = 4;
 /// The kernel and the case that tell a bad device from a bad kernel.
 const HEALTHY_KERNEL: &str = "gqa_decode";
 const HEALTHY_CASE: &str = "kv=1 g=1 d=8 past=1 dtype=f32 cache=hnd:2 scale=1 values=flat:0";
@@ -43,17 +47,22 @@ pub struct Isolated {
     device: String,
     options: Options,
     /// The command that starts a worker with so many threads.
-    launch: Box<dyn Fn(usize) -> Command + Send + Sync>,
+    launch: Arc<dyn Fn(usize) -> Command + Send + Sync>,
     /// Where cases are under way together.
     shared: Mutex<Option<Arc<Process>>>,
     /// Where one is under way alone.
     alone: Mutex<Option<Alone>>,
+    /// Workers of one thread that are being started, oldest first; none before the first death.
+    spares: Mutex<VecDeque<Spare>>,
     /// Content of the kernels that have killed a worker.
     fragile: Mutex<HashSet<u64>>,
     unconfirmed: Mutex<Unconfirmed>,
     /// What proves a device healthy.
     healthy: (Kernel, Case),
 }
+
+/// A worker that is being started.
+type Spare = JoinHandle<Result<Process, String>>;
 
 /// A worker that runs one case at a time.
 struct Alone {
@@ -82,9 +91,10 @@ impl Isolated {
             kind,
             device: first.device.clone(),
             options,
-            launch: Box::new(launch),
+            launch: Arc::new(launch),
             shared: Mutex::new(Some(Arc::new(first))),
             alone: Mutex::default(),
+            spares: Mutex::default(),
             fragile: Mutex::default(),
             unconfirmed: Mutex::default(),
             healthy,
@@ -100,6 +110,22 @@ impl Isolated {
                 Err(why) if last => return Err(BackendError::Unavailable(why)),
                 Err(_) => std::thread::sleep(STARTS.1),
             }
+        }
+    }
+
+    /// A worker of one thread; others are started meanwhile.
+    fn start_alone(&self) -> Result<Process, BackendError> {
+        let oldest = {
+            let mut spares = lock(&self.spares);
+            while spares.len() < SPARES {
+                let launch = self.launch.clone();
+                spares.push_back(std::thread::spawn(move || Process::start(launch(1))));
+            }
+            spares.pop_front()
+        };
+        match oldest.map(Spare::join) {
+            Some(Ok(Ok(process))) if !process.has_ended() => Ok(process),
+            _ => self.start(1),
         }
     }
 
@@ -152,7 +178,7 @@ impl Isolated {
         loop {
             let Alone { process, fresh } = match slot.take().filter(|alone| !alone.process.has_ended()) {
                 Some(alone) => alone,
-                None => Alone { process: self.start(1)?, fresh: true },
+                None => Alone { process: self.start_alone()?, fresh: true },
             };
             let death = match self.ask(&process, kernel, case, wanted) {
                 Reply::Gone => continue,
@@ -166,8 +192,10 @@ impl Isolated {
                 Reply::Died(death) => death,
             };
             drop(process);
-            *slot = Some(Alone { process: self.start_healthy(case, &death)?, fresh: true });
-            if fresh && (suspect || lock(&self.fragile).contains(&kernel.content_hash())) {
+            let known = lock(&self.fragile).contains(&kernel.content_hash());
+            let next = if known { self.start_alone()? } else { self.start_healthy(case, &death)? };
+            *slot = Some(Alone { process: next, fresh: true });
+            if suspect && (fresh || known) || fresh && known {
                 lock(&self.fragile).insert(kernel.content_hash());
                 return Ok((self.meaning(case, &death)?, true));
             }
@@ -178,7 +206,7 @@ impl Isolated {
 
     /// A new worker, on a device that gets a small case of a good kernel right.
     fn start_healthy(&self, case: &Case, death: &Death) -> Result<Process, BackendError> {
-        let process = self.start(1)?;
+        let process = self.start_alone()?;
         let unhealthy = |why: &dyn std::fmt::Display| {
             let device = &self.device;
             BackendError::Unavailable(format!(
