@@ -36,6 +36,7 @@ pub mod emulator;
 pub mod expr;
 pub mod float;
 pub mod generate;
+pub mod guide;
 pub mod harness;
 pub mod mutate;
 pub mod oracle;

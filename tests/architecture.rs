@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every room and its number.
-const ROOMS: [(&str, u32); 23] = [
+const ROOMS: [(&str, u32); 24] = [
     ("expr", 0),
     ("float", 0),
     ("ptx", 1),
@@ -21,6 +21,7 @@ const ROOMS: [(&str, u32); 23] = [
     ("property", 4),
     ("backend", 5),
     ("oracle", 6),
+    ("guide", 7),
     ("regression", 7),
     ("worker", 7),
     ("campaign", 8),

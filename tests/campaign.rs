@@ -43,6 +43,7 @@ fn campaign(backends: Vec<Arc<dyn Examiner>>, jobs: usize) -> (Vec<Event>, attnf
         cases: Some(200),
         time: None,
         relations: Vec::new(),
+        guidance: None,
         seed: 4,
         jobs,
         max_findings: 1,

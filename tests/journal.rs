@@ -53,6 +53,7 @@ fn config(backend: Quick, cases: u64) -> Config {
         cases: Some(cases),
         time: None,
         relations: Vec::new(),
+        guidance: None,
         seed: 1,
         jobs: 2,
         max_findings: 3,

@@ -13,6 +13,7 @@ mod fabricated;
 mod fidelity;
 mod fuzzing;
 mod generate;
+mod guided;
 mod hostile;
 mod journal;
 mod lse;

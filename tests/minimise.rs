@@ -128,6 +128,7 @@ fn another_bug_met_on_the_way_is_saved_beside_the_first() {
             cases: Some(100),
             time: None,
             relations: Vec::new(),
+            guidance: None,
             seed: 1,
             jobs: 2,
             max_findings,

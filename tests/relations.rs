@@ -467,6 +467,7 @@ fn what_the_bound_allows_and_a_relation_does_not_is_found_shrunk_saved_and_repla
         cases: Some(500),
         time: None,
         relations: vec![Relation::ValuesNegated],
+        guidance: None,
         seed: 1,
         jobs: 1,
         max_findings: 8,

@@ -121,6 +121,7 @@ fn a_campaign_reports_the_case_that_proves_a_suspicion() {
         cases: Some(400),
         time: None,
         relations: Vec::new(),
+        guidance: None,
         seed: 3,
         jobs: 1,
         max_findings: 1,

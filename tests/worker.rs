@@ -52,6 +52,7 @@ fn campaign(kernel: &str, backend: Arc<dyn Examiner>, cases: u64, max_shrink: u3
         cases: Some(cases),
         time: None,
         relations: Vec::new(),
+        guidance: None,
         seed: 4,
         jobs: THREADS,
         max_findings: 2,

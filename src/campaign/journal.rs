@@ -98,8 +98,11 @@ impl Head {
     /// The head of a campaign that a command line started in the current folder.
     ///
     /// # Errors
-    /// There is no current folder.
+    /// There is no current folder, or the campaign is guided: its cases depend on more than a journal has.
     pub fn new(config: &Config, arguments: Vec<String>) -> io::Result<Self> {
+        if config.guidance.is_some() {
+            return Err(io::Error::other("a guided campaign keeps no journal"));
+        }
         let kernels = config.kernels.iter().map(|kernel| {
             (kernel.reference(), kernel.content_hash(), kernel.space().case_at(config.seed, 0).to_string())
         });

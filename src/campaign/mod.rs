@@ -2,21 +2,25 @@
 //!
 //! Case `i` of a kernel depends on the seed and `i` only. Worker threads take cases in order and may finish them in
 //! any; their results are put back in order before anything is decided, so the findings are the same whatever the
-//! number of threads. The campaign prints nothing: it emits [`Event`]s.
+//! number of threads. In a guided campaign case `i` also depends on what cases before it reached, all of which are looked
+//! at before it is planned. The campaign prints nothing: it emits [`Event`]s.
 
 mod compare;
+mod guided;
 mod journal;
 mod minimise;
 mod run;
 
 pub use compare::Comparison;
+pub use guided::Guidance;
 pub use journal::{Head, Journal, JournalError};
 pub use minimise::{Minimised, met, minimise};
 pub use run::{Session, run, run_session};
 
 use crate::backend::{BackendKind, Kernel};
-use crate::case::Relation;
+use crate::case::{Case, Relation};
 use crate::float::bits;
+use crate::guide::Reach;
 use crate::oracle::relation::Held;
 use crate::oracle::{Examiner, Unconfirmed};
 use crate::regression::{Finding, Saved, Store};
@@ -40,6 +44,10 @@ pub struct Config {
     pub seed: u64,
     /// Relations to ask every case for, in turn; without any a case asks for what was drawn for it.
     pub relations: Vec<Relation>,
+    /// Whether cases are planned by what others reached in the kernels' code, and what with; absent: every case is a draw.
+    ///
+    /// The emulator of this process then runs the cases of every backend that is an emulator: no other tells what it reached.
+    pub guidance: Option<Guidance>,
     /// Threads.
     pub jobs: usize,
     /// Distinct findings after which a kernel is left alone on a backend.
@@ -48,6 +56,17 @@ pub struct Config {
     pub max_shrink: u32,
     /// Where findings are saved; absent: nowhere.
     pub store: Option<Store>,
+}
+
+impl Config {
+    /// `case` as the `index`-th of its kernel: it asks for the relation whose turn it is.
+    fn asked(&self, case: Case, index: u64) -> Case {
+        if self.relations.is_empty() {
+            return case;
+        }
+        let asked = self.relations[(index % self.relations.len() as u64) as usize];
+        case.with(|parts| parts.relation = Some(asked)).unwrap_or(case)
+    }
 }
 
 /// What happens in a campaign.
@@ -72,6 +91,8 @@ pub enum Event {
         worst_ratio: f64,
         /// Distinct findings.
         findings: usize,
+        /// Of a guided campaign: how far it is, over all kernels.
+        reach: Option<Reach>,
     },
     /// A failing case is being made smaller.
     Shrinking {
@@ -93,6 +114,11 @@ pub enum Event {
     },
     /// The journal can't be written any more: the campaign ends with what it has.
     JournalLost {
+        /// Why.
+        why: String,
+    },
+    /// No more kept cases can be saved; the campaign goes on.
+    CorpusLost {
         /// Why.
         why: String,
     },
@@ -146,6 +172,10 @@ pub struct Summary {
     pub interrupted: bool,
     /// Why the journal could not be written, which ended the campaign.
     pub journal_lost: Option<String>,
+    /// Of a guided campaign: how far it is with each kernel.
+    pub reach: Vec<(String, Reach)>,
+    /// Why kept cases could not be saved.
+    pub corpus_lost: Option<String>,
 }
 
 /// What came of one kernel on one backend.

@@ -1,10 +1,12 @@
 //! The dispatcher and its worker threads.
 
+use super::guided::{Guides, Plans};
 use super::journal::{Journal, State};
 use super::minimise::{met, minimise};
 use super::{Comparison, Config, Event, Found, RelationCount, Row, Summary};
-use crate::backend::{BackendError, BackendKind, Kernel};
+use crate::backend::{BackendError, BackendKind, CoverageMap, Kernel, Points, Recording};
 use crate::case::{Case, CaseId};
+use crate::guide::Reach;
 use crate::oracle::relation::Checked;
 use crate::oracle::{Examined, Examiner, Signature, Verdict};
 use crate::outcome::Outcome;
@@ -32,6 +34,8 @@ struct Judged {
     /// Without its output.
     examined: Result<Examined, BackendError>,
     took: Duration,
+    /// In a guided campaign, if the backend tells.
+    reached: Option<CoverageMap>,
 }
 
 /// The number of a case, and its result.
@@ -72,13 +76,20 @@ pub fn run_session(config: &Config, session: Session, sink: &mut dyn FnMut(Event
         interrupted: session.stop,
         closed: flags(config.kernels.len() * config.backends.len()),
         lost: flags(config.backends.len()),
+        points: config
+            .guidance
+            .iter()
+            .flat_map(|_| config.kernels.iter().map(|kernel| Arc::new(Points::of(kernel))))
+            .collect(),
+        plans: Plans::default(),
     };
     for (pair, known) in state.known.iter().enumerate() {
         if known.len() >= config.max_findings {
             shared.close(pair);
         }
     }
-    let mut dispatcher = Dispatcher::new(&shared, state, session.journal, sink);
+    let guides = config.guidance.as_ref().map(|with| Guides::new(config, with, &shared.points, &shared.plans, total));
+    let mut dispatcher = Dispatcher::new(&shared, state, session.journal, guides, sink);
     let (sender, receiver) = mpsc::sync_channel(MAX_AHEAD);
     std::thread::scope(|scope| {
         for _ in 0..config.jobs.max(1) {
@@ -109,6 +120,10 @@ struct Shared<'a> {
     closed: Vec<AtomicBool>,
     /// For each backend: whether it can't be used any more.
     lost: Vec<AtomicBool>,
+    /// Of each kernel, in a guided campaign.
+    points: Vec<Arc<Points>>,
+    /// The cases of a guided campaign.
+    plans: Plans,
 }
 
 impl Shared<'_> {
@@ -150,31 +165,33 @@ impl Shared<'_> {
 
     /// A worker: takes cases until there are none.
     fn work(&self, sender: &mpsc::SyncSender<Message>) {
-        while !self.stop.load(Ordering::Relaxed)
-            && !self.is_interrupted()
-            && self.deadline.is_none_or(|deadline| Instant::now() < deadline)
-        {
-            let number = self.next.fetch_add(1, Ordering::Relaxed);
-            if self.total.is_some_and(|total| number >= total) {
-                return;
-            }
+        while let Some((number, case)) = self.next_case() {
             let kernel = (number % self.config.kernels.len() as u64) as usize;
-            let index = number / self.config.kernels.len() as u64;
-            let case = self.case(kernel, index);
             if sender.send((number, self.run_case(kernel, case))).is_err() {
                 return;
             }
         }
     }
 
-    fn case(&self, kernel: usize, index: u64) -> Case {
-        let case = self.config.kernels[kernel].space().case_at(self.config.seed, index);
-        let relations = &self.config.relations;
-        if relations.is_empty() {
-            return case;
+    fn is_over(&self) -> bool {
+        let is_late = || self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        self.stop.load(Ordering::Relaxed) || self.is_interrupted() || is_late()
+    }
+
+    fn next_case(&self) -> Option<(u64, Case)> {
+        if self.config.guidance.is_some() {
+            return self.plans.take(|| self.is_over());
         }
-        let asked = relations[(index % relations.len() as u64) as usize];
-        case.with(|parts| parts.relation = Some(asked)).unwrap_or(case)
+        if self.is_over() {
+            return None;
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        if self.total.is_some_and(|total| number >= total) {
+            return None;
+        }
+        let kernels = self.config.kernels.len() as u64;
+        let (kernel, index) = (&self.config.kernels[(number % kernels) as usize], number / kernels);
+        Some((number, self.config.asked(kernel.space().case_at(self.config.seed, index), index)))
     }
 
     fn run_case(&self, kernel: usize, case: Case) -> Examination {
@@ -184,10 +201,10 @@ impl Shared<'_> {
                 return None;
             }
             let start = Instant::now();
-            let mut examined = backend.examine(&self.config.kernels[kernel], &case);
+            let (mut examined, reached) = self.examine(kernel, &**backend, &case);
             let took = start.elapsed();
             outputs.extend(examined.as_mut().ok().and_then(|examined| examined.output.take()));
-            Some(Judged { examined, took })
+            Some(Judged { examined, took, reached })
         });
         let results = results.collect();
         let mut comparison = Comparison::default();
@@ -195,6 +212,22 @@ impl Shared<'_> {
             rest.iter().for_each(|other| comparison.add(first, other));
         }
         Examination { case, results, comparison }
+    }
+
+    fn examine(
+        &self,
+        kernel: usize,
+        backend: &dyn Examiner,
+        case: &Case,
+    ) -> (Result<Examined, BackendError>, Option<CoverageMap>) {
+        let subject = &self.config.kernels[kernel];
+        match self.points.get(kernel).filter(|_| backend.kind() == BackendKind::Emulator) {
+            None => (backend.examine(subject, case), None),
+            Some(points) => {
+                let recording = Recording::new(points);
+                (Examiner::examine(&recording, subject, case), Some(recording.take()))
+            }
+        }
     }
 }
 
@@ -212,10 +245,17 @@ struct Dispatcher<'a, 'b> {
     /// Whether a finding was shrunk less than it could be; from then on nothing is written down.
     ended_early: bool,
     journal_lost: Option<String>,
+    guides: Option<Guides<'a>>,
 }
 
 impl<'a, 'b> Dispatcher<'a, 'b> {
-    fn new(shared: &'a Shared<'a>, state: State, journal: Option<Journal>, sink: &'b mut dyn FnMut(Event)) -> Self {
+    fn new(
+        shared: &'a Shared<'a>,
+        state: State,
+        journal: Option<Journal>,
+        guides: Option<Guides<'a>>,
+        sink: &'b mut dyn FnMut(Event),
+    ) -> Self {
         let (start, before) = (Instant::now(), state.elapsed);
         Self {
             shared,
@@ -228,6 +268,7 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
             last_entry: None,
             ended_early: false,
             journal_lost: None,
+            guides,
         }
     }
 
@@ -243,8 +284,12 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
                     // Shrinking may take long, and the process may not live to see its end.
                     self.note(true);
                 }
+                self.learn(kernel, &result);
                 self.take(kernel, number, result);
                 self.state.next += 1;
+                if let Some(guides) = &mut self.guides {
+                    guides.plan();
+                }
                 // What is found while the campaign is being ended is shrunk less than it could be: one that goes on finds
                 // it again.
                 self.ended_early |= news && self.shared.is_interrupted();
@@ -254,6 +299,17 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
             }
         }
         self.note(true);
+    }
+
+    /// Tells the guide what a case reached, if the kernel agreed on it and was still looked at.
+    fn learn(&mut self, kernel: usize, result: &Examination) {
+        let Some(guides) = &mut self.guides else { return };
+        let reached = result.results.iter().enumerate().find_map(|(backend, judged)| {
+            let Judged { examined: Ok(examined), reached: Some(reached), .. } = judged.as_ref()? else { return None };
+            let agrees = matches!(examined.verdict, Verdict::Agree(_)) && examined.closer.is_none();
+            (agrees && !self.shared.is_closed(self.shared.pair(kernel, backend))).then_some(reached)
+        });
+        guides.learn(kernel, &result.case, reached, self.sink);
     }
 
     /// Whether there is something to be shrunk in a result.
@@ -297,6 +353,7 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
                 cases: self.state.next + 1,
                 worst_ratio: self.state.rows.iter().map(|row| row.worst_ratio).fold(0.0, f64::max),
                 findings: self.state.rows.iter().map(|row| row.findings).sum(),
+                reach: self.guides.as_ref().map(|guides| guides.reach().into_iter().sum::<Reach>()),
             });
         }
     }
@@ -418,8 +475,8 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
 
     fn summary(self) -> Summary {
         let config = self.shared.config;
-        let names = config.kernels.iter().map(|k| k.name().to_owned());
-        let comparisons = names.zip(self.state.comparisons).filter(|(_, c)| c.cases > 0).collect();
+        let names = || config.kernels.iter().map(|k| k.name().to_owned());
+        let comparisons = names().zip(self.state.comparisons).filter(|(_, c)| c.cases > 0).collect();
         let told = config.backends.iter().zip(&self.state.unconfirmed);
         let told = told.map(|(backend, before)| (backend.describe(), before.and(backend.unconfirmed())));
         Summary {
@@ -430,6 +487,8 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
             elapsed: self.before + self.start.elapsed(),
             interrupted: self.shared.is_interrupted(),
             journal_lost: self.journal_lost,
+            reach: self.guides.iter().flat_map(|guides| names().zip(guides.reach())).collect(),
+            corpus_lost: self.guides.and_then(|guides| guides.lost),
         }
     }
 }

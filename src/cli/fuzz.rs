@@ -4,9 +4,11 @@ use super::{
     BackendArgs, BackendChoice, CASE_TIMEOUT, Cli, Command, Devices, Exit, Failure, Format, FuzzArgs, IsolateChoice,
     IsolationArgs, backends,
 };
-use crate::backend::{Kernel, shipped_names};
-use crate::campaign::{Config, Event, Head, Journal, Session, run_session};
+use crate::backend::{Emulator, Kernel, shipped_names};
+use crate::campaign::{Config, Event, Guidance, Head, Journal, Session, run_session};
 use crate::case::Relation;
+use crate::corpus::Entry;
+use crate::oracle::Examiner;
 use crate::regression::Store;
 use crate::report::{human, jsonl};
 use clap::Parser;
@@ -35,6 +37,8 @@ pub(super) fn short_campaign() -> FuzzArgs {
         jobs: None,
         regressions: PathBuf::from("proptest-regressions"),
         relations: Vec::new(),
+        guided: false,
+        corpus: None,
         max_findings: 1,
         max_shrink: 2000,
         format: Format::Human,
@@ -67,7 +71,7 @@ fn head(config: &Config, raw: &[OsString]) -> Result<Head, Failure> {
         arg.to_str().map(String::from).ok_or_else(wrong)
     };
     let arguments = raw.iter().map(text).collect::<Result<_, _>>()?;
-    Head::new(config, arguments).map_err(|error| Failure::usage(format!("--journal: no current folder: {error}")))
+    Head::new(config, arguments).map_err(|error| Failure::usage(format!("--journal: {error}")))
 }
 
 fn config(args: &FuzzArgs) -> Result<Config, Failure> {
@@ -83,10 +87,16 @@ fn config(args: &FuzzArgs) -> Result<Config, Failure> {
     let mut seen = HashSet::new();
     names.retain(|name| seen.insert(name.clone()));
     let kernels = names.iter().map(|name| Kernel::open(name).map(Arc::new).map_err(Failure::usage));
+    let kernels: Vec<Arc<Kernel>> = kernels.collect::<Result<_, _>>()?;
     let jobs = args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     Ok(Config {
-        kernels: kernels.collect::<Result<_, _>>()?,
-        backends: backends::examiners(&args.backend, &args.isolation, jobs)?,
+        guidance: if args.guided { Some(guidance(args, &kernels)?) } else { None },
+        backends: if args.guided {
+            vec![emulator(args)?]
+        } else {
+            backends::examiners(&args.backend, &args.isolation, jobs)?
+        },
+        kernels,
         cases: args.cases,
         time: args.time.or_else(|| args.cases.is_none().then_some(DEFAULT_TIME)),
         seed: args.seed,
@@ -96,6 +106,31 @@ fn config(args: &FuzzArgs) -> Result<Config, Failure> {
         max_shrink: args.max_shrink,
         store: Some(store),
     })
+}
+
+/// What a guided campaign runs on.
+fn emulator(args: &FuzzArgs) -> Result<Arc<dyn Examiner>, Failure> {
+    if matches!(args.backend.backend, BackendChoice::Cuda | BackendChoice::All) {
+        return Err(Failure::usage(
+            "--guided: expected --backend emulator: a GPU doesn't tell what a case reached in the kernel",
+        ));
+    }
+    if args.isolation.isolate == IsolateChoice::Yes {
+        return Err(Failure::usage(
+            "--guided: expected --isolate no: a worker process doesn't tell what a case reached in the kernel",
+        ));
+    }
+    Ok(Arc::new(Emulator))
+}
+
+/// What a guided campaign begins with. Says which files of the corpus are no entries.
+fn guidance(args: &FuzzArgs, kernels: &[Arc<Kernel>]) -> Result<Guidance, Failure> {
+    let Some(folder) = &args.corpus else { return Ok(Guidance::default()) };
+    std::fs::create_dir_all(folder)
+        .map_err(|error| Failure::usage(format!("--corpus: can't make {}: {error}", folder.display())))?;
+    let entries = super::corpus::read(folder)?.into_iter().map(|(_, entry)| entry);
+    let is_meant = |entry: &Entry| kernels.iter().any(|kernel| kernel.name() == entry.kernel);
+    Ok(Guidance { corpus: entries.filter(is_meant).collect(), folder: Some(folder.clone()) })
 }
 
 /// Set by the first interrupt; a second one ends the program at once.
@@ -138,7 +173,7 @@ fn campaign(args: &FuzzArgs, config: &Config, journal: Option<Journal>, path: Op
         Exit::Findings
     } else if !summary.anything_ran() {
         Exit::NothingRan
-    } else if summary.interrupted || summary.journal_lost.is_some() {
+    } else if summary.interrupted || summary.journal_lost.is_some() || summary.corpus_lost.is_some() {
         Exit::Partly
     } else {
         Exit::Clean
@@ -184,9 +219,10 @@ impl Screen {
             Event::Started { kernels, backends, seed, .. } => {
                 self.say(&format!("fuzzing {} on {} (seed {seed})", kernels.join(", "), backends.join(" and ")));
             }
-            Event::Progress { cases, worst_ratio, findings } => {
+            Event::Progress { cases, worst_ratio, findings, reach } => {
                 self.bar.set_position(*cases);
-                self.bar.set_message(format!("worst error/bound {worst_ratio:.3}, findings {findings}"));
+                let reach = reach.map(|reach| format!(", {}", human::reach(reach))).unwrap_or_default();
+                self.bar.set_message(format!("worst error/bound {worst_ratio:.3}, findings {findings}{reach}"));
             }
             Event::Shrinking { kernel, line } => self.bar.set_message(format!("shrinking {kernel}: {line}")),
             Event::Found(found) => self.say(&human::found(found)),
@@ -194,6 +230,7 @@ impl Screen {
             Event::BackendLost { backend, why } => {
                 self.say(&format!("warning: {backend} is left alone from here on: {why}"))
             }
+            Event::CorpusLost { why } => self.say(&format!("warning: no more cases are added to the corpus: {why}")),
             Event::JournalLost { why } => self.say(&format!("warning: the campaign ends here: {why}")),
             Event::Internal { kernel, line, message } => {
                 self.say(&format!("internal error, please report it: {kernel}: {line}: {message}"));

@@ -5,6 +5,7 @@
 mod backends;
 mod cases;
 mod compile;
+mod corpus;
 mod coverage;
 mod doctor;
 mod emulate;
@@ -82,6 +83,8 @@ enum Command {
     Mutate(mutate::MutateArgs),
     /// Show what the cases of a kernel reach in its source, and what they miss
     Coverage(coverage::CoverageArgs),
+    /// Make a corpus of cases smaller
+    Corpus(corpus::CorpusArgs),
     /// Print the cases a campaign draws, or what they are like in numbers
     Cases(CasesArgs),
     /// Explain a case or a kernel, and write a case's tensors to a file
@@ -201,6 +204,7 @@ Examples:
   attnfuzz fuzz my/kernel.toml --time 10m --format jsonl
   attnfuzz fuzz --backend cuda --time 8h --journal night.journal
   attnfuzz fuzz --resume night.journal
+  attnfuzz fuzz my/kernel.toml --guided --corpus corpus --time 10m
 
 The same seed and number of cases give the same cases and the same findings, whatever --jobs is.
 Without --cases and --time a campaign lasts 60 s. An interrupt (Ctrl-C) ends it with what was found so far, a second one at
@@ -221,6 +225,12 @@ struct FuzzArgs {
     backend: BackendArgs,
     #[command(flatten)]
     isolation: IsolationArgs,
+    /// Change cases that reached new code of the kernel, besides drawing some (emulator only)
+    #[arg(long, conflicts_with = "journal")]
+    guided: bool,
+    /// Folder of cases to begin with, and to keep those in that reached new code; may be that of the fuzz target attention_diff
+    #[arg(long, value_name = "DIR", requires = "guided")]
+    corpus: Option<PathBuf>,
     /// Cases of each kernel
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     cases: Option<u64>,
@@ -389,6 +399,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Shrink(args)) => shrink::run(&args),
         Some(Command::Mutate(args)) => mutate::run(&args),
         Some(Command::Coverage(args)) => coverage::run(&args),
+        Some(Command::Corpus(args)) => corpus::run(&args),
         Some(Command::Cases(args)) => cases::run(&args),
         Some(Command::Show(args)) => show::run(&args),
         Some(Command::Kernels) => kernels::run(),

@@ -91,8 +91,22 @@ impl Entry {
     }
 }
 
+/// A file and the entry that it holds, or why it holds none.
+pub type Loaded = Result<(PathBuf, Entry), LoadError>;
+
 /// The entries of a folder's files, in the order of their names; folders in it and hidden files are passed over.
+///
+/// # Errors
+/// The folder can't be read, or one of the files holds no entry.
 pub fn load(folder: &Path) -> Result<Vec<(PathBuf, Entry)>, LoadError> {
+    load_each(folder)?.into_iter().collect()
+}
+
+/// The same, for those who can do without the files that hold no entry.
+///
+/// # Errors
+/// The folder can't be read.
+pub fn load_each(folder: &Path) -> Result<Vec<Loaded>, LoadError> {
     let unreadable = |file: &Path| {
         let file = file.to_owned();
         move |source| LoadError::Read { file, source }
@@ -110,7 +124,7 @@ pub fn load(folder: &Path) -> Result<Vec<(PathBuf, Entry)>, LoadError> {
             Err(error) => Err(LoadError::Entry { file, error }),
         }
     };
-    files.into_iter().map(load).collect()
+    Ok(files.into_iter().map(load).collect())
 }
 
 /// Indices of entries that together have every feature that any of them has; cheaper ones are preferred, the earlier one of two.

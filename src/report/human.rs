@@ -1,6 +1,7 @@
 //! Text for a terminal.
 
 use crate::campaign::{Found, Row, Summary};
+use crate::guide::Reach;
 use crate::oracle::{SGN_FAILURE, Tier, Unconfirmed, axes};
 use crate::regression::{Bits, Finding, Replayed, Saved};
 use comfy_table::{CellAlignment, Table, presets};
@@ -139,6 +140,11 @@ pub fn same_signature(kernel: &str, signature: &str, files: &[String]) -> String
     )
 }
 
+/// How far guided cases got.
+pub fn reach(reach: Reach) -> String {
+    format!("{} cases kept, {} of {} points reached", reach.kept, reach.reached, reach.existing)
+}
+
 /// The table that ends a campaign, and what it means.
 pub fn summary(summary: &Summary) -> String {
     let mut table = Table::new();
@@ -194,6 +200,12 @@ pub fn summary(summary: &Summary) -> String {
             "hardware against emulator: {kernel}: {} of {} elements identical in {} cases, at most {} ulp apart",
             c.identical, c.elements, c.cases, c.max_ulps
         );
+    }
+    for (kernel, reach) in &summary.reach {
+        let _ = writeln!(text, "guided: {kernel}: {}", self::reach(*reach));
+    }
+    if let Some(why) = &summary.corpus_lost {
+        let _ = writeln!(text, "NOT SAVED: cases that were kept after the corpus could not be written: {why}");
     }
     for (device, unconfirmed) in &summary.unconfirmed {
         text += &self::unconfirmed(device, unconfirmed);

@@ -1,15 +1,16 @@
 //! One JSON object a line, for programs.
 //!
 //! Every line has a string `event`: `started`, `progress`, `shrinking`, `found`, `met`, `backend_lost`, `journal_lost`,
-//! `internal`, then one `row` for each kernel and backend, `comparison` where hardware and emulator both ran, `unconfirmed` for
-//! each device whose worker processes died in ways that did not come back, and `finished` last; of a replay `replayed` for each
-//! finding and then `same_signature` for those that may be one bug.
+//! `corpus_lost`, `internal`, then one `row` for each kernel and backend, `comparison` where hardware and emulator both ran, `reach`
+//! for each kernel of a guided campaign, `unconfirmed` for each device whose worker processes died in ways that did not come back,
+//! and `finished` last; of a replay `replayed` for each finding and then `same_signature` for those that may be one bug.
 //! `nonzero` of a finding lists the elements of its inputs that aren't 0 (at most 8; null where all are a recipe's or more
 //! may be), with the axes of [`Role::axes`](crate::case::values::Role::axes).
 //! Numbers that JSON lacks (NaN, infinities) are strings.
 
 use crate::campaign::{Event, Found, RelationCount, Row, Summary};
 use crate::case::{Case, FEW};
+use crate::guide::Reach;
 use crate::regression::{Bits, Finding, Replayed, Saved};
 use serde_json::{Value, json};
 
@@ -19,13 +20,15 @@ pub fn event(event: &Event) -> String {
         Event::Started { kernels, backends, cases, seed } => {
             json!({"event": "started", "kernels": kernels, "backends": backends, "cases": cases, "seed": seed})
         }
-        Event::Progress { cases, worst_ratio, findings } => {
-            json!({"event": "progress", "cases": cases, "worst_ratio": worst_ratio, "findings": findings})
+        Event::Progress { cases, worst_ratio, findings, reach } => {
+            let reach = reach.map(self::reach);
+            json!({"event": "progress", "cases": cases, "worst_ratio": worst_ratio, "findings": findings, "reach": reach})
         }
         Event::Shrinking { kernel, line } => json!({"event": "shrinking", "kernel": kernel, "case": line}),
         Event::Found(found) => found_object("found", found),
         Event::Met(found) => found_object("met", found),
         Event::BackendLost { backend, why } => json!({"event": "backend_lost", "backend": backend, "why": why}),
+        Event::CorpusLost { why } => json!({"event": "corpus_lost", "why": why}),
         Event::JournalLost { why } => json!({"event": "journal_lost", "why": why}),
         Event::Internal { kernel, line, message } => {
             json!({"event": "internal", "kernel": kernel, "case": line, "message": message})
@@ -57,12 +60,20 @@ pub fn summary(summary: &Summary) -> Vec<String> {
             "event": "unconfirmed", "backend": device, "deaths": unconfirmed.deaths, "last": unconfirmed.last,
         })
     });
+    let reached = summary
+        .reach
+        .iter()
+        .map(|(kernel, reach)| json!({"event": "reach", "kernel": kernel, "reach": self::reach(*reach)}));
     let findings: usize = summary.rows.iter().map(|row| row.findings).sum();
     let end = json!({
         "event": "finished", "elapsed_s": seconds, "findings": findings, "internal_errors": summary.internal_errors,
-        "interrupted": summary.interrupted, "journal_lost": summary.journal_lost,
+        "interrupted": summary.interrupted, "journal_lost": summary.journal_lost, "corpus_lost": summary.corpus_lost,
     });
-    rows.chain(comparisons).chain(deaths).chain([end]).map(|value| value.to_string()).collect()
+    rows.chain(comparisons).chain(reached).chain(deaths).chain([end]).map(|value| value.to_string()).collect()
+}
+
+fn reach(reach: Reach) -> Value {
+    json!({"kept": reach.kept, "reached": reach.reached, "existing": reach.existing})
 }
 
 /// The line of an input of a fuzz target: `result` is one of `fails`, `agrees`, `cannot-run`.
