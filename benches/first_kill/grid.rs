@@ -79,7 +79,7 @@ fn case(kernel: &Kernel, mut parts: CaseParts) -> Option<Case> {
     parts.scale = default_scale(parts.shape.head_dim);
     parts.cache.order = CacheOrder::Nhd;
     parts.cache.capacity = parts.needed_capacity();
-    parts.values = Values { recipe: Recipe::Normal, seed: 0, ..parts.values };
+    parts.values = Values { recipe: Recipe::Normal, seed: 0 };
     let case = Case::new(parts).ok()?;
     (kernel.manifest.domain.excludes(&case).is_none() && cost(&case) <= AFFORDABLE).then_some(case)
 }
