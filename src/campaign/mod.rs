@@ -8,11 +8,13 @@ mod compare;
 mod journal;
 mod minimise;
 mod run;
+mod statistic;
 
 pub use compare::Comparison;
 pub use journal::{Head, Journal, JournalError};
 pub use minimise::{Minimised, met, minimise};
 pub use run::{Session, run, run_session};
+pub use statistic::{Cell, Extent, Met, Statistic, bin, bin_limits};
 
 use crate::backend::{BackendKind, Kernel};
 use crate::case::Relation;
@@ -185,6 +187,9 @@ pub struct Row {
     pub failing: u64,
     /// Distinct findings.
     pub findings: usize,
+    /// What the judged cases were like; empty in a journal of an earlier program.
+    #[serde(default)]
+    pub statistic: Statistic,
 }
 
 /// What came of one relation.

@@ -13,6 +13,7 @@ mod inputs;
 mod kernels;
 mod mutate;
 mod replay;
+mod rule_out;
 mod show;
 mod shrink;
 mod worker;
@@ -74,6 +75,8 @@ enum Command {
     Fuzz(FuzzArgs),
     /// Run saved findings again
     Replay(ReplayArgs),
+    /// Is this kernel the culprit? Try one by one what an attention kernel gets wrong
+    RuleOut(rule_out::RuleOutArgs),
     /// Make failing cases smaller
     Shrink(ShrinkArgs),
     /// Plant small faults in a kernel and count those that the cases and the oracle notice
@@ -347,6 +350,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         None => fuzz::run(&fuzz::short_campaign(), &args),
         Some(Command::Fuzz(fuzz)) => fuzz::run(&fuzz, &args),
         Some(Command::Replay(args)) => replay::run(&args),
+        Some(Command::RuleOut(args)) => rule_out::run(&args),
         Some(Command::Shrink(args)) => shrink::run(&args),
         Some(Command::Mutate(args)) => mutate::run(&args),
         Some(Command::Coverage(args)) => coverage::run(&args),

@@ -5,3 +5,4 @@ pub mod human;
 pub mod jsonl;
 pub mod lcov;
 pub mod mutation;
+pub mod rule_out;
