@@ -13,6 +13,7 @@ mod inputs;
 mod kernels;
 mod mutate;
 mod replay;
+mod reports;
 mod rule_out;
 mod show;
 mod shrink;
@@ -165,6 +166,7 @@ Examples:
   attnfuzz fuzz my/kernel.toml --time 10m --format jsonl
   attnfuzz fuzz --backend cuda --time 8h --journal night.journal
   attnfuzz fuzz --resume night.journal
+  attnfuzz fuzz --cases 5000 --report attnfuzz.html --report junit.xml
 
 The same seed and number of cases give the same cases and the same findings, whatever --jobs is.
 Without --cases and --time a campaign lasts 60 s. An interrupt (Ctrl-C) ends it with what was found so far, a second one at
@@ -209,6 +211,9 @@ struct FuzzArgs {
     /// Executions that a finding may be shrunk with
     #[arg(long, value_name = "N", default_value_t = 2000)]
     max_shrink: u32,
+    /// File to write a report to at the end, by its ending: .html, .xml (JUnit), .sarif or .jsonl; may be given several times
+    #[arg(long, value_name = "FILE")]
+    report: Vec<PathBuf>,
     /// How to tell what happens
     #[arg(long, value_enum, default_value = "human")]
     format: Format,

@@ -19,7 +19,7 @@ pub fn account(account: &Account) -> String {
         return text;
     }
     let cases = account.statistic.cases;
-    let _ = write!(text, "   {cases} cases");
+    let _ = write!(text, "   {cases} case{}", if cases == 1 { "" } else { "s" });
     if account.worst_case.is_some() {
         let _ = write!(text, ", worst error/bound {:.3}", account.worst_ratio);
     }
@@ -56,7 +56,10 @@ fn space(statistic: &Statistic) -> String {
         (low, high) if low == high => format!("{extent} {low}"),
         (low, high) => format!("{extent} {low} to {high}"),
     };
-    let mut parts: Vec<String> = statistic.met.iter().map(range).collect();
+    // Said once where rows of V are as long as those of K.
+    let met = |extent: Extent| statistic.met.get(&extent);
+    let as_k = |extent: &Extent| *extent == Extent::VHeadDim && met(*extent) == met(Extent::HeadDim);
+    let mut parts: Vec<String> = statistic.met.iter().filter(|(extent, _)| !as_k(extent)).map(range).collect();
     parts.extend(
         statistic.choices.iter().filter(|(name, _)| !name.starts_with("values ")).map(|(name, _)| name.clone()),
     );

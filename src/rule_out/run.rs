@@ -167,11 +167,13 @@ impl Inquiry<'_> {
             }
         }
         (suspect.aim)(&mut parts, domain, n as u32);
-        let turn = |len: usize| (n % len.max(1) as u64) as usize;
-        if let Some(&recipe) = suspect.recipes.get(turn(suspect.recipes.len())) {
+        // Every recipe meets every relation.
+        let recipes = suspect.recipes.len().max(1) as u64;
+        if let Some(&recipe) = suspect.recipes.get((n % recipes) as usize) {
             parts.values.recipe = recipe;
         }
-        parts.relation = suspect.relations.get(turn(suspect.relations.len() + 1)).copied();
+        let relations = suspect.relations.len() as u64 + 1;
+        parts.relation = suspect.relations.get(((n + n / recipes) % relations) as usize).copied();
         let spare = parts.cache.capacity.saturating_sub(parts.needed_capacity());
         while cost(&parts) > DEFAULT_BUDGET && parts.shape.requests.iter().any(|r| r.past_len > 1 || r.q_len > 1) {
             for request in &mut parts.shape.requests {
@@ -246,8 +248,8 @@ impl Inquiry<'_> {
         let (kernel, backend) = (&self.config.kernel, &*self.config.backend);
         let Some(signature) = verdict.signature() else { return Vec::new() };
         if !self.guilty.is_empty() {
-            let blamed = blame(kernel, backend, case, &signature);
-            if blamed.iter().all(|name| self.guilty.contains_key(name)) {
+            let blamed = blame(kernel, backend, [case, case], &signature);
+            if !blamed.is_empty() && blamed.iter().all(|name| self.guilty.contains_key(name)) {
                 return blamed;
             }
         }
@@ -261,7 +263,11 @@ impl Inquiry<'_> {
         if let Some((_, _, blamed)) = known {
             return blamed.clone();
         }
-        let blamed = blame(kernel, backend, &minimal, &signature);
+        let mut blamed = blame(kernel, backend, [&minimal, case], &signature);
+        if blamed.is_empty() {
+            // It does not come back with other values: those who looked for it are the nearest.
+            blamed.push(suspect.name);
+        }
         for name in &blamed {
             self.guilty.entry(name).or_default().push(minimised.finding.line.clone());
         }

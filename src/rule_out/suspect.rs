@@ -1,7 +1,7 @@
 //! The suspects: a table.
 
 use crate::backend::manifest::Manifest;
-use crate::case::{CacheOrder, CaseParts, Domain, Pages, Recipe, Relation, Storage, StorageKind, default_scale};
+use crate::case::{CacheOrder, CaseParts, Domain, Pages, Range, Recipe, Relation, Storage, StorageKind, default_scale};
 use crate::outcome::FaultKind;
 
 /// Something that an attention kernel gets wrong.
@@ -49,6 +49,9 @@ pub(super) const SCALE: &str = "scale";
 pub(super) const SOFTMAX: &str = "softmax";
 
 const ALWAYS: fn(&Manifest) -> Option<&'static str> = |_| None;
+/// One in this many cases of V aggregation is long.
+const LONG: u32 = 100;
+
 const AS_DRAWN: fn(&mut CaseParts, &Domain, u32) = |_, _, _| {};
 
 /// The table.
@@ -71,12 +74,22 @@ pub const SUSPECTS: &[Suspect] = &[
     },
     Suspect {
         name: AGGREGATION,
-        what: "the weighted sum of V: which keys, lengths and tails of tiles, the division by the sum of weights",
-        tried_with: "lengths about tiles, weights that are equal or select some keys",
+        what: "the weighted sum of V: which keys, lengths and tails of tiles, the division by the weights' sum, its rounding",
+        tried_with: "lengths about tiles, and some past 32,768; weights that are equal or select some keys",
         recipes: &[Recipe::Flat, Recipe::Select, Recipe::Spikes, Recipe::Codes],
         relations: &[Relation::KeysPermuted, Relation::KeysRepeated, Relation::WeightsSumToOne],
         unclaimed: ALWAYS,
-        aim: AS_DRAWN,
+        aim: |parts, domain, n| {
+            if n % LONG == LONG / 2 {
+                // Positions that 16 bits do not hold, in rows so short that an emulator can be asked about them.
+                let shape = &mut parts.shape;
+                shape.head_dim = domain.head_dim.low();
+                shape.v_head_dim = domain.v_head_dim.as_ref().map_or(shape.head_dim, Range::low);
+                for request in &mut shape.requests {
+                    request.past_len = domain.past_len.nearest(32_768 + n % 64);
+                }
+            }
+        },
         mark: Mark::Values,
     },
     Suspect {
@@ -250,17 +263,10 @@ pub const SUSPECTS: &[Suspect] = &[
             }
             parts.cache.capacity = parts.cache.capacity.saturating_add([0, 1, 7][pick(n, 3)]);
         },
-        mark: Mark::Fields(&[|parts, domain| {
-            parts.cache.order = domain.cache.iter().copied().find(|o| *o == CacheOrder::Hnd).unwrap_or(domain.cache[0]);
-            parts.cache.row_pad = domain.row_pad.low();
-            if let (Storage::Paged(pages), Some(sizes)) = (&mut parts.cache.storage, &domain.page_size) {
-                *pages = Pages::of_size(sizes.high());
-            }
-            if domain.storage.contains(&StorageKind::PerRequest) {
-                parts.cache.storage = Storage::PerRequest;
-            }
-            parts.cache.capacity = parts.needed_capacity();
-        }]),
+        mark: Mark::Fields(&[
+            |parts, domain| plain_layout(parts, domain, CacheOrder::Hnd),
+            |parts, domain| plain_layout(parts, domain, CacheOrder::Nhd),
+        ]),
     },
     Suspect {
         name: "launch knobs",
@@ -334,6 +340,19 @@ pub(super) fn few_keys(parts: &mut CaseParts, domain: &Domain, most: u32) {
     for request in &mut parts.shape.requests {
         request.past_len = domain.past_len.nearest(request.past_len.min(most));
     }
+}
+
+/// Nothing but the order of axes that is wanted, or the one that there is.
+fn plain_layout(parts: &mut CaseParts, domain: &Domain, order: CacheOrder) {
+    parts.cache.order = domain.cache.iter().copied().find(|claimed| *claimed == order).unwrap_or(domain.cache[0]);
+    parts.cache.row_pad = domain.row_pad.low();
+    if let (Storage::Paged(pages), Some(sizes)) = (&mut parts.cache.storage, &domain.page_size) {
+        *pages = Pages::of_size(sizes.high());
+    }
+    if domain.storage.contains(&StorageKind::PerRequest) {
+        parts.cache.storage = Storage::PerRequest;
+    }
+    parts.cache.capacity = parts.needed_capacity();
 }
 
 /// Leaves 1/sqrt(head_dim).
