@@ -1,11 +1,11 @@
 //! From `--backend` and `--isolate` to what examines cases.
 
-use super::{BackendArgs, BackendChoice, Failure, IsolateChoice, IsolationArgs};
-use crate::backend::cuda::Cuda;
+use super::{BackendArgs, BackendChoice, Devices, Failure, IsolateChoice, IsolationArgs};
+use crate::backend::cuda::{Cuda, devices};
 use crate::backend::{Backend, BackendKind, Emulator};
 use crate::oracle::Examiner;
 use crate::report::human;
-use crate::worker::{Isolated, Options};
+use crate::worker::{Isolated, Options, Spread};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ fn no_gpu(error: impl std::fmt::Display) -> Failure {
 
 /// Opens what was asked for, in this process.
 pub(super) fn open(args: &BackendArgs) -> Result<Vec<Arc<dyn Backend>>, Failure> {
-    let cuda = || Cuda::open(args.device).map(|cuda| Arc::new(cuda) as Arc<dyn Backend>);
+    let cuda = || Cuda::open(args.device.first()).map(|cuda| Arc::new(cuda) as Arc<dyn Backend>);
     Ok(match args.backend {
         BackendChoice::Emulator => vec![Arc::new(Emulator)],
         BackendChoice::Cuda => vec![cuda().map_err(no_gpu)?],
@@ -33,8 +33,7 @@ pub(super) fn examiners(
 ) -> Result<Vec<Arc<dyn Examiner>>, Failure> {
     let outputs = args.backend == BackendChoice::All;
     let options = Options { threads, limit: isolation.case_timeout.into(), outputs };
-    let device = args.device;
-    let isolated = |kind| {
+    let isolated = |kind, device: usize| {
         let program = program();
         Isolated::open(kind, options, move |threads| {
             let mut command = Command::new(&program);
@@ -43,15 +42,26 @@ pub(super) fn examiners(
             command
         })
     };
-    let cuda = || -> Result<Arc<dyn Examiner>, String> {
+    let gpu = |device: usize| -> Result<Box<dyn Examiner>, String> {
         Ok(match isolation.isolate {
-            IsolateChoice::Auto | IsolateChoice::Yes => Arc::new(isolated(BackendKind::Cuda)?),
-            IsolateChoice::No => Arc::new(Cuda::open(device).map_err(|error| error.to_string())?),
+            IsolateChoice::Auto | IsolateChoice::Yes => Box::new(isolated(BackendKind::Cuda, device)?),
+            IsolateChoice::No => Box::new(Cuda::open(device).map_err(|error| error.to_string())?),
         })
+    };
+    let cuda = || -> Result<Arc<dyn Examiner>, String> {
+        let (first, rest) = match &args.device {
+            Devices::These { first, rest } => (*first, rest.clone()),
+            Devices::All => (0, (1..devices().map_err(|error| error.to_string())?.len()).collect()),
+        };
+        let first = gpu(first)?;
+        if rest.is_empty() {
+            return Ok(Arc::from(first));
+        }
+        Ok(Arc::new(Spread::new(first, rest.into_iter().map(gpu).collect::<Result<Vec<_>, _>>()?)))
     };
     let emulator = || -> Result<Arc<dyn Examiner>, Failure> {
         Ok(match isolation.isolate {
-            IsolateChoice::Yes => Arc::new(isolated(BackendKind::Emulator).map_err(Failure::usage)?),
+            IsolateChoice::Yes => Arc::new(isolated(BackendKind::Emulator, 0).map_err(Failure::usage)?),
             IsolateChoice::Auto | IsolateChoice::No => Arc::new(Emulator),
         })
     };

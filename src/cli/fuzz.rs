@@ -2,7 +2,7 @@
 
 use super::reports::Reports;
 use super::{
-    BackendArgs, BackendChoice, CASE_TIMEOUT, Cli, Command, Exit, Failure, Format, FuzzArgs, IsolateChoice,
+    BackendArgs, BackendChoice, CASE_TIMEOUT, Cli, Command, Devices, Exit, Failure, Format, FuzzArgs, IsolateChoice,
     IsolationArgs, backends,
 };
 use crate::backend::{Kernel, shipped_names};
@@ -28,7 +28,7 @@ pub(super) fn short_campaign() -> FuzzArgs {
         resume: None,
         journal: None,
         kernels: Vec::new(),
-        backend: BackendArgs { backend: BackendChoice::Auto, device: 0 },
+        backend: BackendArgs { backend: BackendChoice::Auto, device: Devices::FIRST },
         isolation: IsolationArgs { isolate: IsolateChoice::Auto, case_timeout: CASE_TIMEOUT.into() },
         cases: None,
         time: Some(SHORT_TIME),

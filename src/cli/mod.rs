@@ -20,9 +20,11 @@ mod shrink;
 mod worker;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// How the program ended; the number is the process's exit code.
@@ -152,9 +154,46 @@ struct BackendArgs {
     /// Where kernels run
     #[arg(long, value_enum, default_value = "auto")]
     backend: BackendChoice,
-    /// Index of the GPU
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    device: usize,
+    /// GPUs by their index, comma-separated, or `all`; a campaign spreads its cases over them, other commands use the first
+    #[arg(long, default_value = "0", value_name = "N,..")]
+    device: Devices,
+}
+
+/// Which GPUs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Devices {
+    All,
+    These { first: usize, rest: Vec<usize> },
+}
+
+impl Devices {
+    const FIRST: Self = Self::These { first: 0, rest: Vec::new() };
+
+    /// The one that a single case runs on.
+    fn first(&self) -> usize {
+        match self {
+            Self::All => 0,
+            Self::These { first, .. } => *first,
+        }
+    }
+}
+
+impl FromStr for Devices {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        if s == "all" {
+            return Ok(Self::All);
+        }
+        let wrong = |_| format!("expected indices of GPUs such as 0 or 0,1, or all, found {s:?}");
+        let mut indices = s.split(',').map(str::parse::<usize>).collect::<Result<Vec<_>, _>>().map_err(wrong)?;
+        let first = indices.remove(0);
+        let mut seen = HashSet::from([first]);
+        match indices.iter().find(|&&index| !seen.insert(index)) {
+            Some(twice) => Err(format!("GPU {twice} is named twice in {s:?}")),
+            None => Ok(Self::These { first, rest: indices }),
+        }
+    }
 }
 
 #[derive(clap::Args)]
@@ -373,5 +412,22 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             eprintln!("error: {}", failure.message);
             failure.exit.into()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_indices_or_all() {
+        assert_eq!("all".parse(), Ok(Devices::All));
+        assert_eq!("2".parse(), Ok(Devices::These { first: 2, rest: vec![] }));
+        assert_eq!("1,0,3".parse(), Ok(Devices::These { first: 1, rest: vec![0, 3] }));
+        for wrong in ["", "0,", "-1", "0 1", "all,0", "gpu"] {
+            let error = wrong.parse::<Devices>().unwrap_err();
+            assert!(error.starts_with("expected indices of GPUs") && error.contains(wrong), "{error}");
+        }
+        assert_eq!("0,1,0".parse::<Devices>(), Err("GPU 0 is named twice in \"0,1,0\"".into()));
     }
 }

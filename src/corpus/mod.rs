@@ -153,7 +153,7 @@ mod tests {
         }
         assert_eq!(
             error("gqa_decode kv=2 h=3"),
-            "unknown key \"h\", expected one of kv, g, d, dv, past, q, append, causal, window, softcap, sinks, dtype, cache, pages, scale, steps, knobs, values, poison, sched, view, relation"
+            "unknown key \"h\", expected one of kv, g, d, dv, past, q, append, causal, window, softcap, sinks, dtype, cache, pages, scale, steps, knobs, values, only, poison, sched, view, relation"
         );
         assert!(error(&"x".repeat(5000)).len() < 200);
     }

@@ -2,12 +2,15 @@
 //! costs that process and nothing else.
 //!
 //! A worker is this program, started as `attnfuzz worker`, that answers questions on its standard input ([`serve`]).
-//! [`Isolated`] keeps such processes, asks them, and tells what their deaths mean.
+//! [`Isolated`] keeps such processes of a device, asks them, and tells what their deaths mean. [`Spread`] makes one of several
+//! devices.
 
 mod isolated;
 mod message;
 mod process;
 mod serve;
+mod spread;
 
 pub use isolated::{Isolated, Options};
 pub use serve::serve;
+pub use spread::Spread;
