@@ -95,8 +95,9 @@ fn junit_counts_what_failed_passed_and_was_skipped() {
             );
         }
         let failed: Vec<_> = document.descendants().filter(|node| node.has_tag_name("failure")).collect();
-        for (node, entry) in failed.iter().zip(&record.findings) {
-            assert!(node.text().unwrap().contains(&entry.found.finding.line));
+        for entry in &record.findings {
+            let told = failed.iter().filter(|node| node.text().unwrap().contains(&entry.found.finding.line));
+            assert!(told.count() >= 1, "{}", entry.found.finding.line);
         }
     }
 }

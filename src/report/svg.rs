@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// Side of a cell of a grid.
-const CELL: usize = 18;
+const CELL: usize = 24;
 /// Room for labels.
 const MARGIN: usize = 46;
 /// Most cells of an error map's plane in a row or column; elements beyond share cells.
@@ -46,7 +46,7 @@ pub(super) fn grid(
     };
     for y in ys.clone() {
         let (_, top) = place(*xs.start(), y);
-        let _ = write!(svg, "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>", MARGIN - 4, top + 13, label(y));
+        let _ = write!(svg, "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>", MARGIN - 4, top + 16, label(y));
     }
     for x in xs.clone() {
         let (left, _) = place(x, *ys.start());
