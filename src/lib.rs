@@ -46,6 +46,7 @@ pub mod ptx;
 pub mod reference;
 pub mod regression;
 pub mod report;
+pub mod rule_out;
 pub mod shrink;
 pub mod tensor;
 pub mod worker;

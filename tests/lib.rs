@@ -30,6 +30,8 @@ mod ptx;
 mod reduction;
 mod relations;
 mod replay;
+mod reports;
+mod rule_out;
 mod rules;
 mod shrink;
 mod store;

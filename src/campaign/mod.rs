@@ -10,12 +10,14 @@ mod guided;
 mod journal;
 mod minimise;
 mod run;
+mod statistic;
 
 pub use compare::Comparison;
 pub use guided::Guidance;
 pub use journal::{Head, Journal, JournalError};
 pub use minimise::{Minimised, met, minimise};
 pub use run::{Session, run, run_session};
+pub use statistic::{Cell, Extent, Met, Statistic, bin, bin_limits};
 
 use crate::backend::{BackendKind, Kernel};
 use crate::case::{Case, Relation};
@@ -215,6 +217,9 @@ pub struct Row {
     pub failing: u64,
     /// Distinct findings.
     pub findings: usize,
+    /// What the judged cases were like; empty in a journal of an earlier program.
+    #[serde(default)]
+    pub statistic: Statistic,
 }
 
 /// What came of one relation.

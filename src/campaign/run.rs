@@ -3,7 +3,7 @@
 use super::guided::{Guides, Plans};
 use super::journal::{Journal, State};
 use super::minimise::{met, minimise};
-use super::{Comparison, Config, Event, Found, RelationCount, Row, Summary};
+use super::{Comparison, Config, Event, Found, RelationCount, Row, Statistic, Summary};
 use crate::backend::{BackendError, BackendKind, CoverageMap, Kernel, Points, Recording};
 use crate::case::{Case, CaseId};
 use crate::guide::Reach;
@@ -382,6 +382,7 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
         if let Some((relation, checked)) = &relation {
             row.relations.entry(*relation).or_default().add(checked);
         }
+        row.statistic.add(case, &verdict);
         match &verdict {
             Verdict::Skip(why) => *row.skipped.entry(why.clone()).or_default() += 1,
             Verdict::Agree(agreement) => {
@@ -521,7 +522,8 @@ impl Examiner for Interruptible<'_> {
 }
 
 impl RelationCount {
-    fn add(&mut self, checked: &Checked) {
+    /// Counts what came of judging the relation once.
+    pub fn add(&mut self, checked: &Checked) {
         match checked {
             Checked::Holds(held) => {
                 self.holds += 1;
@@ -554,6 +556,7 @@ impl Row {
             relations: BTreeMap::new(),
             failing: 0,
             findings: 0,
+            statistic: Statistic::default(),
         }
     }
 }

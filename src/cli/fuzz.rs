@@ -1,5 +1,6 @@
 //! `attnfuzz fuzz`.
 
+use super::reports::Reports;
 use super::{
     BackendArgs, BackendChoice, CASE_TIMEOUT, Cli, Command, Devices, Exit, Failure, Format, FuzzArgs, IsolateChoice,
     IsolationArgs, backends,
@@ -42,6 +43,7 @@ pub(super) fn short_campaign() -> FuzzArgs {
         max_findings: 1,
         max_shrink: 2000,
         format: Format::Human,
+        report: Vec::new(),
     }
 }
 
@@ -147,15 +149,22 @@ fn interrupts() -> Result<Arc<AtomicBool>, Failure> {
 
 fn campaign(args: &FuzzArgs, config: &Config, journal: Option<Journal>, path: Option<&Path>) -> Result<Exit, Failure> {
     let session = Session { stop: interrupts()?, journal };
+    let mut reports = Reports::open(&args.report)?;
     let summary = match args.format {
         Format::Jsonl => {
-            let summary = run_session(config, session, &mut |event| println!("{}", jsonl::event(&event)));
+            let summary = run_session(config, session, &mut |event| {
+                println!("{}", jsonl::event(&event));
+                reports.note(&event);
+            });
             jsonl::summary(&summary).iter().for_each(|line| println!("{line}"));
             summary
         }
         Format::Human => {
             let mut screen = Screen::new(config);
-            let summary = run_session(config, session, &mut |event| screen.show(&event));
+            let summary = run_session(config, session, &mut |event| {
+                screen.show(&event);
+                reports.note(&event);
+            });
             screen.bar.finish_and_clear();
             if !config.relations.is_empty() {
                 print!("{}", human::relations(&summary));
@@ -167,6 +176,7 @@ fn campaign(args: &FuzzArgs, config: &Config, journal: Option<Journal>, path: Op
             summary
         }
     };
+    reports.write(config, &summary)?;
     Ok(if summary.internal_errors > 0 {
         Exit::Internal
     } else if summary.has_findings() {

@@ -14,6 +14,8 @@ mod inputs;
 mod kernels;
 mod mutate;
 mod replay;
+mod reports;
+mod rule_out;
 mod show;
 mod shrink;
 mod worker;
@@ -77,6 +79,8 @@ enum Command {
     Fuzz(FuzzArgs),
     /// Run saved findings again
     Replay(ReplayArgs),
+    /// Is this kernel the culprit? Try one by one what an attention kernel gets wrong
+    RuleOut(rule_out::RuleOutArgs),
     /// Make failing cases smaller
     Shrink(ShrinkArgs),
     /// Plant small faults in a kernel and count those that the cases and the oracle notice
@@ -205,6 +209,7 @@ Examples:
   attnfuzz fuzz --backend cuda --time 8h --journal night.journal
   attnfuzz fuzz --resume night.journal
   attnfuzz fuzz my/kernel.toml --guided --corpus corpus --time 10m
+  attnfuzz fuzz --cases 5000 --report attnfuzz.html --report junit.xml
 
 The same seed and number of cases give the same cases and the same findings, whatever --jobs is.
 Without --cases and --time a campaign lasts 60 s. An interrupt (Ctrl-C) ends it with what was found so far, a second one at
@@ -255,6 +260,9 @@ struct FuzzArgs {
     /// Executions that a finding may be shrunk with
     #[arg(long, value_name = "N", default_value_t = 2000)]
     max_shrink: u32,
+    /// File to write a report to at the end, by its ending: .html, .xml (JUnit), .sarif or .jsonl; may be given several times
+    #[arg(long, value_name = "FILE")]
+    report: Vec<PathBuf>,
     /// How to tell what happens
     #[arg(long, value_enum, default_value = "human")]
     format: Format,
@@ -396,6 +404,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         None => fuzz::run(&fuzz::short_campaign(), &args),
         Some(Command::Fuzz(fuzz)) => fuzz::run(&fuzz, &args),
         Some(Command::Replay(args)) => replay::run(&args),
+        Some(Command::RuleOut(args)) => rule_out::run(&args),
         Some(Command::Shrink(args)) => shrink::run(&args),
         Some(Command::Mutate(args)) => mutate::run(&args),
         Some(Command::Coverage(args)) => coverage::run(&args),

@@ -11,12 +11,14 @@
 //! it makes a case *suspect*. [`examine`] then runs the same shape with values whose rows are exact in any order, where
 //! a wrong key or length can't hide in the rounding, and only what is proven wrong there becomes a finding.
 
+mod error_map;
 mod examine;
 mod examiner;
 mod judge;
 pub mod relation;
 mod rows;
 
+pub use error_map::{ErrorPlane, error_map};
 pub use examine::{examine, is_perturbed, look_closer};
 pub use examiner::{Examiner, Unconfirmed};
 pub use judge::judge;

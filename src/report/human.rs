@@ -305,7 +305,7 @@ fn rate(row: &Row, elapsed: Duration) -> String {
 }
 
 /// Three significant digits, without an exponent where a person would not write one.
-fn significant(x: f64) -> String {
+pub(super) fn significant(x: f64) -> String {
     match x.abs() {
         0.0 => "0".into(),
         a if !(1e-3..1e6).contains(&a) => format!("{x:.2e}"),

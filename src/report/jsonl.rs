@@ -8,11 +8,12 @@
 //! may be), with the axes of [`Role::axes`](crate::case::values::Role::axes).
 //! Numbers that JSON lacks (NaN, infinities) are strings.
 
-use crate::campaign::{Event, Found, RelationCount, Row, Summary};
-use crate::case::{Case, FEW};
+use crate::campaign::{Event, Found, RelationCount, Summary};
+use crate::case::{Case, FEW, Relation};
 use crate::guide::Reach;
 use crate::regression::{Bits, Finding, Replayed, Saved};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// The line of an event.
 pub fn event(event: &Event) -> String {
@@ -46,7 +47,7 @@ pub fn summary(summary: &Summary) -> Vec<String> {
             "cases": row.cases, "cases_per_s": row.cases as f64 / seconds.max(1e-9), "busy_s": row.busy.as_secs_f64(),
             "elements": row.elements, "out_of_domain": row.out_of_domain, "skipped": row.skipped,
             "worst_ratio": row.worst_ratio, "worst_case": row.worst_case,
-            "suspect": row.suspect, "worst_model_ratio": row.worst_model_ratio, "suspect_case": row.suspect_case, "relations": relations(row), "failing": row.failing, "findings": row.findings,
+            "suspect": row.suspect, "worst_model_ratio": row.worst_model_ratio, "suspect_case": row.suspect_case, "relations": relations(&row.relations), "failing": row.failing, "findings": row.findings,
         })
     });
     let comparisons = summary.comparisons.iter().map(|(kernel, c)| {
@@ -142,14 +143,14 @@ fn nonzero(case: &Case) -> Option<Vec<Value>> {
     Some(elements.map(|e| json!({ "tensor": e.role.to_string(), "at": e.at, "value": number(e.value) })).collect())
 }
 
-fn relations(row: &Row) -> Value {
+pub(super) fn relations(relations: &BTreeMap<Relation, RelationCount>) -> Value {
     let one = |count: &RelationCount| {
         json!({
             "holds": count.holds, "broken": count.broken, "does_not_apply": count.does_not_apply,
             "elements": count.held.elements, "equal": count.held.equal, "worst_ratio": count.held.worst_ratio,
         })
     };
-    row.relations.iter().map(|(relation, count)| (relation.to_string(), one(count))).collect()
+    relations.iter().map(|(relation, count)| (relation.to_string(), one(count))).collect()
 }
 
 fn number(x: f64) -> Value {
