@@ -97,9 +97,9 @@ pub(super) fn error_map(planes: &[ErrorPlane]) -> String {
     let mut text = String::new();
     for plane in order.iter().take(MOST_PLANES) {
         let (heads, dims) = (plane.right.len(), plane.right.first().map_or(0, Vec::len));
-        let _ = write!(
+        let _ = writeln!(
             text,
-            "<figure>{}<figcaption>step {}, token {}: {} of {} elements wrong; {heads} query heads down, {dims} dims across</figcaption></figure>\n",
+            "<figure>{}<figcaption>step {}, token {}: {} of {} elements wrong; {heads} query heads down, {dims} dims across</figcaption></figure>",
             map(plane),
             plane.step + 1,
             plane.token,
