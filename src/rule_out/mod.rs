@@ -2,7 +2,7 @@
 //!
 //! [`SUSPECTS`] are the things an attention kernel gets wrong, one by one. Each is tried with cases of its own, in which
 //! the others are as calm as the kernel lets them be. What fails is shrunk, and blamed by experiment: a suspect is blamed
-//! if the minimal case agrees once that suspect alone is calmed ([`mod@blame`]).
+//! if the minimal case agrees once that suspect alone is calmed.
 //!
 //! [`rule_out`] says for each suspect which cases ran, over which space, how close to their bounds they came, and, in
 //! words, what none of this covers.

@@ -33,7 +33,7 @@ pub(super) enum Mark {
     Class(&'static [&'static str]),
     /// By these fault kinds.
     Faults(&'static [FaultKind]),
-    /// By which values fail: see [`blame`](super::blame).
+    /// By which values fail: see `blame.rs`.
     Values,
 }
 
