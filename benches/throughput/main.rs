@@ -5,7 +5,7 @@
 //! writes it in Python (hypothesis, CuPy and PyTorch in f64); it runs the same PTX.
 //!
 //! `cargo bench --bench throughput` prints lines of JSON: the rate of whole cases on the GPU, if there is one, by threads;
-//! and the rate of everything but the kernel (inputs, plans, reference, bounds, verdict), for which what the kernel leaves is
+//! and the rate without kernel, launches and copies (inputs, reference, bounds, verdict), for which what the kernel leaves is
 //! recorded beforehand. `ATTNFUZZ_BENCH_SECONDS` is the length of each measurement, 5 by default.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's result")]

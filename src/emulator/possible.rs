@@ -111,40 +111,11 @@ fn fixed(program: &Program) -> HashSet<Slot> {
     }
 }
 
-/// Whether the results depend on the operands alone.
+/// Whether the results depend on the operands alone; parameters are the same for every lane.
 fn is_function(op: &Op) -> bool {
-    match op {
-        Op::Unary32 { .. }
-        | Op::Binary32 { .. }
-        | Op::Ternary32 { .. }
-        | Op::Bfi32 { .. }
-        | Op::Unary64 { .. }
-        | Op::Binary64 { .. }
-        | Op::Ternary64 { .. }
-        | Op::Shift64 { .. }
-        | Op::Count64 { .. }
-        | Op::Bfe64 { .. }
-        | Op::Bfi64 { .. }
-        | Op::MulWide { .. }
-        | Op::MadWide { .. }
-        | Op::Convert { .. }
-        | Op::Compare32 { .. }
-        | Op::Compare64 { .. }
-        | Op::CompareHalves { .. }
-        | Op::Select32 { .. }
-        | Op::Select64 { .. }
-        | Op::PredLogic { .. }
-        | Op::PredMov { .. }
-        | Op::Mov32 { .. }
-        | Op::Mov64 { .. }
-        | Op::Extract16 { .. }
-        | Op::ExtractWord { .. }
-        | Op::PackWords { .. } => true,
-        Op::Load { access, address, .. } => {
-            access.space == AccessSpace::Is(Space::Param) && address.base == AddressBase::Absolute
-        }
-        _ => false,
-    }
+    let is_param = |space: AccessSpace| space == AccessSpace::Is(Space::Param);
+    op.is_function()
+        || matches!(op, Op::Load { access, address, .. } if is_param(access.space) && address.base == AddressBase::Absolute)
 }
 
 #[cfg(test)]

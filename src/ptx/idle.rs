@@ -164,36 +164,7 @@ fn moved(op: &Op) -> Option<(Slot, Slot)> {
 
 /// Whether an operation gives its results and does nothing else, to memory, other lanes or what comes next.
 fn is_pure(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Unary32 { .. }
-            | Op::Binary32 { .. }
-            | Op::Ternary32 { .. }
-            | Op::Carry(_)
-            | Op::Bfi32 { .. }
-            | Op::Unary64 { .. }
-            | Op::Binary64 { .. }
-            | Op::Ternary64 { .. }
-            | Op::Shift64 { .. }
-            | Op::Count64 { .. }
-            | Op::Bfe64 { .. }
-            | Op::Bfi64 { .. }
-            | Op::MulWide { .. }
-            | Op::MadWide { .. }
-            | Op::Convert { .. }
-            | Op::Compare32 { .. }
-            | Op::Compare64 { .. }
-            | Op::CompareHalves { .. }
-            | Op::Select32 { .. }
-            | Op::Select64 { .. }
-            | Op::PredLogic { .. }
-            | Op::PredMov { .. }
-            | Op::Mov32 { .. }
-            | Op::Mov64 { .. }
-            | Op::Extract16 { .. }
-            | Op::ExtractWord { .. }
-            | Op::PackWords { .. }
-    )
+    op.is_function() || matches!(op, Op::Carry(_))
 }
 
 #[cfg(test)]

@@ -493,3 +493,38 @@ pub enum Op {
     },
     Nop,
 }
+
+impl Op {
+    /// Whether its results depend on its register operands alone, and it does nothing else. Loads, even of parameters, are none.
+    pub(crate) fn is_function(&self) -> bool {
+        matches!(
+            self,
+            Self::Unary32 { .. }
+                | Self::Binary32 { .. }
+                | Self::Ternary32 { .. }
+                | Self::Bfi32 { .. }
+                | Self::Unary64 { .. }
+                | Self::Binary64 { .. }
+                | Self::Ternary64 { .. }
+                | Self::Shift64 { .. }
+                | Self::Count64 { .. }
+                | Self::Bfe64 { .. }
+                | Self::Bfi64 { .. }
+                | Self::MulWide { .. }
+                | Self::MadWide { .. }
+                | Self::Convert { .. }
+                | Self::Compare32 { .. }
+                | Self::Compare64 { .. }
+                | Self::CompareHalves { .. }
+                | Self::Select32 { .. }
+                | Self::Select64 { .. }
+                | Self::PredLogic { .. }
+                | Self::PredMov { .. }
+                | Self::Mov32 { .. }
+                | Self::Mov64 { .. }
+                | Self::Extract16 { .. }
+                | Self::ExtractWord { .. }
+                | Self::PackWords { .. }
+        )
+    }
+}
