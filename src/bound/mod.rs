@@ -18,7 +18,7 @@
 //!
 //! 1. **Weights** (`weights`). The kernel's weights are `C w_j exp(theta_j)`, `|theta_j| <= D_j`, with a
 //!    common `C`. Let `eta_j = expm1(D_j)`. A weight that may be flushed or cut off
-//!    (`w_j <= w_cut e^off e^D_j`) has a factor anywhere in `[0, e^D_j]`: `eta_j = max(1, expm1(D_j))`.
+//!    (`w_j <= w_cut e^(off + lazy) e^D_j`: itself, or the factor that rescales it) has a factor anywhere in `[0, e^D_j]`: `eta_j = max(1, expm1(D_j))`.
 //!    Let `Z = sum p_j e^-D_j` over the others.
 //! 2. **Exact sums of those weights**, `o~` (`sums`, `row`). Because `sum p_j (V_j - o) = 0`,
 //!
@@ -33,10 +33,11 @@
 //!    underflow `z`, dividing the two sums gives, without approximation,
 //!
 //!    ```text
-//!    E_n = ( S (1 + u_num) + u_num P + mu (|o| + E_w) + E_un + z (1 + |o| + E_w) ) / (1 - mu - z)
+//!    E_n = ( S (1 + u_num) + u_num P + mu (|o| + E_w) + G (E_un + z (1 + |o| + E_w)) ) / (1 - mu - z)
 //!    A^ = min( sum p_j (1 + eta_j) |V_j| / Z,  max |V| )           absolute sum under the kernel's weights
 //!    S  = g(h_pv + R + k_pv) A^                                    additions, rescales, products
 //!    mu = g(h_l + R + r_comb + 1)                                  the same in the denominator
+//!    G  = 1 + g(h_pv + R + k_pv)                                   what the numerator makes of an underflow
 //!    u_num = (1 + u_p)(1 + u_in)^2 (1 + [p_norm] e_div) - 1        rounding of a weight before its product
 //!    P  = A^, or max(A^, (1 + 2 u_p) min( sum p_j (1 + eta_j) |V_j - o| / Z,  max |V - o| )) if `p_den` is `either`
 //!    ```

@@ -87,8 +87,9 @@ impl RowErrors {
 
     /// `E_n`: the error of a quotient of two rounded sums whose exact quotient is at most `o`.
     pub(super) fn quotient(&self, sum: f64, p_round: f64, o: f64, underflow: f64) -> f64 {
-        (sum * (1.0 + self.u_num) + p_round + self.mu * o + underflow + self.underflow * (1.0 + o))
-            / (1.0 - self.mu - self.underflow)
+        // What underflows is rounded, summed and rescaled afterwards.
+        let underflow = (underflow + self.underflow * (1.0 + o)) * (1.0 + self.sum);
+        (sum * (1.0 + self.u_num) + p_round + self.mu * o + underflow) / (1.0 - self.mu - self.underflow)
     }
 }
 

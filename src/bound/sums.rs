@@ -49,6 +49,8 @@ impl Terms {
     pub(super) fn of(reference: &Reference<'_>, contract: &Resolved, weights: &Weights) -> Self {
         let n = reference.elements();
         let off = libm::exp(contract.off);
+        // Under a maximum that lags, weights exceed 1, and what may be cut off is the factor that rescales them.
+        let overhang = libm::exp(contract.off + contract.lazy);
         let rounded_in_sum = contract.p_den == PDen::Yes && contract.u_p > 0.0;
         let mut terms = Self {
             eta: Vec::with_capacity(n),
@@ -85,7 +87,7 @@ impl Terms {
             let grown = libm::exp(delta);
             let mut eta = libm::expm1(delta);
             let mut least = 1.0 / grown;
-            let dropped = relative <= cut * off * grown;
+            let dropped = relative <= cut * overhang * grown;
             if dropped {
                 eta = eta.max(1.0);
                 least = 0.0;

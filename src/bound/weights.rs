@@ -4,7 +4,8 @@
 //! the output. This module bounds `|theta_j|` by `D_j`:
 //!
 //! ```text
-//! D_j = Ds_j + u k_x (X_j + 2 lazy + off) + u k_m max(|s_j|, |M|) + e_abs + (R_j + r_comb + 1) e0 (1 + e0)
+//! D_j = Ds_j + u k_x (X_j + 2 lazy + off) + u k_m m_j (1 + u k_x) + e_abs + (R_j + r_comb + 1) e0 (1 + e0)
+//! m_j = max(|s_j| + Ds_j, |max_i (s_i + Ds_i)|, |max_i (s_i - Ds_i)|) + max(lazy, off)
 //! X_j = max_i (s_i + Ds_i) - s_j + Ds_j
 //! ```
 //!
@@ -14,7 +15,8 @@
 //! holds for every `h`, unlike the classical `hu/(1-hu)`:
 //!
 //! ```text
-//! Ds_j = Q_j ((1 + g(min(h_qk, nz_j - 1) + k_qk)) (1 + u_in)^2 - 1) + k_s u |r_j| + underflow
+//! E    = Q_j ((1 + g(min(h_qk, nz_j - 1) + k_qk)) (1 + u_in)^2 - 1)
+//! Ds_j = E + k_s u (|r_j| + E) + underflow
 //! ```
 //!
 //! Tensor cores: `g(h)` becomes `expm1(blocks * block_error)`, see [`TensorCore`]. If every partial sum
@@ -77,16 +79,16 @@ impl Weights {
         let rescales = rescales(reference, contract, &logit);
         let u = contract.u;
         let once = contract.e0 * (1.0 + contract.e0);
+        let largest = largest_maximum(reference, &logit, reference.elements());
+        // The sink may be measured against the keys' maximum instead of its own.
+        let largest_of_keys = largest_maximum(reference, &logit, reference.keys);
         let delta = (0..reference.elements())
             .map(|j| {
-                let mut magnitude = reference.s[j].abs().max(reference.max.abs());
-                if j >= reference.keys {
-                    // The sink may be measured against the keys' maximum instead of its own.
-                    magnitude = magnitude.max(keys_max(reference).abs());
-                }
+                let maximum = if j < reference.keys { largest } else { largest.max(largest_of_keys) };
+                let magnitude = (reference.s[j].abs() + logit[j]).max(maximum) + contract.lazy.max(contract.off);
                 logit[j]
                     + u * contract.k_x * (argument[j] + 2.0 * contract.lazy + contract.off)
-                    + u * contract.k_m * magnitude
+                    + u * contract.k_m * magnitude * (1.0 + u * contract.k_x)
                     + contract.e_abs
                     + (rescales[j] + 1.0) * once
             })
@@ -139,7 +141,7 @@ fn logit_errors(reference: &Reference<'_>, contract: &Resolved) -> (Vec<f64>, Ve
             }
             reference.dot_abs[j] * (known.1 + operands + known.1 * operands)
         };
-        error += contract.k_s * u * raw + underflow;
+        error += contract.k_s * u * (raw + error) + underflow;
         if let Some(cap) = reference.softcap {
             let cap = cap.abs();
             let before = error + cap * contract.e_tanh + (0.45 * cap).min(raw + error) * growth(3.0, u);
@@ -184,12 +186,12 @@ fn is_power_of_two(x: f64) -> bool {
     x.is_normal() && x.to_bits() & ((1 << 52) - 1) == 0
 }
 
-/// The largest logit of a visible key.
-fn keys_max(reference: &Reference<'_>) -> f64 {
-    if reference.keys == 0 {
-        return 0.0;
-    }
-    reference.s[..reference.keys].iter().fold(f64::NEG_INFINITY, |m, &s| m.max(s))
+/// The largest absolute value that the maximum of the first `elements` computed logits may have; 0 if there are none.
+fn largest_maximum(reference: &Reference<'_>, logit: &[f64], elements: usize) -> f64 {
+    let logits = || reference.s.iter().zip(logit).take(elements);
+    let high = logits().fold(f64::NEG_INFINITY, |m, (s, e)| m.max(s + e));
+    let low = logits().fold(f64::NEG_INFINITY, |m, (s, e)| m.max(s - e));
+    if elements == 0 { 0.0 } else { high.abs().max(low.abs()) }
 }
 
 /// `X_j`.

@@ -20,7 +20,8 @@ from vectors import LAMBDA, RECIPES, draw, inputs, resolve
 # Name of each deviation, and whether it makes bounds larger (+), smaller (-) or either (?).
 SWITCHES = {'order': '+', 'declared': '-', 'bits': '+', 'prescale': '+', 'combine': '+', 'rounded': '+',
             'depth': '-', 'hull': '-', 'unit': '+', 'format': '+', 'exact': '-', 'terms': '?', 'nodes': '?', 'lse': '+',
-            'domain': '+'}
+            'domain': '+', 'overhang': '+', 'amplified': '+',
+            'computed': '+'}
 
 # Old text, and new text that says the same while no switch is on.
 EDITS = [
@@ -31,11 +32,16 @@ EDITS = [
      'gqk = np.minimum(-(-d // w), d if "bits" in ON and F < 23 else r.nz) *'),
     ('if c.u == U32 and c.u_in == 0:',
      'if c.u == U32 and c.u_in == 0 and not ("bits" in ON and c.tc is not None and c.tc[1] < 23):'),
+    ('+ c.k_s * u * absS\n', '+ c.k_s * u * (absS + after_dot(r, gqk, gin))\n'),
+    ('Mabs = np.maximum(absS, abs(r.M))', 'Mabs = size(r, c, Ds)'),
     ('    Ds = Ds + Duf\n', '    if "prescale" in ON and c.prescale_lossy: Duf = Duf + d * tau * r.kinf\n    Ds = Ds + Duf\n'),
     ('    e_off = math.exp(c.off)\n', '    e_off = math.exp(c.off)\n    c = cut(r, c)\n'),
     ('eta_d = (1 + eta_d) * (1 + c.u_p) - 1 + np.minimum(1.0, c.tau_p / np.maximum(wrel, 1e-300))',
      'eta_d = (1 + eta_d) * (1 + c.u_p) - 1 + (np.minimum(1 + eta_d, lost(r, c)) if "rounded" in ON else '
      'np.minimum(1.0, c.tau_p / np.maximum(wrel, 1e-300)))'),
+    ('        drop = wrel <= c.w_cut * e_off *', '        drop = wrel <= c.w_cut * overhang(c) *'),
+    ('mu * o_up + Eun + tau_abs * (1 + o_up))', 'mu * o_up + (Eun + tau_abs * (1 + o_up)) * after(gt))'),
+    ('mu * o1 + Eun + tau_abs * (1 + o1))', 'mu * o1 + (Eun + tau_abs * (1 + o1)) * after(gt))'),
     ('Zm = float(np.sum(np.where(drop, 0.0, r.p * np.exp(-np.minimum(D, 700.0)))))',
      'Zm = kept(r, c, drop, D); unit = denominator_unit(r, c, e_off, Zm)'),
     ('    h_l = (n if c.h_l < 0 else c.h_l)\n', '    h_l = (n if c.h_l < 0 else depth(c.h_l, n))\n'),
@@ -93,6 +99,21 @@ def cut(r, c):
         return replace(c, w_cut=max(c.w_cut, r.n * (TINY32 if c.ftz else 2.0 ** -149)))
     return c
 
+def after_dot(r, gqk, gin):
+    return r.Q * ((1 + gqk) * (1 + gin) - 1) if 'computed' in ON else 0.0
+
+def size(r, c, Ds):
+    if 'computed' not in ON:
+        return np.maximum(np.abs(r.s), abs(r.M))
+    top = max(abs((r.s + Ds).max()), abs((r.s - Ds).max()))
+    return (np.maximum(np.abs(r.s) + Ds, top) + max(c.lazy, c.off)) * (1 + c.u * c.k_x)
+
+def overhang(c):
+    return math.exp(c.off + c.lazy if 'overhang' in ON else c.off)
+
+def after(growth):
+    return 1 + growth if 'amplified' in ON else 1.0
+
 def lost(r, c):
     return c.tau_p * math.exp(c.off) / np.maximum(np.exp(r.s - r.M), 1e-300)
 
@@ -130,7 +151,7 @@ def nodes(c, n, Rmax, h_pv):
 
 def dropped_log(r, c, D):
     c = cut(r, c)
-    drop = np.exp(r.s - r.M) <= c.w_cut * math.exp(c.off) * np.exp(np.minimum(D, 700.0))
+    drop = np.exp(r.s - r.M) <= c.w_cut * overhang(c) * np.exp(np.minimum(D, 700.0))
     Zm = kept(r, c, drop, D)
     return -math.inf if not drop.any() else math.inf if Zm <= 0 else -math.log(Zm)
 '''

@@ -27,7 +27,7 @@ enum Effect {
 use Effect::{Either, Larger, Smaller};
 
 /// Name, effect, how many of the table's results it is named in, and why Rust is right.
-const DEVIATIONS: [(&str, Effect, usize, &str); 15] = [
+const DEVIATIONS: [(&str, Effect, usize, &str); 18] = [
     (
         "order",
         Larger,
@@ -76,7 +76,7 @@ const DEVIATIONS: [(&str, Effect, usize, &str); 15] = [
     (
         "depth",
         Smaller,
-        1613,
+        1616,
         "Adding an exact zero is exact, so a row of n elements passes at most n inexact additions however deep the \
          kernel's tree is.",
     ),
@@ -84,14 +84,14 @@ const DEVIATIONS: [(&str, Effect, usize, &str); 15] = [
     (
         "unit",
         Larger,
-        1815,
+        1823,
         "What underflows is measured in units of the kernel's own denominator, at least e^-off max(L Z, 1/2), not of \
          the exact L; and with flushing an addition may underflow too: 2^-126 - 1.5 2^-126 is flushed.",
     ),
     (
         "format",
         Larger,
-        294,
+        295,
         "What the format of P may take from a weight is at most the kernel's weight, up to p (1 + eta) / Z, not \
          p (1 + eta); and a weight normalised in binary32 underflows there even if it is rounded no further.",
     ),
@@ -119,7 +119,7 @@ const DEVIATIONS: [(&str, Effect, usize, &str); 15] = [
     (
         "lse",
         Larger,
-        1027,
+        1029,
         "mu / (1 - mu) bounds nothing from mu = 1 on, where the prototype's bound is negative; weights that may be \
          dropped lower the sum by -ln Z, and its subnormals weigh e^off more; a maximum that lags or overshoots is \
          rounded as a number that much larger.",
@@ -130,6 +130,27 @@ const DEVIATIONS: [(&str, Effect, usize, &str); 15] = [
         7,
         "A maximum that lags by `lazy` makes weights as large as e^lazy, which 256 does not cover from 5.55 on. (The \
          domain is what shrinks.)",
+    ),
+    (
+        "overhang",
+        Larger,
+        1,
+        "Under a maximum that lags by `lazy`, weights reach e^lazy and the factor that rescales them later may be cut \
+         off whole: a weight of w_cut e^lazy, in the end, is lost with it.",
+    ),
+    (
+        "amplified",
+        Larger,
+        978,
+        "What a weight or product loses to underflow is multiplied, summed and rescaled afterwards, each with its \
+         roundings: with u = 2^-11, four roundings make 0.2 % more of it.",
+    ),
+    (
+        "computed",
+        Larger,
+        1887,
+        "What is rounded is the computed logit and the maximum of computed ones, lagging or overshooting: where \
+         products cancel they may be far larger than the exact ones, 0 among them.",
     ),
 ];
 
@@ -206,7 +227,7 @@ fn the_prototype_agrees_but_for_the_deviations_listed() {
     let counts: BTreeMap<&str, usize> = DEVIATIONS.iter().map(|(name, _, count, _)| (*name, *count)).collect();
     assert_eq!(
         (agreed, related),
-        ([1281, 1213, 1282, 1266, 2993], [1719, 1787, 1718, 1734, 7]),
+        ([1099, 1056, 1173, 1199, 2993], [1901, 1944, 1827, 1801, 7]),
         "results that agree, and results that deviate, of {RESULTS:?}"
     );
     assert_eq!(named, counts, "results that each deviation is named in");

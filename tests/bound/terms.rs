@@ -119,13 +119,47 @@ fn tiny() -> impl Strategy<Value = f64> {
 /// log-sum-exp did not know.
 #[test]
 fn a_lagging_maximum_is_rounded_in_the_log_sum_exp() {
-    let fields = "u = '2^-11'\nh_qk = 'any'\nh_l = 'any'\nh_pv = 'any'\nk_qk = 0\nk_s = 0\nk_x = 0\nk_m = 3.5\nk_pv = 1\ne0 = 0\n\
-                  e_abs = 0\ne_tanh = 0\ne_div = 0\nu_in = 0\nr = 1\nr_comb = 1\np_round = 'none'\np_den = 'no'\nw_cut = 0\n\
-                  off = 0\nlazy = 5.5\nftz = false\nprescale_lossy = false\np_norm = false\ntc = { width = 4, bits = 23 }";
+    let contract = contract(
+        "u = '2^-11'\nh_qk = 'any'\nh_l = 'any'\nh_pv = 'any'\nk_m = 3.5\nk_pv = 1\nr = 1\nr_comb = 1\nlazy = 5.5\n\
+         tc = { width = 4, bits = 23 }",
+    );
     let inputs = Distribution::Peaky.row(3, 110, 1, Dtype::F32, 13_067_720_196_336_362_749);
-    let contract = contract(fields);
     let tried = attempt(&inputs, &contract, &contract);
     assert!(tried.lse_error > 4.4e-3, "{:e}", tried.lse_error);
+    assert!(tried.lse_error <= tried.lse_with, "error {:e}, bound {:e}", tried.lse_error, tried.lse_with);
+}
+
+/// Under a maximum that lags, weights reach e^5.5, and the factor that rescales them later may be cut off.
+#[test]
+fn a_rescale_that_is_cut_off_takes_weights_above_one_with_it() {
+    let contract = contract(
+        "h_qk = 'any'\nh_l = 'any'\nh_pv = 'any'\nk_pv = 1\nr = 1\np_round = 'bf16'\nw_cut = 'exp(0-20)'\nlazy = 5.5",
+    );
+    let sink = Some(6.294985);
+    let inputs = Inputs { sink, ..Distribution::Cancel.row(4, 95, 1, Dtype::F32, 9_352_827_880_271_797_872) };
+    let tried = attempt(&inputs, &contract, &contract);
+    assert!(tried.error > 3.5e-9, "{:e}", tried.error);
+    assert!(tried.error <= tried.with, "error {:e}, bound {:e}", tried.error, tried.with);
+}
+
+/// Four roundings after a weight lost something to the subnormals of its format make that larger.
+#[test]
+fn what_a_weight_loses_to_underflow_is_rounded_afterwards() {
+    let contract =
+        contract("u = '2^-11'\nh_qk = 'any'\nh_pv = 'any'\nk_pv = 4\np_round = 'f16'\ntc = { width = 4, bits = 23 }");
+    let inputs = Distribution::Underflow.row(4, 1, 1, Dtype::F32, 0);
+    let tried = attempt(&inputs, &contract, &contract);
+    assert!(tried.error > 5.797e-2, "{:e}", tried.error);
+    assert!(tried.error <= tried.with, "error {:e}, bound {:e}", tried.error, tried.with);
+}
+
+/// Where products cancel, the computed logit may be far larger than the exact one, and is rounded as such.
+#[test]
+fn roundings_of_a_logit_are_those_of_the_computed_one() {
+    let contract = contract("u = '2^-11'\nh_pv = 'any'\nk_pv = 1\nr = 1\nk_qk = 3\nk_s = 3.5\nprescale_lossy = true");
+    let inputs = Distribution::Cancel.row(1, 6, 1, Dtype::F32, 444_845_445_047_636_056);
+    let tried = attempt(&inputs, &contract, &contract);
+    assert!(tried.lse_error > 1.061, "{:e}", tried.lse_error);
     assert!(tried.lse_error <= tried.lse_with, "error {:e}, bound {:e}", tried.lse_error, tried.lse_with);
 }
 

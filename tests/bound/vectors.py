@@ -181,7 +181,7 @@ def weight_error(r, c):
         Du += r.scale * d * FLUSH * (r.qinf + r.kinf)
     if c.prescale_lossy:
         Du += d * c.tau * r.kinf
-    Ds = Ds + (c.k_s * u * raw + Du)
+    Ds = Ds + (c.k_s * u * (raw + Ds) + Du)
     if r.softcap is not None:
         before = Ds + r.softcap * c.e_tanh + np.minimum(0.45 * r.softcap, raw + Ds) * g(3, u)
         Du = Du + 4 * r.softcap * c.tau
@@ -189,10 +189,12 @@ def weight_error(r, c):
     Ds = np.where(key, Ds, (c.k_s + 1) * u * np.abs(r.s) + 4 * c.tau)
     Du = np.where(key, Du, 4 * c.tau)
     X = (r.s + Ds).max() - r.s + Ds
-    size = np.maximum(np.abs(r.s), abs(r.M))
+    reach = lambda m: max(abs((r.s + Ds)[:m].max()), abs((r.s - Ds)[:m].max()))
+    size = np.maximum(np.abs(r.s) + Ds, reach(r.n))
     if r.sink is not None and r.keys:
         X[-1] = max(X[-1], r.s[-1] - (r.s - Ds)[:-1].max() + Ds[-1])
-        size[-1] = max(size[-1], abs(r.s[:-1].max()))
+        size[-1] = max(size[-1], reach(r.keys))
+    size = size + max(c.lazy, c.off)
     # rescales
     R = np.zeros(n)
     if c.r is None or c.r + (r.sink is not None) > 0:
@@ -208,7 +210,7 @@ def weight_error(r, c):
         if c.r is not None:
             R = np.minimum(R, c.r + (r.sink is not None))
     R = R + c.r_comb
-    D = Ds + u * c.k_x * (X + 2 * c.lazy + c.off) + u * c.k_m * size + c.e_abs + (R + 1) * c.e0 * (1 + c.e0)
+    D = Ds + u * c.k_x * (X + 2 * c.lazy + c.off) + u * c.k_m * size * (1 + u * c.k_x) + c.e_abs + (R + 1) * c.e0 * (1 + c.e0)
     return D, Du, R, X
 
 
@@ -224,7 +226,7 @@ def shared(r, c):
     cut = c.w_cut if r.sink is None else max(c.w_cut, FLUSH)
     if c.e_abs > 0:
         cut = max(cut, r.n * (FLUSH if c.ftz else SUBNORMAL))
-    drop = rel <= cut * off * np.exp(Dc)
+    drop = rel <= cut * math.exp(c.off + c.lazy) * np.exp(Dc)
     eta = np.expm1(Dc)
     eta = np.where(drop, np.maximum(eta, 1.0), eta)
     least = np.where(drop, 0.0, np.exp(-Dc))
@@ -273,9 +275,11 @@ def bounds(r, c, lam):
     mu = g(h_l + Rmax + 1, u)
     if c.tc:
         blocks = -(-n // c.tc['width']) + Rmax + 1
-        S = (np.expm1(blocks * c.block) + g(Rmax + c.k_pv, u)) * Ah
+        grow = np.expm1(blocks * c.block) + g(Rmax + c.k_pv, u)
     else:
-        S = g(h_pv + Rmax + c.k_pv, u) * Ah
+        grow = g(h_pv + Rmax + c.k_pv, u)
+    S = grow * Ah
+    if not c.tc:
         ps = np.sort(r.p)[::-1]
         tail = np.append(np.cumsum(ps[::-1])[::-1][1:], 0.0)
         thr = ps[int(np.argmin(u * (np.arange(n) + 3) + tail))]
@@ -296,7 +300,7 @@ def bounds(r, c, lam):
                          + (r.p * ((d + 4) * r.Q + 4 * np.abs(r.s) + 4 * (r.M - r.s) + 8)) @ dev)
 
     def total(S, P, Ew, o):
-        En = (S * (1 + u_num) + P + mu * o + Eun + z * (1 + o)) / (1 - mu - z)
+        En = (S * (1 + u_num) + P + mu * o + (Eun + z * (1 + o)) * (1 + grow)) / (1 - mu - z)
         return Ew + En + c.e_div * (o + En) + c.last
 
     if mu + z >= 0.5:
