@@ -9,7 +9,7 @@
 
 mod features;
 
-use super::budget::{Axis, Purse};
+use super::budget::{Axis, Purse, cost};
 use super::dice::Dice;
 use super::legalize::{Space, fewest_queries};
 use super::presets::{PRESETS, Preset};
@@ -89,6 +89,10 @@ const LONG_CASES: u32 = 1200;
 /// One in this many cases is deep: see [`Draft::deepen`].
 const DEEP_CASES: u32 = 40;
 
+/// One in this many cases, where rows of V have a length of their own, has the most keys for one query head that rows of
+/// wide heads leave budget for: tiles in each of many splits.
+const LONG_ROWS: u32 = 80;
+
 /// One in this many cases asks for a relation too, which takes one or two runs more.
 const RELATED: u32 = 8;
 
@@ -160,16 +164,17 @@ impl<R: RngCore> Draft<'_, R> {
         }
         self.all_but_extents(&mut parts, longest);
         let deep = self.dice.one_in(DEEP_CASES);
-        if deep {
-            self.deepen(&mut parts);
+        let long_row = !deep && self.space.domain().v_head_dim.is_some() && self.dice.one_in(LONG_ROWS);
+        if deep || long_row {
+            self.deepen(&mut parts, long_row);
         }
         self.knobs(&mut parts, deep);
         self.space.legalize(parts)
     }
 
     /// Several tiles of keys, a whole block of query heads and a long row at once, in one KV head of one request: what
-    /// cases about one or two fields leave no budget for together.
-    fn deepen(&mut self, parts: &mut CaseParts) {
+    /// cases about one or two fields leave no budget for together. A `long_row` has fewest query heads and most keys.
+    fn deepen(&mut self, parts: &mut CaseParts, long_row: bool) {
         let domain = self.space.domain();
         let was_default = parts.scale == default_scale(parts.shape.head_dim);
         let spare = parts.cache.capacity.saturating_sub(parts.needed_capacity());
@@ -177,8 +182,14 @@ impl<R: RngCore> Draft<'_, R> {
         parts.steps = domain.steps.low();
         let shape = &mut parts.shape;
         shape.num_kv_heads = domain.num_kv_heads.low();
-        shape.q_per_kv = domain.q_per_kv.nearest(self.dice.pick(tables::DEEP_Q_PER_KV));
+        shape.q_per_kv = match long_row {
+            true => domain.q_per_kv.low(),
+            false => domain.q_per_kv.nearest(self.dice.pick(tables::DEEP_Q_PER_KV)),
+        };
         (shape.head_dim, shape.v_head_dim) = (head_dim, head_dim);
+        if let (true, Some(range)) = (long_row, &domain.v_head_dim) {
+            shape.v_head_dim = range.nearest(self.dice.pick(tables::DEEP_HEAD_DIM));
+        }
         shape.requests = vec![Request { past_len: 0, q_len: fewest_queries(domain) }; domain.batch.low() as usize];
         let mut purse = Purse::new(domain, self.space.budget);
         for (axis, n) in [
@@ -191,7 +202,11 @@ impl<R: RngCore> Draft<'_, R> {
         }
         let cap = purse.cap(Axis::PastLen, &[]);
         for r in &mut shape.requests {
-            r.past_len = domain.past_len.nearest(self.dice.pick(tables::DEEP_PAST_LEN).min(cap));
+            let past_len = match long_row {
+                true => cap / 4 + self.dice.below(cap / 4 * 3 + 1),
+                false => self.dice.pick(tables::DEEP_PAST_LEN).min(cap),
+            };
+            r.past_len = domain.past_len.nearest(past_len);
         }
         if was_default {
             parts.scale = default_scale(head_dim);
@@ -319,6 +334,12 @@ impl<R: RngCore> Draft<'_, R> {
         let head_dim = parts.shape.head_dim;
         parts.shape.v_head_dim = match (&domain.v_head_dim, self.model) {
             (Some(_), Some(model)) => model.v_head_dim,
+            (Some(range), None) if dice.one_in(8) => {
+                // Far from head_dim on either side, as long as the product with V costs no more than a case may.
+                let factor = self.space.budget / cost(parts).max(1);
+                let cap = u64::from(head_dim).saturating_mul(factor);
+                dice.pick(&tables::HEAD_DIM.choices(true, range, u32::try_from(cap).unwrap_or(u32::MAX)))
+            }
             (Some(range), None) if dice.one_in(2) => {
                 let mut choices = tables::HEAD_DIM.choices(false, range, head_dim.saturating_mul(2));
                 choices.extend([head_dim / 2, head_dim / 3 * 2].iter().filter(|&&n| range.contains(n)));

@@ -20,7 +20,7 @@ const CHANGED: u32 = 4;
 const TILED: u32 = 6;
 
 impl<R: RngCore> Draft<'_, R> {
-    /// Few and short heads, so that the budget has room for several tiles of queries by several tiles of keys. Gives the
+    /// Few heads, mostly short ones, so that the budget has room for several tiles of queries by several tiles of keys. Gives the
     /// most keys of a request; nothing for most cases, and where no such case is affordable.
     pub(super) fn tiles(&mut self, parts: &mut CaseParts) -> Option<u32> {
         let domain = self.space.domain();
@@ -31,7 +31,9 @@ impl<R: RngCore> Draft<'_, R> {
         let shape = &mut trial.shape;
         shape.num_kv_heads = domain.num_kv_heads.nearest(self.dice.pick(&[1, 1, 1, 2]));
         shape.q_per_kv = domain.q_per_kv.nearest(self.dice.pick(&[1, 1, 2, 3]));
-        shape.head_dim = self.dice.pick(&tables::HEAD_DIM.choices(false, &domain.head_dim, 64));
+        // Wide heads have fewer tiles, but other code.
+        let wide = self.dice.one_in(3);
+        shape.head_dim = self.dice.pick(&tables::HEAD_DIM.choices(wide, &domain.head_dim, if wide { 256 } else { 64 }));
         let batch = domain.batch.nearest(self.dice.pick(&[1, 1, 2])) as usize;
         let lens = |range: &Range| tables::TILED_LEN.iter().copied().filter(|&n| range.contains(n)).collect::<Vec<_>>();
         let (q_lens, past_lens) = (lens(&domain.q_len), lens(&domain.past_len));
