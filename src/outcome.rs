@@ -49,19 +49,23 @@ pub struct Fault {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Site {
-    /// Line of the PTX text, from 1.
-    pub ptx_line: u32,
-    /// The instruction as written.
+    /// Line of the PTX text, from 1, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ptx_line: Option<u32>,
+    /// The instruction as written; where only the machine code is known, the function and the offset in it.
     pub instruction: String,
     /// `file:line` of the CUDA source, if the PTX has line information.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
-    /// Block index, x, y, z.
-    pub block: [u32; 3],
-    /// Warp within the block.
-    pub warp: u32,
-    /// Lane within the warp.
-    pub lane: u32,
+    /// Block index, x, y, z, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<[u32; 3]>,
+    /// Warp within the block, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warp: Option<u32>,
+    /// Lane within the warp, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lane: Option<u32>,
 }
 
 /// The kinds of [`Fault`].
@@ -137,9 +141,10 @@ impl fmt::Display for FaultKind {
 }
 
 impl Site {
-    /// Where the instruction stands: in the CUDA source if that is known, else in the PTX.
-    pub fn place(&self) -> String {
-        self.source.clone().unwrap_or_else(|| format!("ptx {}", self.ptx_line))
+    /// Where the instruction stands: in the CUDA source if that is known, else in the PTX. An offset in the machine code is no
+    /// place: it is another one for each dtype.
+    pub fn place(&self) -> Option<String> {
+        self.source.clone().or_else(|| self.ptx_line.map(|line| format!("ptx {line}")))
     }
 }
 
@@ -148,12 +153,16 @@ impl fmt::Display for Site {
         if let Some(source) = &self.source {
             write!(f, "{source}, ")?;
         }
-        let [x, y, z] = self.block;
-        write!(
-            f,
-            "ptx {}: {} (block {x},{y},{z} warp {} lane {})",
-            self.ptx_line, self.instruction, self.warp, self.lane
-        )
+        if let Some(line) = self.ptx_line {
+            write!(f, "ptx {line}: ")?;
+        }
+        f.write_str(&self.instruction)?;
+        let Some([x, y, z]) = self.block else { return Ok(()) };
+        write!(f, " (block {x},{y},{z}")?;
+        if let (Some(warp), Some(lane)) = (self.warp, self.lane) {
+            write!(f, " warp {warp} lane {lane}")?;
+        }
+        f.write_str(")")
     }
 }
 

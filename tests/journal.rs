@@ -138,7 +138,7 @@ fn an_interrupted_campaign_goes_on_to_the_same_end() {
         let first = config(device, CASES);
         let journal = Some(Journal::create(&path, &head(&first)).unwrap());
         let mut before = Vec::new();
-        let summary = run_session(&first, Session { stop, journal }, &mut collect(&mut before));
+        let summary = run_session(&first, Session { stop, journal, ..Session::default() }, &mut collect(&mut before));
         assert!(summary.interrupted, "after {after} runs");
         shrinking += usize::from(!before.is_empty());
         let mut findings = Vec::new();

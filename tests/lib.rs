@@ -33,6 +33,7 @@ mod replay;
 mod reports;
 mod rule_out;
 mod rules;
+mod sanitizer;
 mod shrink;
 mod store;
 mod suspect;

@@ -110,7 +110,7 @@ impl BareCuda {
     pub fn launch(&self, kernel: &Kernel, case: &Case) -> Result<(), BackendError> {
         self.bind()?;
         let plan = Plan::new(kernel, case, Run::first(case))?;
-        let module = Module::load(kernel)?;
+        let module = Module::load_with_lines(kernel)?;
         let stream = self.stream.cu_stream();
         let mut memory = Vec::with_capacity(plan.regions.len());
         for region in &plan.regions {
@@ -232,6 +232,29 @@ impl Module {
             CString::new(kernel.ptx()).map_err(|_| BackendError::Unavailable("the PTX holds a NUL byte".into()))?;
         // SAFETY: the image is a NUL-terminated string, as cuModuleLoadData wants for PTX.
         unsafe { result::module::load_data(image.as_ptr().cast()) }.map(Self).map_err(trouble)
+    }
+
+    /// The same, so that tools can tell lines of the CUDA source, where the PTX names them.
+    fn load_with_lines(kernel: &Kernel) -> Result<Self, BackendError> {
+        let image =
+            CString::new(kernel.ptx()).map_err(|_| BackendError::Unavailable("the PTX holds a NUL byte".into()))?;
+        let mut module = std::ptr::null_mut();
+        let mut options = [sys::CUjit_option::CU_JIT_GENERATE_LINE_INFO];
+        // The driver takes the value of this option in place of a pointer.
+        let mut values = [std::ptr::without_provenance_mut::<c_void>(1)];
+        // SAFETY: the image is a NUL-terminated string; there is one option and one value, alive during the call.
+        unsafe {
+            sys::cuModuleLoadDataEx(
+                &raw mut module,
+                image.as_ptr().cast(),
+                1,
+                options.as_mut_ptr(),
+                values.as_mut_ptr(),
+            )
+        }
+        .result()
+        .map_err(trouble)?;
+        Ok(Self(module))
     }
 }
 

@@ -267,12 +267,12 @@ fn fault(violation: &Violation) -> Fault {
 
 fn site(site: &emulator::Site) -> Site {
     Site {
-        ptx_line: site.ptx_line,
+        ptx_line: Some(site.ptx_line),
         instruction: site.instruction.clone(),
         source: site.source.as_ref().map(|(file, line)| format!("{file}:{line}")),
-        block: site.block,
-        warp: site.warp,
-        lane: site.lane,
+        block: Some(site.block),
+        warp: Some(site.warp),
+        lane: Some(site.lane),
     }
 }
 

@@ -47,6 +47,9 @@ pub(super) struct State {
     /// For each kernel.
     pub(super) comparisons: Vec<Comparison>,
     pub(super) internal_errors: u64,
+    /// Of each kernel and backend, the cases that are to run under compute-sanitizer.
+    #[serde(default)]
+    pub(super) to_sanitize: Vec<Vec<String>>,
     /// For each backend.
     pub(super) unconfirmed: Vec<Unconfirmed>,
 }
@@ -124,6 +127,7 @@ impl State {
             next: 0,
             elapsed: Duration::ZERO,
             known: vec![Vec::new(); rows.len()],
+            to_sanitize: Vec::new(),
             rows,
             comparisons: vec![Comparison::default(); config.kernels.len()],
             internal_errors: 0,

@@ -10,6 +10,7 @@ mod guided;
 mod journal;
 mod minimise;
 mod run;
+mod sanitize;
 mod statistic;
 
 pub use compare::Comparison;
@@ -17,6 +18,7 @@ pub use guided::Guidance;
 pub use journal::{Head, Journal, JournalError};
 pub use minimise::{Minimised, met, minimise};
 pub use run::{Session, run, run_session};
+pub use sanitize::Sanitizing;
 pub use statistic::{Cell, Extent, Met, Statistic, bin, bin_limits};
 
 use crate::backend::{BackendKind, Kernel};
@@ -95,6 +97,13 @@ pub enum Event {
         findings: usize,
         /// Of a guided campaign: how far it is, over all kernels.
         reach: Option<Reach>,
+    },
+    /// Cases are run under compute-sanitizer.
+    Sanitizing {
+        /// Name of the kernel.
+        kernel: String,
+        /// How many.
+        cases: usize,
     },
     /// A failing case is being made smaller.
     Shrinking {
@@ -217,6 +226,12 @@ pub struct Row {
     pub failing: u64,
     /// Distinct findings.
     pub findings: usize,
+    /// Cases that ran under compute-sanitizer.
+    #[serde(default)]
+    pub sanitized: u64,
+    /// Cases that should have and could not, by reason.
+    #[serde(default)]
+    pub unsanitized: BTreeMap<String, u64>,
     /// What the judged cases were like; empty in a journal of an earlier program.
     #[serde(default)]
     pub statistic: Statistic,
@@ -239,6 +254,11 @@ impl Summary {
     /// Whether any kernel was found wrong.
     pub fn has_findings(&self) -> bool {
         self.rows.iter().any(|row| row.findings > 0)
+    }
+
+    /// Whether compute-sanitizer was asked for and could not look at all the cases it should have.
+    pub fn lacks_sanitizer(&self) -> bool {
+        self.rows.iter().any(|row| !row.unsanitized.is_empty())
     }
 
     /// Whether any case was judged at all.

@@ -3,6 +3,7 @@
 use super::guided::{Guides, Plans};
 use super::journal::{Journal, State};
 use super::minimise::{met, minimise};
+use super::sanitize::Sanitizing;
 use super::{Comparison, Config, Event, Found, RelationCount, Row, Statistic, Summary};
 use crate::backend::{BackendError, BackendKind, CoverageMap, Kernel, Points, Recording};
 use crate::case::{Case, CaseId};
@@ -48,6 +49,8 @@ pub struct Session {
     pub stop: Arc<AtomicBool>,
     /// Where it writes down how far it is, and what it goes on from.
     pub journal: Option<Journal>,
+    /// Which cases also run under compute-sanitizer.
+    pub sanitizing: Sanitizing,
 }
 
 /// Runs a campaign, tells `sink` what happens, and sums up.
@@ -89,7 +92,7 @@ pub fn run_session(config: &Config, session: Session, sink: &mut dyn FnMut(Event
         }
     }
     let guides = config.guidance.as_ref().map(|with| Guides::new(config, with, &shared.points, &shared.plans, total));
-    let mut dispatcher = Dispatcher::new(&shared, state, session.journal, guides, sink);
+    let mut dispatcher = Dispatcher::new(&shared, state, session.journal, session.sanitizing, guides, sink);
     let (sender, receiver) = mpsc::sync_channel(MAX_AHEAD);
     std::thread::scope(|scope| {
         for _ in 0..config.jobs.max(1) {
@@ -108,8 +111,8 @@ fn flags(count: usize) -> Vec<AtomicBool> {
 }
 
 /// What all threads see.
-struct Shared<'a> {
-    config: &'a Config,
+pub(super) struct Shared<'a> {
+    pub(super) config: &'a Config,
     total: Option<u64>,
     deadline: Option<Instant>,
     next: AtomicU64,
@@ -127,11 +130,11 @@ struct Shared<'a> {
 }
 
 impl Shared<'_> {
-    fn pair(&self, kernel: usize, backend: usize) -> usize {
+    pub(super) fn pair(&self, kernel: usize, backend: usize) -> usize {
         kernel * self.config.backends.len() + backend
     }
 
-    fn is_closed(&self, pair: usize) -> bool {
+    pub(super) fn is_closed(&self, pair: usize) -> bool {
         self.closed[pair].load(Ordering::Relaxed)
     }
 
@@ -159,7 +162,7 @@ impl Shared<'_> {
         }
     }
 
-    fn is_interrupted(&self) -> bool {
+    pub(super) fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed)
     }
 
@@ -231,11 +234,39 @@ impl Shared<'_> {
     }
 }
 
+/// Which case of which kernel, on which backend.
+#[derive(Clone, Copy)]
+pub(super) struct At {
+    pub(super) kernel: usize,
+    pub(super) backend: usize,
+    /// Over all kernels.
+    pub(super) number: u64,
+}
+
+/// Who saw a case fail, and is asked about smaller ones.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    Device,
+    Sanitizer,
+}
+
+impl By {
+    /// Executions that a finding may be shrunk with; one under compute-sanitizer takes seconds.
+    fn max_shrink(self, of_device: u32) -> u32 {
+        const SANITIZED: u32 = 60;
+        match self {
+            Self::Device => of_device,
+            Self::Sanitizer => of_device.min(SANITIZED),
+        }
+    }
+}
+
 /// Takes results in the order of their cases and decides what they mean.
-struct Dispatcher<'a, 'b> {
-    shared: &'a Shared<'a>,
-    sink: &'b mut dyn FnMut(Event),
-    state: State,
+pub(super) struct Dispatcher<'a, 'b> {
+    pub(super) shared: &'a Shared<'a>,
+    pub(super) sink: &'b mut dyn FnMut(Event),
+    pub(super) state: State,
+    pub(super) sanitizing: Sanitizing,
     start: Instant,
     /// Time that sessions before this one took.
     before: Duration,
@@ -253,6 +284,7 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
         shared: &'a Shared<'a>,
         state: State,
         journal: Option<Journal>,
+        sanitizing: Sanitizing,
         guides: Option<Guides<'a>>,
         sink: &'b mut dyn FnMut(Event),
     ) -> Self {
@@ -261,6 +293,7 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
             shared,
             sink,
             state,
+            sanitizing,
             start,
             before,
             last_progress: None,
@@ -298,6 +331,9 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
                 }
             }
         }
+        if !self.shared.is_interrupted() {
+            self.sanitize_rest();
+        }
         self.note(true);
     }
 
@@ -325,7 +361,7 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
     }
 
     /// Writes down how far the campaign is.
-    fn note(&mut self, important: bool) {
+    pub(super) fn note(&mut self, important: bool) {
         let Some(journal) = self.journal.as_mut().filter(|_| !self.ended_early) else { return };
         let state = State { elapsed: self.before + self.start.elapsed(), ..self.state.clone() };
         let backends = self.shared.config.backends.iter();
@@ -344,7 +380,7 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
         self.state.comparisons[kernel].merge(result.comparison);
         for (backend, judged) in result.results.into_iter().enumerate() {
             if let Some(judged) = judged {
-                self.judged(kernel, backend, number, &result.case, judged);
+                self.judged(At { kernel, backend, number }, &result.case, judged);
             }
         }
         if self.last_progress.is_none_or(|last| last.elapsed() >= PROGRESS_EVERY) {
@@ -358,7 +394,8 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
         }
     }
 
-    fn judged(&mut self, kernel: usize, backend: usize, number: u64, case: &Case, judged: Judged) {
+    fn judged(&mut self, at: At, case: &Case, judged: Judged) {
+        let At { kernel, backend, .. } = at;
         let pair = self.shared.pair(kernel, backend);
         if self.shared.is_closed(pair) {
             return;
@@ -383,6 +420,8 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
             row.relations.entry(*relation).or_default().add(checked);
         }
         row.statistic.add(case, &verdict);
+        self.sanitize_later(at, case, &verdict);
+        let row = &mut self.state.rows[pair];
         match &verdict {
             Verdict::Skip(why) => *row.skipped.entry(why.clone()).or_default() += 1,
             Verdict::Agree(agreement) => {
@@ -402,13 +441,13 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
                 }
                 if let Some((closer, verdict)) = &closer {
                     row.failing += 1;
-                    self.failing(kernel, backend, number, closer, verdict);
+                    self.failing(at, closer, verdict, By::Device);
                 }
             }
             Verdict::Diverge(_) | Verdict::Fault(_) => {
                 row.cases += 1;
                 row.failing += 1;
-                self.failing(kernel, backend, number, case, &verdict);
+                self.failing(at, case, &verdict, By::Device);
             }
         }
     }
@@ -420,7 +459,8 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
         (self.sink)(Event::Internal { kernel, line: case.to_string(), message });
     }
 
-    fn failing(&mut self, kernel: usize, backend: usize, number: u64, case: &Case, verdict: &Verdict) {
+    pub(super) fn failing(&mut self, at: At, case: &Case, verdict: &Verdict, by: By) {
+        let At { kernel, backend, number } = at;
         let pair = self.shared.pair(kernel, backend);
         let Some(signature) = verdict.signature() else {
             return;
@@ -437,44 +477,56 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
         (self.sink)(Event::Shrinking { kernel: config.kernels[kernel].name().to_owned(), line: case.to_string() });
         let index = number / config.kernels.len() as u64;
         let found_by = format!("campaign with seed {}, case {index}", config.seed);
-        let (subject, device) = (&config.kernels[kernel], &*config.backends[backend]);
-        let device = Interruptible { device, shared: self.shared };
-        let Some(minimised) = minimise(subject, &device, case, verdict, found_by, config.max_shrink) else {
+        let subject = &config.kernels[kernel];
+        let Some(examiner) = self.examiner(backend, by) else { return };
+        let device = Interruptible { device: &*examiner, shared: self.shared };
+        let max_shrink = by.max_shrink(config.max_shrink);
+        let Some(mut minimised) = minimise(subject, &device, case, verdict, found_by, max_shrink) else {
             return;
         };
         let id = minimised.finding.case.id();
+        let seen = match by {
+            By::Device => self.sanitize_finding(at, &mut minimised.finding, case, verdict),
+            By::Sanitizer => None,
+        };
         let found = Found::saved(subject, minimised.finding, minimised.executions, config.store.as_ref());
         (self.sink)(Event::Found(Box::new(found)));
         for (case, message) in minimised.internal_errors {
             self.internal(kernel, &case, message);
         }
         for (case, verdict) in minimised.others {
-            self.met(kernel, backend, number, &case, &verdict, id);
+            self.met(at, &case, &verdict, id, by);
+        }
+        if let Some((case, fault)) = seen {
+            self.met(at, &case, &Verdict::Fault(fault), id, By::Sanitizer);
         }
     }
 
     /// Another bug, met while the finding `id` was shrunk. It is shrunk in its turn if the kernel is not left alone yet,
     /// and else saved as it is.
-    fn met(&mut self, kernel: usize, backend: usize, number: u64, case: &Case, verdict: &Verdict, id: CaseId) {
+    pub(super) fn met(&mut self, at: At, case: &Case, verdict: &Verdict, id: CaseId, by: By) {
+        let At { kernel, backend, .. } = at;
         let pair = self.shared.pair(kernel, backend);
         let Some(signature) = verdict.signature() else { return };
         if self.state.known[pair].iter().any(|known| known.matches(&signature)) {
             return;
         }
         if !self.shared.is_closed(pair) {
-            return self.failing(kernel, backend, number, case, verdict);
+            return self.failing(at, case, verdict, by);
         }
         self.state.known[pair].push(signature);
         self.state.rows[pair].findings += 1;
         let config = self.shared.config;
         let kernel = &config.kernels[kernel];
-        if let Some(finding) = met(kernel, &*config.backends[backend], case, verdict, id) {
+        let Some(examiner) = self.examiner(backend, by) else { return };
+        if let Some(finding) = met(kernel, &*examiner, case, verdict, id) {
             let found = Found::saved(kernel, finding, 0, config.store.as_ref());
             (self.sink)(Event::Met(Box::new(found)));
         }
     }
 
-    fn summary(self) -> Summary {
+    fn summary(mut self) -> Summary {
+        self.count_unsanitized();
         let config = self.shared.config;
         let names = || config.kernels.iter().map(|k| k.name().to_owned());
         let comparisons = names().zip(self.state.comparisons).filter(|(_, c)| c.cases > 0).collect();
@@ -556,6 +608,8 @@ impl Row {
             relations: BTreeMap::new(),
             failing: 0,
             findings: 0,
+            sanitized: 0,
+            unsanitized: BTreeMap::new(),
             statistic: Statistic::default(),
         }
     }

@@ -2,13 +2,15 @@
 
 use super::{BackendArgs, BackendChoice, Devices, Failure, IsolateChoice, IsolationArgs};
 use crate::backend::cuda::{Cuda, devices};
-use crate::backend::{Backend, BackendKind, Emulator};
+use crate::backend::{Backend, BackendKind, Emulator, Kernel};
 use crate::oracle::Examiner;
 use crate::report::human;
-use crate::worker::{Isolated, Options, Spread};
+use crate::worker::{Isolated, Options, Sanitizer, Spread, Tool};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 fn no_gpu(error: impl std::fmt::Display) -> Failure {
     Failure::usage(format!("no GPU to run on: {error}; --backend emulator needs none"))
@@ -73,6 +75,37 @@ pub(super) fn examiners(
     })
 }
 
+/// For each of `backends`, how cases run under compute-sanitizer on it, or why they can't; nothing if that was not asked for.
+pub(super) fn sanitizers(
+    args: &BackendArgs,
+    isolation: &IsolationArgs,
+    tools: &[Tool],
+    backends: &[Arc<dyn Examiner>],
+) -> Vec<Result<Arc<Sanitizer>, String>> {
+    if tools.is_empty() {
+        return Vec::new();
+    }
+    let device = args.device.first();
+    let of = |backend: &Arc<dyn Examiner>| {
+        if backend.kind() != BackendKind::Cuda {
+            return Err("compute-sanitizer watches GPUs only; the emulator has checks of its own".into());
+        }
+        let worker = move |kernel: &Kernel, limit: Duration| {
+            let mut words: Vec<OsString> = vec![program_for_others().into()];
+            words.extend(["worker", "--backend", "cuda", "--device"].map(OsString::from));
+            words.push(device.to_string().into());
+            words.extend(["--bare".into(), kernel.reference().into()]);
+            words.extend(["--content".into(), kernel.content_hash().to_string().into()]);
+            words.extend(["--limit".into(), format!("{}s", limit.as_secs().max(1)).into()]);
+            words
+        };
+        let on = (backend.kind(), &*backend.describe());
+        let limit = isolation.case_timeout.into();
+        Ok(Arc::new(Sanitizer::new(Sanitizer::find()?, tools.to_vec(), on, limit, worker)))
+    };
+    backends.iter().map(of).collect()
+}
+
 /// Says what went wrong in workers without telling anything of a kernel.
 pub(super) fn tell_unconfirmed(backends: &[Arc<dyn Examiner>]) {
     for backend in backends {
@@ -87,4 +120,10 @@ pub(super) fn tell_unconfirmed(backends: &[Arc<dyn Examiner>]) {
 fn program() -> PathBuf {
     let own = Path::new("/proc/self/exe");
     if own.exists() { own.into() } else { std::env::current_exe().unwrap_or_else(|_| "attnfuzz".into()) }
+}
+
+/// The same for another program to start.
+fn program_for_others() -> PathBuf {
+    let own = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+    std::env::current_exe().ok().filter(|path| path.exists()).unwrap_or(own)
 }

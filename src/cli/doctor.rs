@@ -2,6 +2,7 @@
 
 use super::{Exit, Failure};
 use crate::backend::{cuda, nvrtc::Nvrtc};
+use crate::worker::Sanitizer;
 
 pub(super) fn run() -> Result<Exit, Failure> {
     println!("emulator   always there: kernels run from their PTX, on {} processors", processors());
@@ -26,6 +27,10 @@ pub(super) fn run() -> Result<Exit, Failure> {
             }
         }
         Err(_) => println!("devices    unknown: there is no driver to ask"),
+    }
+    match Sanitizer::find() {
+        Ok(program) => println!("sanitizer  {}", program.display()),
+        Err(why) => println!("sanitizer  missing: {why}\n           without it --sanitize looks at no case"),
     }
     match Nvrtc::find() {
         Ok(nvrtc) => {

@@ -6,7 +6,7 @@ use super::{
     IsolationArgs, backends,
 };
 use crate::backend::{Emulator, Kernel, shipped_names};
-use crate::campaign::{Config, Event, Guidance, Head, Journal, Session, run_session};
+use crate::campaign::{Config, Event, Guidance, Head, Journal, Sanitizing, Session, run_session};
 use crate::case::Relation;
 use crate::corpus::Entry;
 use crate::oracle::Examiner;
@@ -38,6 +38,8 @@ pub(super) fn short_campaign() -> FuzzArgs {
         jobs: None,
         regressions: PathBuf::from("proptest-regressions"),
         relations: Vec::new(),
+        sanitize: Vec::new(),
+        sanitize_every: 256,
         guided: false,
         corpus: None,
         max_findings: 1,
@@ -148,7 +150,9 @@ fn interrupts() -> Result<Arc<AtomicBool>, Failure> {
 }
 
 fn campaign(args: &FuzzArgs, config: &Config, journal: Option<Journal>, path: Option<&Path>) -> Result<Exit, Failure> {
-    let session = Session { stop: interrupts()?, journal };
+    let by_backend = backends::sanitizers(&args.backend, &args.isolation, &args.sanitize, &config.backends);
+    let sanitizing = Sanitizing { by_backend, every: args.sanitize_every };
+    let session = Session { stop: interrupts()?, journal, sanitizing };
     let mut reports = Reports::open(&args.report)?;
     let summary = match args.format {
         Format::Jsonl => {
@@ -183,7 +187,11 @@ fn campaign(args: &FuzzArgs, config: &Config, journal: Option<Journal>, path: Op
         Exit::Findings
     } else if !summary.anything_ran() {
         Exit::NothingRan
-    } else if summary.interrupted || summary.journal_lost.is_some() || summary.corpus_lost.is_some() {
+    } else if summary.lacks_sanitizer()
+        || summary.interrupted
+        || summary.journal_lost.is_some()
+        || summary.corpus_lost.is_some()
+    {
         Exit::Partly
     } else {
         Exit::Clean
@@ -233,6 +241,9 @@ impl Screen {
                 self.bar.set_position(*cases);
                 let reach = reach.map(|reach| format!(", {}", human::reach(reach))).unwrap_or_default();
                 self.bar.set_message(format!("worst error/bound {worst_ratio:.3}, findings {findings}{reach}"));
+            }
+            Event::Sanitizing { kernel, cases } => {
+                self.bar.set_message(format!("{cases} cases of {kernel} under compute-sanitizer"));
             }
             Event::Shrinking { kernel, line } => self.bar.set_message(format!("shrinking {kernel}: {line}")),
             Event::Found(found) => self.say(&human::found(found)),

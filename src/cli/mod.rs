@@ -20,6 +20,7 @@ mod show;
 mod shrink;
 mod worker;
 
+use crate::worker::Tool;
 use clap::{Parser, Subcommand, ValueEnum};
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -143,6 +144,9 @@ struct IsolationArgs {
     case_timeout: humantime::Duration,
 }
 
+/// The tools of `compute-sanitizer`, where none are named.
+const EVERY_TOOL: &str = "memcheck,racecheck,initcheck,synccheck";
+
 /// How to tell what happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
@@ -210,6 +214,7 @@ Examples:
   attnfuzz fuzz --resume night.journal
   attnfuzz fuzz my/kernel.toml --guided --corpus corpus --time 10m
   attnfuzz fuzz --cases 5000 --report attnfuzz.html --report junit.xml
+  attnfuzz fuzz --backend cuda --time 1h --sanitize=memcheck,racecheck
 
 The same seed and number of cases give the same cases and the same findings, whatever --jobs is.
 Without --cases and --time a campaign lasts 60 s. An interrupt (Ctrl-C) ends it with what was found so far, a second one at
@@ -248,6 +253,13 @@ struct FuzzArgs {
     /// Judge every case by these relations too, in turn, comma-separated, or `all`; without, one case in eight by one.
     #[arg(long, value_name = "RELATION", value_delimiter = ',')]
     relations: Vec<String>,
+    /// Run failing and suspect cases of a GPU, and one in so many others, under compute-sanitizer too [tools if none are named:
+    /// memcheck,racecheck,initcheck,synccheck]
+    #[arg(long, value_name = "TOOL,..", num_args = 0..=1, require_equals = true, default_missing_value = EVERY_TOOL, value_delimiter = ',')]
+    sanitize: Vec<Tool>,
+    /// One case of a kernel in so many runs under compute-sanitizer
+    #[arg(long, value_name = "N", default_value_t = 256, requires = "sanitize", value_parser = clap::value_parser!(u64).range(1..))]
+    sanitize_every: u64,
     /// Threads [default: as many as there are processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
@@ -288,6 +300,9 @@ struct ReplayArgs {
     /// Times to run each
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
+    /// Run findings of compute-sanitizer under it again, with these tools [default: memcheck,racecheck,initcheck,synccheck]
+    #[arg(long, value_name = "TOOL,..", num_args = 0..=1, require_equals = true, default_missing_value = EVERY_TOOL, value_delimiter = ',')]
+    sanitize: Vec<Tool>,
     #[command(flatten)]
     backend: BackendArgs,
     #[command(flatten)]

@@ -7,6 +7,7 @@ use crate::oracle::{ErrorPlane, error_map};
 use crate::outcome::Outcome;
 use crate::report::record::{Entry, Record};
 use crate::report::{html, jsonl, junit, sarif};
+use crate::worker::is_sanitized;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -102,6 +103,9 @@ fn map(config: &Config, kernel: Option<&Kernel>, found: &Found) -> Result<Vec<Er
         return Err(
             "the case itself agrees with the reference, and what is wrong shows in comparison with another".into()
         );
+    }
+    if is_sanitized(&finding.backend) {
+        return Err("compute-sanitizer tells of what a kernel does, not of what it leaves".into());
     }
     let kernel = kernel.ok_or("the kernel is not one of this campaign's")?;
     let backend = config.backends.iter().find(|backend| backend.describe() == finding.backend);

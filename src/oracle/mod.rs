@@ -169,9 +169,10 @@ impl Verdict {
                 };
                 Some(Signature { class: format!("diverge {} {kind}", d.tensor), place: None })
             }
-            Self::Fault(fault) => {
-                Some(Signature { class: format!("fault {}", fault.kind), place: fault.site.as_ref().map(Site::place) })
-            }
+            Self::Fault(fault) => Some(Signature {
+                class: format!("fault {}", fault.kind),
+                place: fault.site.as_ref().and_then(Site::place),
+            }),
         }
     }
 }

@@ -151,12 +151,12 @@ mod tests {
         let of = |fault: Fault| Digest::of(&Outcome::Fault(fault));
         let fault = Fault::new(FaultKind::Race, "two writes of 4 bytes");
         let site = crate::outcome::Site {
-            ptx_line: 7,
+            ptx_line: Some(7),
             instruction: "st.shared.f32 [%r1], %f1".into(),
             source: None,
-            block: [0; 3],
-            warp: 0,
-            lane: 0,
+            block: Some([0; 3]),
+            warp: Some(0),
+            lane: Some(0),
         };
         assert_eq!(of(fault.clone()), of(Fault { site: Some(site), ..fault.clone() }));
         assert_ne!(of(fault.clone()), of(Fault { kind: FaultKind::Trap, ..fault.clone() }));

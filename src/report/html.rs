@@ -133,6 +133,9 @@ fn kernel(page: &mut String, row: &Row) {
             row.elements + row.out_of_domain
         );
     }
+    for line in super::human::sanitized(row).lines() {
+        let _ = writeln!(page, "<p>{}</p>", Text(line));
+    }
     if !row.skipped.is_empty() {
         page.push_str("<h3>Skipped</h3><table>");
         for (why, count) in &row.skipped {

@@ -189,6 +189,7 @@ pub fn summary(summary: &Summary) -> String {
                 significant(row.worst_model_ratio)
             );
         }
+        text += &sanitized(row);
         text += &relations_in_short(row);
         if let Some(case) = &row.worst_case {
             let _ = writeln!(text, "closest to its bound: {} on {} with {case}", row.kernel, row.device);
@@ -258,6 +259,23 @@ pub fn relations(summary: &Summary) -> String {
         }
     }
     format!("{table}\n")
+}
+
+/// What compute-sanitizer looked at, and what it could not.
+pub(super) fn sanitized(row: &Row) -> String {
+    let mut text = String::new();
+    if row.sanitized > 0 {
+        let _ =
+            writeln!(text, "compute-sanitizer: looked at {} cases of {} on {}", row.sanitized, row.kernel, row.device);
+    }
+    for (why, count) in &row.unsanitized {
+        let _ = writeln!(
+            text,
+            "NOT looked at by compute-sanitizer: {count} cases of {} on {}: {why}",
+            row.kernel, row.device
+        );
+    }
+    text
 }
 
 /// What came of the relations that cases asked for, in a line.

@@ -1,6 +1,6 @@
 //! One JSON object a line, for programs.
 //!
-//! Every line has a string `event`: `started`, `progress`, `shrinking`, `found`, `met`, `backend_lost`, `journal_lost`,
+//! Every line has a string `event`: `started`, `progress`, `sanitizing`, `shrinking`, `found`, `met`, `backend_lost`, `journal_lost`,
 //! `corpus_lost`, `internal`, then one `row` for each kernel and backend, `comparison` where hardware and emulator both ran, `reach`
 //! for each kernel of a guided campaign, `unconfirmed` for each device whose worker processes died in ways that did not come back,
 //! and `finished` last; of a replay `replayed` for each finding and then `same_signature` for those that may be one bug.
@@ -25,6 +25,7 @@ pub fn event(event: &Event) -> String {
             let reach = reach.map(self::reach);
             json!({"event": "progress", "cases": cases, "worst_ratio": worst_ratio, "findings": findings, "reach": reach})
         }
+        Event::Sanitizing { kernel, cases } => json!({"event": "sanitizing", "kernel": kernel, "cases": cases}),
         Event::Shrinking { kernel, line } => json!({"event": "shrinking", "kernel": kernel, "case": line}),
         Event::Found(found) => found_object("found", found),
         Event::Met(found) => found_object("met", found),
@@ -48,6 +49,7 @@ pub fn summary(summary: &Summary) -> Vec<String> {
             "elements": row.elements, "out_of_domain": row.out_of_domain, "skipped": row.skipped,
             "worst_ratio": row.worst_ratio, "worst_case": row.worst_case,
             "suspect": row.suspect, "worst_model_ratio": row.worst_model_ratio, "suspect_case": row.suspect_case, "relations": relations(&row.relations), "failing": row.failing, "findings": row.findings,
+            "sanitized": row.sanitized, "unsanitized": row.unsanitized,
         })
     });
     let comparisons = summary.comparisons.iter().map(|(kernel, c)| {

@@ -5,6 +5,7 @@ use crate::backend::Kernel;
 use crate::campaign::{Found, Row, Summary};
 use crate::oracle::ErrorPlane;
 use crate::outcome::Site;
+use crate::worker::is_sanitized;
 
 /// A campaign that has ended.
 pub struct Record {
@@ -31,7 +32,7 @@ pub struct Entry {
 impl Record {
     /// The findings of a kernel on a device.
     pub fn findings_of<'a>(&'a self, row: &'a Row) -> impl Iterator<Item = &'a Entry> {
-        let of = |entry: &&Entry| entry.found.kernel == row.kernel && entry.found.finding.backend == row.device;
+        let of = |entry: &&Entry| entry.found.kernel == row.kernel && is_of(&entry.found.finding.backend, &row.device);
         self.findings.iter().filter(of)
     }
 }
@@ -43,7 +44,7 @@ impl Entry {
         let source = kernel.zip(site).and_then(|(kernel, site)| source_of(kernel, site));
         let (file, line) = source.unwrap_or_else(|| {
             let file = kernel.map_or_else(|| found.finding.kernel.clone(), |k| k.ptx_file().display().to_string());
-            (file, site.map(|site| site.ptx_line))
+            (file, site.and_then(|site| site.ptx_line))
         });
         Self { found, file, line, map }
     }
@@ -63,6 +64,11 @@ impl Entry {
             }
         }
     }
+}
+
+/// Whether a finding's device is this one, under compute-sanitizer or not.
+fn is_of(finding: &str, device: &str) -> bool {
+    finding.strip_prefix(device).is_some_and(|rest| rest.is_empty() || is_sanitized(rest))
 }
 
 /// File and line of the CUDA source, if the PTX names them.

@@ -3,14 +3,16 @@
 //!
 //! A worker is this program, started as `attnfuzz worker`, that answers questions on its standard input ([`serve`]).
 //! [`Isolated`] keeps such processes of a device, asks them, and tells what their deaths mean. [`Spread`] makes one of several
-//! devices.
+//! devices. [`Sanitizer`] runs cases under NVIDIA's `compute-sanitizer`.
 
 mod isolated;
 mod message;
 mod process;
+mod sanitizer;
 mod serve;
 mod spread;
 
 pub use isolated::{Isolated, Options};
+pub use sanitizer::{Sanitizer, Tool, is_sanitized, serve_bare};
 pub use serve::serve;
 pub use spread::Spread;
