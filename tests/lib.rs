@@ -17,6 +17,7 @@ mod guided;
 mod hostile;
 mod journal;
 mod lse;
+mod made;
 mod manifest;
 mod minimise;
 mod mutate;

@@ -23,7 +23,8 @@ const BLOCK: u8 = 1 << 6;
 /// The points of a kernel.
 #[derive(Clone, Debug)]
 pub struct Points {
-    ptx_hash: u64,
+    /// Of the PTX that the points are in.
+    ptx_hash: Option<u64>,
     entries: Vec<Entry>,
     len: usize,
 }
@@ -86,7 +87,7 @@ impl fmt::Display for Held {
 }
 
 impl Points {
-    /// Those of `kernel`. Entries that can't be lowered have none.
+    /// Those of `kernel`. Entries that can't be lowered have none, nor has a kernel whose code is made for each case.
     pub fn of(kernel: &Kernel) -> Self {
         let (mut entries, mut next) = (Vec::new(), 0);
         for (name, program) in kernel.lowered() {

@@ -12,7 +12,7 @@
 #![expect(unsafe_code, reason = "the driver API is C; every call of it in the project is here")]
 
 use super::plan::{Plan, PlannedLaunch, Region};
-use super::{Backend, BackendError, BackendKind, Kernel, Run, elements_times_keys};
+use super::{Backend, BackendError, BackendKind, Code, Kernel, Run, elements_times_keys};
 use crate::case::Case;
 use crate::outcome::{Fault, FaultKind, Outcome};
 use cudarc::driver::result::{self, DriverError};
@@ -192,17 +192,16 @@ impl Cuda {
         })
     }
 
-    fn module(&self, kernel: &Kernel) -> Result<Module, BackendError> {
+    fn module(&self, code: &Code) -> Result<Module, BackendError> {
         let mut modules = lock(&self.modules);
-        if let Some(module) = modules.get(&kernel.ptx_hash()) {
+        if let Some(module) = modules.get(&code.hash()) {
             return Ok(*module);
         }
-        let image =
-            CString::new(kernel.ptx()).map_err(|_| BackendError::NotLoaded("the PTX holds a NUL byte".into()))?;
+        let image = CString::new(code.ptx()).map_err(|_| BackendError::NotLoaded("the PTX holds a NUL byte".into()))?;
         // SAFETY: the image is a NUL-terminated string, as cuModuleLoadData wants for PTX.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
             .map_err(|e| if is_bad_code(e) { BackendError::NotLoaded(describe(e)) } else { self.trouble(e) })?;
-        modules.insert(kernel.ptx_hash(), Module(module));
+        modules.insert(code.hash(), Module(module));
         Ok(Module(module))
     }
 
@@ -245,7 +244,7 @@ impl Cuda {
         lane: &mut Lane,
         arena: &Arena,
     ) -> Result<Option<Fault>, BackendError> {
-        let module = self.module(kernel)?;
+        let module = self.module(&*kernel.code_for(case)?)?;
         let stream = lane.stream.cu_stream();
         // SAFETY: `device` has at least `host.len()` bytes (reserve), and `host` lives until the stream is waited for.
         unsafe { result::memcpy_htod_async(lane.device, &lane.host, stream) }.map_err(|e| self.trouble(e))?;

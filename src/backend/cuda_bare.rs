@@ -8,7 +8,7 @@
 
 use super::cuda::{Unavailable, devices, function};
 use super::plan::{Initialised, Plan, PlannedLaunch};
-use super::{BackendError, Kernel, Run};
+use super::{BackendError, Code, Kernel, Run};
 use crate::case::Case;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::{CudaContext, CudaStream, sys};
@@ -76,7 +76,7 @@ impl BareCuda {
     pub fn time(&self, kernel: &Kernel, case: &Case, samples: usize) -> Result<Vec<Duration>, BackendError> {
         self.bind()?;
         let plan = Plan::sketch(kernel, case)?;
-        let module = Module::load(kernel)?;
+        let module = Module::load(&*kernel.code_for(case)?)?;
         let tile = self.tile(case)?;
         let mut memory = Vec::with_capacity(plan.regions.len());
         for region in &plan.regions {
@@ -110,7 +110,7 @@ impl BareCuda {
     pub fn launch(&self, kernel: &Kernel, case: &Case) -> Result<(), BackendError> {
         self.bind()?;
         let plan = Plan::new(kernel, case, Run::first(case))?;
-        let module = Module::load_with_lines(kernel)?;
+        let module = Module::load_with_lines(&*kernel.code_for(case)?)?;
         let stream = self.stream.cu_stream();
         let mut memory = Vec::with_capacity(plan.regions.len());
         for region in &plan.regions {
@@ -227,17 +227,17 @@ impl Drop for Memory {
 struct Module(sys::CUmodule);
 
 impl Module {
-    fn load(kernel: &Kernel) -> Result<Self, BackendError> {
+    fn load(code: &Code) -> Result<Self, BackendError> {
         let image =
-            CString::new(kernel.ptx()).map_err(|_| BackendError::Unavailable("the PTX holds a NUL byte".into()))?;
+            CString::new(code.ptx()).map_err(|_| BackendError::Unavailable("the PTX holds a NUL byte".into()))?;
         // SAFETY: the image is a NUL-terminated string, as cuModuleLoadData wants for PTX.
         unsafe { result::module::load_data(image.as_ptr().cast()) }.map(Self).map_err(trouble)
     }
 
     /// The same, so that tools can tell lines of the CUDA source, where the PTX names them.
-    fn load_with_lines(kernel: &Kernel) -> Result<Self, BackendError> {
+    fn load_with_lines(code: &Code) -> Result<Self, BackendError> {
         let image =
-            CString::new(kernel.ptx()).map_err(|_| BackendError::Unavailable("the PTX holds a NUL byte".into()))?;
+            CString::new(code.ptx()).map_err(|_| BackendError::Unavailable("the PTX holds a NUL byte".into()))?;
         let mut module = std::ptr::null_mut();
         let mut options = [sys::CUjit_option::CU_JIT_GENERATE_LINE_INFO];
         // The driver takes the value of this option in place of a pointer.

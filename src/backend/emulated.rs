@@ -175,8 +175,9 @@ fn run_launches(
     mut record: Option<Record<'_>>,
 ) -> Result<(Outcome, Stats), BackendError> {
     let mut stats = Stats::default();
+    let code = kernel.code_for(case)?;
     for launch in plan.steps.iter().flatten() {
-        let program = kernel.program(&launch.entry)?;
+        let program = code.program(&launch.entry)?;
         let (launched, outcome) = execute(program, memory, launch, regions, options);
         stats.warp_instructions += launched.warp_instructions;
         stats.lane_instructions += launched.lane_instructions;

@@ -1,7 +1,9 @@
 //! What is under test: code and manifest, opened and checked against each other.
 
 use super::BackendError;
+use super::code::{Against, Code, is_entry_for};
 use super::compile::{EditError, Source};
+use super::made::Made;
 use super::manifest::{Manifest, ManifestError};
 use super::plan;
 use super::sources::{Mutant, Sources, beside, read};
@@ -10,7 +12,6 @@ use crate::case::codec::fnv1a;
 use crate::float::Dtype;
 use crate::generate::Space;
 use crate::ptx::{self, Program};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,17 +29,19 @@ pub struct Kernel {
     pub mutant: Option<Mutant>,
     space: Space,
     origin: Origin,
-    ptx_file: PathBuf,
     /// CUDA source, edits applied; headers where they were read.
     source: Option<Source>,
-    ptx: String,
-    ptx_hash: u64,
+    subject: Subject,
     manifest_hash: u64,
-    /// Each entry point of the domain, lowered for the emulator, or why it can't be.
-    programs: Programs,
 }
 
-type Programs = BTreeMap<String, Result<Arc<Program>, ptx::Error>>;
+/// What runs.
+enum Subject {
+    /// The same code for every case.
+    Fixed(Arc<Code>),
+    /// Code that is made when a case asks for it.
+    Made(Made),
+}
 
 /// Where a kernel came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +93,28 @@ pub enum OpenError {
         /// What is wrong.
         error: EditError,
     },
+    /// What was asked for needs one PTX text.
+    #[error(transparent)]
+    NoPtx(#[from] NoPtx),
+}
+
+/// A kernel has no PTX that all its cases run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{kernel} has no PTX of its own: it is made for each case")]
+pub struct NoPtx {
+    /// Name of the kernel.
+    pub kernel: String,
+}
+
+/// Why there is no such mutant of a kernel's PTX.
+#[derive(Debug, thiserror::Error)]
+pub enum MutantError {
+    /// The kernel has none.
+    #[error(transparent)]
+    NoPtx(#[from] NoPtx),
+    /// What it was changed to can't be run.
+    #[error(transparent)]
+    Ptx(#[from] ptx::Error),
 }
 
 /// A kernel that is part of the program.
@@ -146,95 +171,104 @@ impl Kernel {
 
     fn open_file(path: &Path) -> Result<Self, OpenError> {
         let sources = Sources::read(path)?;
-        let ptx = read(&sources.ptx_file)?;
+        let Some(ptx_file) = &sources.ptx_file else {
+            let message = "expected the path of the kernel's PTX, found nothing".into();
+            return Err(ManifestError { file: path.into(), line: None, key: "ptx: ".into(), message }.into());
+        };
+        let ptx = read(ptx_file)?;
         Self::build(sources, Origin::File(path.into()), ptx)
     }
 
     fn build(sources: Sources, origin: Origin, ptx: String) -> Result<Self, OpenError> {
         let Sources { file, manifest, manifest_hash, mutant, source, ptx_file } = sources;
-        let ptx_error = |error| OpenError::Ptx { file: ptx_file.clone(), error };
-        let module = ptx::parse(&ptx).map_err(ptx_error)?;
-        let mut programs = BTreeMap::new();
-        for launch in &manifest.launches {
-            for &dtype in &manifest.domain.dtype {
-                let entries: Vec<&str> = module.entries().filter(|e| launch.entry.may_be(e, dtype)).collect();
-                if entries.is_empty() {
-                    let found = module.entries().collect::<Vec<_>>().join(", ");
-                    let wanted = launch.entry.text.replace("{dtype}", &dtype.to_string());
-                    return Err(ManifestError {
-                        file: file.clone(),
-                        line: None,
-                        key: "launch.entry: ".into(),
-                        message: format!(
-                            "expected an entry of {}, found {wanted:?}; it has {found}",
-                            ptx_file.display()
-                        ),
-                    }
-                    .into());
-                }
-                for entry in entries {
-                    let program = module.lower(entry);
-                    if let Ok(program) = &program {
-                        let sizes: Vec<usize> = program.params().iter().map(|p| p.size_bytes).collect();
-                        manifest.check_params(&file, launch, entry, &sizes)?;
-                    }
-                    programs.insert(entry.to_owned(), program.map(Arc::new));
-                }
-            }
-        }
-        let space = Space::new(&manifest.domain).map_err(|error| ManifestError {
-            file: file.clone(),
-            line: None,
-            key: "domain: ".into(),
-            message: error.to_string(),
-        })?;
-        let ptx_hash = fnv1a(ptx.as_bytes());
-        Ok(Self { manifest, mutant, space, origin, source, ptx_file, ptx, ptx_hash, manifest_hash, programs })
+        let ptx_file = ptx_file.unwrap_or_default();
+        let code = Code::for_all(Against { manifest: &manifest, file: &file }, &ptx_file, ptx)?;
+        let space = space(&manifest, &file)?;
+        Ok(Self { manifest, mutant, space, origin, source, subject: Subject::Fixed(Arc::new(code)), manifest_hash })
     }
 
-    /// This kernel with other PTX: a mutant. `module` is what `ptx` says, or as much of it as holds all that changed:
-    /// entries that it lacks stay what they are.
+    /// A kernel whose PTX `make` gives for each case, or says why there is none: code with the shape baked in, by another
+    /// compiler than NVRTC. `manifest` is the text of a `kernel.toml` without `ptx` and `source`, `file` what messages call it.
+    ///
+    /// `make` is asked before each run of a case and must answer the same each time. What it gives is checked against the
+    /// manifest when it is first seen; what it takes to check and lower it is kept for the last few texts. Worker
+    /// processes can't ask a closure, so such a kernel runs in this process.
     ///
     /// # Errors
-    /// The first entry of `module` that can't be lowered although the one it replaces could.
-    pub fn with_ptx(&self, ptx: String, module: &ptx::Module) -> Result<Self, ptx::Error> {
-        let mut programs = self.programs.clone();
-        for entry in module.entries() {
-            if let Some(program) = programs.get_mut(entry).and_then(|program| program.as_mut().ok()) {
-                *program = Arc::new(module.lower(entry)?);
+    /// The manifest is wrong.
+    pub fn made_by(
+        file: &Path,
+        manifest: &str,
+        make: impl Fn(&Case) -> Result<String, String> + Send + Sync + 'static,
+    ) -> Result<Self, OpenError> {
+        let manifest_hash = fnv1a(manifest.as_bytes());
+        let manifest = Manifest::parse(file, manifest)?;
+        for (key, given) in [("ptx", manifest.ptx.is_some()), ("source", manifest.source.is_some())] {
+            if given {
+                let message = "expected nothing, since the code is made for each case".into();
+                return Err(ManifestError { file: file.into(), line: None, key: format!("{key}: "), message }.into());
             }
         }
+        let space = space(&manifest, file)?;
+        let subject = Subject::Made(Made::new(Path::new("the PTX made for the case"), Box::new(make)));
+        let origin = Origin::File(file.into());
+        Ok(Self { manifest, mutant: None, space, origin, source: None, subject, manifest_hash })
+    }
+
+    /// This kernel with other PTX for every case: a mutant. `module` is what `ptx` says, or as much of it as holds all
+    /// that changed: entries that it lacks stay what they are.
+    ///
+    /// # Errors
+    /// The first entry of `module` that can't be lowered although the one it replaces could. A kernel without PTX of its
+    /// own has no mutants of it.
+    pub fn with_ptx(&self, ptx: String, module: &ptx::Module) -> Result<Self, MutantError> {
+        let code = self.fixed()?.replaced(ptx, module)?;
         Ok(Self {
             manifest: self.manifest.clone(),
             mutant: None,
             space: self.space.clone(),
             origin: self.origin.clone(),
-            ptx_file: self.ptx_file.clone(),
             source: None,
-            ptx_hash: fnv1a(ptx.as_bytes()),
+            subject: Subject::Fixed(Arc::new(code)),
             manifest_hash: self.manifest_hash,
-            ptx,
-            programs,
         })
     }
 
     /// Whether its programs are the same as those of `other`, whatever the texts.
     pub fn runs_like(&self, other: &Self) -> bool {
-        let same = |own: &Program, other: &Program| std::ptr::eq(own, other) || own.is_same_as(other);
-        self.programs.len() == other.programs.len()
-            && self.programs.iter().all(|(entry, own)| match (own, other.programs.get(entry)) {
-                (Ok(own), Some(Ok(other))) => same(own, other),
-                (Err(_), Some(Err(_))) => true,
-                _ => false,
-            })
+        matches!((self.fixed(), other.fixed()), (Ok(own), Ok(other)) if own.runs_like(other))
+    }
+
+    /// The code that `case` runs.
+    ///
+    /// # Errors
+    /// It is made for the case, and can't be.
+    pub fn code_for(&self, case: &Case) -> Result<Arc<Code>, BackendError> {
+        match &self.subject {
+            Subject::Fixed(code) => Ok(code.clone()),
+            Subject::Made(made) => made.code(&self.manifest, &self.file(), case),
+        }
+    }
+
+    /// The one code of all cases.
+    fn fixed(&self) -> Result<&Code, NoPtx> {
+        match &self.subject {
+            Subject::Fixed(code) => Ok(code),
+            Subject::Made(_) => Err(NoPtx { kernel: self.name().into() }),
+        }
+    }
+
+    /// The file that messages about the manifest name.
+    fn file(&self) -> PathBuf {
+        match &self.origin {
+            Origin::Shipped(name) => Path::new("kernels").join(name).join("kernel.toml"),
+            Origin::File(path) => path.clone(),
+        }
     }
 
     /// The folder where planted bugs of this kernel are, if it is on disk: `kernels/mutants/NAME` beside the kernel's own.
     pub fn mutants_folder(&self) -> PathBuf {
-        let manifest = match &self.origin {
-            Origin::Shipped(name) => Path::new("kernels").join(name).join("kernel.toml"),
-            Origin::File(path) => path.clone(),
-        };
+        let manifest = self.file();
         let kernels = manifest.parent().and_then(Path::parent).unwrap_or(Path::new(""));
         kernels.join("mutants").join(self.name())
     }
@@ -290,23 +324,34 @@ impl Kernel {
     }
 
     /// Where its PTX is, or would be.
-    pub fn ptx_file(&self) -> &Path {
-        &self.ptx_file
+    ///
+    /// # Errors
+    /// As [`Kernel::ptx`].
+    pub fn ptx_file(&self) -> Result<&Path, NoPtx> {
+        Ok(self.fixed()?.file())
     }
 
     /// Its PTX.
-    pub fn ptx(&self) -> &str {
-        &self.ptx
+    ///
+    /// # Errors
+    /// Its cases have no PTX in common.
+    pub fn ptx(&self) -> Result<&str, NoPtx> {
+        Ok(self.fixed()?.ptx())
     }
 
-    /// A hash of the PTX.
-    pub fn ptx_hash(&self) -> u64 {
-        self.ptx_hash
+    /// A hash of the PTX, if its cases have one in common.
+    pub(super) fn ptx_hash(&self) -> Option<u64> {
+        self.fixed().ok().map(Code::hash)
     }
 
-    /// A hash of all that decides how it runs and is judged: the manifest's text and the PTX.
+    /// A hash of all that decides how it runs and is judged: the manifest's text and the PTX, or what it is made of, but
+    /// for a closure.
     pub fn content_hash(&self) -> u64 {
-        fnv1a(&[self.manifest_hash, self.ptx_hash].map(u64::to_le_bytes).concat())
+        let code = match &self.subject {
+            Subject::Fixed(code) => code.hash(),
+            Subject::Made(_) => 0,
+        };
+        fnv1a(&[self.manifest_hash, code].map(u64::to_le_bytes).concat())
     }
 
     /// Its CUDA source, a mutant's edits applied.
@@ -314,25 +359,26 @@ impl Kernel {
         self.source.as_ref().map(|source| source.main.text.as_str())
     }
 
-    /// Whether the emulator can run the entry for `dtype`; if not, why.
+    /// Why the emulator can't run the entry for `dtype`, as far as that is known before there is a case.
     pub fn emulator_limit(&self, dtype: Dtype) -> Option<String> {
-        let launches = &self.manifest.launches;
-        let entries = self.programs.keys().filter(|entry| launches.iter().any(|l| l.entry.may_be(entry, dtype)));
-        entries.filter_map(|entry| self.program(entry).err()).map(|e| e.to_string()).next()
+        self.fixed().ok()?.limit(|entry| is_entry_for(&self.manifest, entry, dtype))
     }
 
-    /// Its entry points that the emulator can run, in the order of their names.
+    /// Its entry points that the emulator can run, in the order of their names; none if its cases have none in common.
     pub(super) fn lowered(&self) -> impl Iterator<Item = (&str, Arc<Program>)> {
-        self.programs.iter().filter_map(|(entry, program)| Some((entry.as_str(), Arc::clone(program.as_ref().ok()?))))
+        self.fixed().ok().into_iter().flat_map(Code::lowered)
     }
+}
 
-    pub(super) fn program(&self, entry: &str) -> Result<&Program, BackendError> {
-        match self.programs.get(entry) {
-            None => Err(BackendError::NoEntry(entry.into())),
-            Some(Err(error)) => Err(BackendError::Unsupported(format!("{}:{error}", self.ptx_file.display()))),
-            Some(Ok(program)) => Ok(program),
-        }
-    }
+/// The cases that a manifest claims.
+fn space(manifest: &Manifest, file: &Path) -> Result<Space, OpenError> {
+    let wrong = |error: crate::generate::EmptyDomain| ManifestError {
+        file: file.into(),
+        line: None,
+        key: "domain: ".into(),
+        message: error.to_string(),
+    };
+    Ok(Space::new(&manifest.domain).map_err(wrong)?)
 }
 
 impl fmt::Debug for Kernel {

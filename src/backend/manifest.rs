@@ -24,8 +24,8 @@ pub struct Manifest {
     pub summary: String,
     /// CUDA source, relative to the manifest's folder.
     pub source: Option<String>,
-    /// PTX, relative to the manifest's folder.
-    pub ptx: String,
+    /// PTX, relative to the manifest's folder; absent if the code is made for each case.
+    pub ptx: Option<String>,
     /// How the PTX is made from the source.
     pub compile: Option<CompileSpec>,
     /// What the kernel claims to support.

@@ -4,6 +4,7 @@
 //! Three families of bad news stay apart: a [`Fault`](crate::outcome::Fault) is the kernel's doing and is data,
 //! [`BackendError`] is this program's or the machine's limit, [`OpenError`] is a wrong file or name.
 
+mod code;
 pub mod compile;
 mod coverage;
 #[cfg(feature = "cuda")]
@@ -17,6 +18,7 @@ pub mod cuda_bare;
 pub mod cuda_raw;
 mod emulated;
 mod kernel;
+mod made;
 pub mod manifest;
 #[cfg(feature = "cuda")]
 pub mod nvrtc;
@@ -28,9 +30,10 @@ mod nvrtc_search;
 mod plan;
 mod sources;
 
+pub use code::Code;
 pub use coverage::{CoverageMap, Held, Point, PointKind, Points, Recording};
 pub use emulated::{Emulator, Lines, Observed, Watch, elements_times_keys};
-pub use kernel::{Kernel, OpenError, SMALL_BUDGET, SMALL_WARPS, shipped_names};
+pub use kernel::{Kernel, MutantError, NoPtx, OpenError, SMALL_BUDGET, SMALL_WARPS, shipped_names};
 pub use sources::{CompileJob, Mutant};
 
 use crate::case::{Case, Poison};
@@ -124,6 +127,9 @@ pub enum BackendError {
     /// The manifest names an entry point that the PTX lacks.
     #[error("the PTX has no entry {0:?}")]
     NoEntry(String),
+    /// The kernel's code for this case can't be made, or does not fit the manifest.
+    #[error("there is no code for this case: {0}")]
+    NotMade(String),
     /// The device's driver can't load the code.
     #[error("the driver can't load the PTX: {0}")]
     NotLoaded(String),

@@ -41,7 +41,8 @@ pub(super) struct Sources {
     pub(super) mutant: Option<Mutant>,
     /// CUDA source, edits applied.
     pub(super) source: Option<Source>,
-    pub(super) ptx_file: PathBuf,
+    /// None of a kernel whose code is made.
+    pub(super) ptx_file: Option<PathBuf>,
 }
 
 /// What `attnfuzz compile` needs of a kernel. Its PTX need not be there yet.
@@ -79,7 +80,7 @@ impl CompileJob {
         Ok(Self {
             source: sources.source.clone().ok_or_else(|| missing("source"))?,
             spec: sources.manifest.compile.clone().ok_or_else(|| missing("compile"))?,
-            ptx_file: sources.ptx_file,
+            ptx_file: sources.ptx_file.clone().ok_or_else(|| missing("ptx"))?,
         })
     }
 }
@@ -95,7 +96,7 @@ impl Sources {
     pub(super) fn built_in(file: PathBuf, manifest: Manifest, text: &str, source: &str) -> Self {
         Self {
             manifest_hash: fnv1a(text.as_bytes()),
-            ptx_file: beside(&file, &manifest.ptx),
+            ptx_file: manifest.ptx.as_ref().map(|ptx| beside(&file, ptx)),
             source: manifest.source.as_ref().map(|name| Source::of(name, source)),
             file,
             manifest,
@@ -110,7 +111,7 @@ impl Sources {
         Ok(Self {
             file: path.into(),
             source: source.transpose()?,
-            ptx_file: beside(path, &manifest.ptx),
+            ptx_file: manifest.ptx.as_ref().map(|ptx| beside(path, ptx)),
             mutant: None,
             manifest,
             manifest_hash: fnv1a(text.as_bytes()),
@@ -145,7 +146,7 @@ impl Sources {
         let stem = path.file_stem().map_or_else(|| mutant.id.clone(), |s| s.to_string_lossy().into_owned());
         manifest.name = format!("{}.{stem}", manifest.name);
         manifest.summary.clone_from(&mutant.summary);
-        let ptx_file = beside(path, &mutant.ptx);
+        let ptx_file = Some(beside(path, &mutant.ptx));
         let manifest_hash = parent.manifest_hash;
         Ok(Self { file: path.into(), source, ptx_file, mutant: Some(mutant), manifest, manifest_hash })
     }

@@ -54,6 +54,9 @@ pub(super) fn run(args: &CoverageArgs) -> Result<Exit, Failure> {
     let shipped = || shipped_names().into_iter().map(String::from).collect();
     let names: Vec<String> = if args.kernels.is_empty() { shipped() } else { args.kernels.clone() };
     let kernels = names.iter().map(|name| Kernel::open(name).map_err(Failure::usage)).collect::<Result<Vec<_>, _>>()?;
+    for kernel in &kernels {
+        kernel.ptx().map_err(|error| Failure::usage(format!("coverage counts what is reached in one PTX: {error}")))?;
+    }
     let corpus = args.corpus.as_deref().map(read_corpus).transpose()?.unwrap_or_default();
     let write = |text: &str| match &args.lcov {
         None => Ok(()),

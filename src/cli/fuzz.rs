@@ -129,6 +129,9 @@ fn emulator(args: &FuzzArgs) -> Result<Arc<dyn Examiner>, Failure> {
 
 /// What a guided campaign begins with. Says which files of the corpus are no entries.
 fn guidance(args: &FuzzArgs, kernels: &[Arc<Kernel>]) -> Result<Guidance, Failure> {
+    for kernel in kernels {
+        kernel.ptx().map_err(|error| Failure::usage(format!("--guided: {error}")))?;
+    }
     let Some(folder) = &args.corpus else { return Ok(Guidance::default()) };
     std::fs::create_dir_all(folder)
         .map_err(|error| Failure::usage(format!("--corpus: can't make {}: {error}", folder.display())))?;

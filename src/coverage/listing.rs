@@ -6,7 +6,7 @@ use super::layout::{Instruction, held};
 use super::{Layout, Measured};
 use crate::backend::Kernel;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A kernel's sources, annotated.
 #[derive(Clone, Debug, Default)]
@@ -114,7 +114,11 @@ impl Source {
     fn of(kernel: &Kernel, name: Option<String>) -> Self {
         let lines = |text: &str| text.lines().map(str::to_owned).collect();
         match name {
-            None => Self { path: kernel.ptx_file().to_owned(), text: lines(kernel.ptx()) },
+            // A kernel without PTX of its own has no lines to list.
+            None => Self {
+                path: kernel.ptx_file().map(Path::to_owned).unwrap_or_default(),
+                text: kernel.ptx().map(lines).unwrap_or_default(),
+            },
             Some(name) => match kernel.source_file(&name) {
                 Some((path, text)) => Self { path, text: lines(&text) },
                 None => Self { path: name.into(), text: Vec::new() },

@@ -27,6 +27,7 @@ pub struct Reduced {
 pub fn reduce(kernel: &Kernel, cases: &[Case]) -> Reduced {
     let points = Points::of(kernel);
     let run = |case: &Case| -> Result<(u64, BTreeSet<u32>), String> {
+        kernel.ptx().map_err(|error| error.to_string())?;
         let case = kernel.space().legalize(case.clone().into_parts());
         let recording = Recording::new(&points);
         match recording.run_first(kernel, &case) {

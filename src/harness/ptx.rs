@@ -39,7 +39,7 @@ const EDGES: [&str; 24] = [
 /// The PTX of each shipped kernel.
 static SHIPPED: LazyLock<Vec<Sections>> = LazyLock::new(|| {
     let texts = shipped_names().into_iter().filter_map(|name| Kernel::open(name).ok());
-    texts.map(|kernel| sections(kernel.ptx())).collect()
+    texts.filter_map(|kernel| kernel.ptx().map(sections).ok()).collect()
 });
 
 /// Any bytes to a text: those bytes, or if the first isn't ASCII a shipped kernel with the edits that the rest says.

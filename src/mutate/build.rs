@@ -57,11 +57,12 @@ impl Mutant {
 /// Every mutant of `kernel`: the planted bugs that lie beside it, then the edits of its PTX in the order of its lines.
 ///
 /// # Errors
-/// A folder of planted bugs that is there and can't be read.
+/// A folder of planted bugs that is there and can't be read, or a kernel without PTX of its own.
 pub fn mutants(kernel: &Kernel) -> Result<Vec<Mutant>, OpenError> {
+    let ptx = kernel.ptx()?;
     let mut list = if kernel.mutant.is_some() { Vec::new() } else { planted(kernel)? };
     // It parsed when the kernel was opened.
-    if let Ok(module) = ptx::parse(kernel.ptx()) {
+    if let Ok(module) = ptx::parse(ptx) {
         list.extend(edits_of(&module));
     }
     Ok(list)
@@ -187,7 +188,8 @@ impl<'k> Subject<'k> {
             Origin::Edited { place, .. } => {
                 let place = &self.places[*place];
                 let module = self.module.replaced(place, &mutant.after).map_err(|e| stillborn(e.to_string()))?;
-                let ptx = place.spliced(self.kernel.ptx(), &mutant.after).unwrap_or_default();
+                let ptx = self.kernel.ptx().map_err(|e| stillborn(e.to_string()))?;
+                let ptx = place.spliced(ptx, &mutant.after).unwrap_or_default();
                 self.kernel.with_ptx(ptx, &module).map_err(|e| stillborn(e.to_string()))?
             }
         };

@@ -31,8 +31,8 @@ const LONG: u64 = 4;
 /// Tries `mutants` of `kernel` on its cases until all are dead or the budget is spent.
 pub fn run(kernel: &Kernel, mutants: Vec<Mutant>, config: &Config, progress: &(dyn Fn(Progress) + Sync)) -> Report {
     let start = Instant::now();
-    // It parsed when the kernel was opened.
-    let module = ptx::parse(kernel.ptx()).ok();
+    // It parsed when the kernel was opened; one without has no mutants.
+    let module = kernel.ptx().ok().and_then(|ptx| ptx::parse(ptx).ok());
     let threads = rayon::ThreadPoolBuilder::new().num_threads(config.jobs.max(1)).build();
     let mut hunt = Hunt {
         config,

@@ -43,8 +43,12 @@ impl Entry {
         let site = found.finding.fault.as_ref().and_then(|fault| fault.site.as_ref());
         let source = kernel.zip(site).and_then(|(kernel, site)| source_of(kernel, site));
         let (file, line) = source.unwrap_or_else(|| {
-            let file = kernel.map_or_else(|| found.finding.kernel.clone(), |k| k.ptx_file().display().to_string());
-            (file, site.and_then(|site| site.ptx_line))
+            // Of PTX that is made for the case there is no file to point into.
+            match kernel.map(Kernel::ptx_file) {
+                Some(Ok(file)) => (file.display().to_string(), site.and_then(|site| site.ptx_line)),
+                Some(Err(_)) => (found.finding.kernel.clone(), None),
+                None => (found.finding.kernel.clone(), site.and_then(|site| site.ptx_line)),
+            }
         });
         Self { found, file, line, map }
     }

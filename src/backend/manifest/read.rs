@@ -34,7 +34,7 @@ struct Raw {
     #[serde(default)]
     summary: String,
     source: Option<String>,
-    ptx: String,
+    ptx: Option<String>,
     compile: Option<CompileSpec>,
     domain: Domain,
     #[serde(default)]
@@ -176,7 +176,7 @@ impl Raw {
             }
             _ => {}
         }
-        for (key, path) in [("ptx", Some(&self.ptx)), ("source", self.source.as_ref())] {
+        for (key, path) in [("ptx", self.ptx.as_ref()), ("source", self.source.as_ref())] {
             if let Some(path) = path.filter(|p| !stays_inside(Path::new(p))) {
                 let message = format!("expected a path inside the manifest's folder, found {path:?}");
                 return Err(reader.error(&(0..0), key, message));
