@@ -9,10 +9,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod own;
 pub mod ptx;
 mod seeds;
 mod target;
 
+pub use crate::backend::closure::{Inputs, Outputs, Storable, Tensor};
+pub use own::Settings;
 pub use seeds::seeds;
 pub use target::{Failure, InputError, Target};
 
@@ -20,7 +23,7 @@ use crate::backend::cuda::{Cuda, Unavailable};
 use crate::backend::{BackendError, Emulator, Kernel, OpenError, shipped_names};
 use crate::campaign::{Found, Minimised, met, minimise};
 use crate::case::Case;
-use crate::oracle::{Examiner, Verdict};
+use crate::oracle::{Examined, Examiner, Verdict};
 use crate::regression::{Finding, Replayed, Store, replay};
 use crate::report::human;
 use arbitrary::Unstructured;
@@ -115,8 +118,9 @@ impl Harness {
     /// The same, where the case is first judged on `backend`, another way to the harness's own.
     fn check_on(&self, backend: &dyn Examiner, case: &Case) -> Result<(), Failure> {
         let cannot = |error: &BackendError| format!("{case} can't be run: {error}");
-        let verdict = match backend.examine(&self.kernel, case) {
-            Ok(examined) => examined.verdict,
+        let (case, verdict) = match backend.examine(&self.kernel, case) {
+            Ok(Examined { closer: Some((closer, verdict)), .. }) => (&closer.clone(), verdict),
+            Ok(examined) => (case, examined.verdict),
             // Nor can any other case be, or this program is wrong.
             Err(error @ (BackendError::Unavailable(_) | BackendError::Internal(_))) => {
                 return Err(Failure::Report(cannot(&error)));
@@ -165,7 +169,11 @@ impl Harness {
     /// # Errors
     /// A finding still fails, fails differently, can't be run or can't be read; the text has a line for each such file.
     pub fn replay_saved(&self, root: impl Into<PathBuf>) -> Result<Vec<PathBuf>, String> {
-        let files = Store::new(root).files_of(self.kernel.name()).map_err(|e| e.to_string())?;
+        self.replay_from(&Store::new(root))
+    }
+
+    fn replay_from(&self, store: &Store) -> Result<Vec<PathBuf>, String> {
+        let files = store.files_of(self.kernel.name()).map_err(|e| e.to_string())?;
         let wrong: Vec<String> = files
             .iter()
             .filter_map(|file| match Finding::load(file) {

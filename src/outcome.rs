@@ -107,6 +107,10 @@ pub enum FaultKind {
     DeviceError,
     /// The process that ran the kernel died.
     Crash,
+    /// A closure under test panicked.
+    Panic,
+    /// What a closure under test gave is not of the size and type that the case asks for.
+    MalformedOutput,
 }
 
 impl FaultKind {
@@ -130,6 +134,8 @@ impl FaultKind {
             Self::LaunchFailed => "launch-failed",
             Self::DeviceError => "device-error",
             Self::Crash => "crash",
+            Self::Panic => "panic",
+            Self::MalformedOutput => "malformed-output",
         }
     }
 }

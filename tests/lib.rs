@@ -6,6 +6,7 @@ mod architecture;
 mod bound;
 mod campaign;
 mod cli;
+mod closure;
 mod coverage;
 mod emulate;
 mod emulator;

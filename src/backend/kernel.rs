@@ -1,6 +1,7 @@
 //! What is under test: code and manifest, opened and checked against each other.
 
 use super::BackendError;
+use super::claim::Claim;
 use super::code::{Against, Code, is_entry_for};
 use super::compile::{EditError, Source};
 use super::made::Made;
@@ -48,7 +49,12 @@ enum Subject {
 enum Origin {
     Shipped(&'static str),
     File(PathBuf),
+    /// A program's own, and what messages call it.
+    Code(PathBuf),
 }
+
+/// What names a kernel of [`Origin::Code`] in findings.
+const IN_CODE: &str = "code:";
 
 /// Why a kernel can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +64,12 @@ pub enum OpenError {
     #[error("unknown kernel {name:?}: expected one of {known}, or the path of a kernel.toml", known = shipped_names().join(", "))]
     Unknown {
         /// The name.
+        name: String,
+    },
+    /// A kernel that only the program knows that made the finding.
+    #[error("the kernel {name:?} is made in code: run the test that makes it, which replays its findings first")]
+    InCode {
+        /// Its name.
         name: String,
     },
     /// A file can't be read.
@@ -158,6 +170,9 @@ impl Kernel {
             let sources = Sources::built_in(file, manifest, shipped.manifest, shipped.source);
             return Self::build(sources, Origin::Shipped(shipped.name), shipped.ptx.to_owned());
         }
+        if let Some(name) = name.strip_prefix(IN_CODE) {
+            return Err(OpenError::InCode { name: name.into() });
+        }
         let path = Path::new(name);
         if !path.exists() {
             return Err(OpenError::Unknown { name: name.into() });
@@ -177,6 +192,24 @@ impl Kernel {
         };
         let ptx = read(ptx_file)?;
         Self::build(sources, Origin::File(path.into()), ptx)
+    }
+
+    /// A kernel without code: its cases and what is known of it, for [`Closure`](super::closure::Closure) to run.
+    pub(crate) fn without_code(name: &str, claim: Claim) -> Result<Self, OpenError> {
+        let file = PathBuf::from(format!("{IN_CODE}{name}"));
+        let manifest = claim.into_manifest(name);
+        manifest.check_claim(&file)?;
+        let space = space(&manifest, &file)?;
+        let said = format!("{:?} {:?} {:?}", manifest.domain, manifest.numerics, manifest.lse);
+        Ok(Self {
+            manifest_hash: fnv1a(said.as_bytes()),
+            mutant: None,
+            space,
+            origin: Origin::Code(file.clone()),
+            source: None,
+            subject: Subject::Made(Made::new(&file, Box::new(no_code))),
+            manifest,
+        })
     }
 
     fn build(sources: Sources, origin: Origin, ptx: String) -> Result<Self, OpenError> {
@@ -211,7 +244,17 @@ impl Kernel {
         }
         let space = space(&manifest, file)?;
         let subject = Subject::Made(Made::new(Path::new("the PTX made for the case"), Box::new(make)));
-        let origin = Origin::File(file.into());
+        let origin = Origin::Code(file.into());
+        Ok(Self { manifest, mutant: None, space, origin, source: None, subject, manifest_hash })
+    }
+
+    /// A kernel from the texts of its manifest and its PTX; `file` is what messages call the manifest.
+    pub(super) fn of_texts(file: &Path, manifest: &str, ptx: String) -> Result<Self, OpenError> {
+        let manifest_hash = fnv1a(manifest.as_bytes());
+        let manifest = Manifest::parse(file, manifest)?;
+        let code = Code::for_all(Against { manifest: &manifest, file }, Path::new("the PTX"), ptx)?;
+        let (space, origin) = (space(&manifest, file)?, Origin::Code(file.into()));
+        let subject = Subject::Fixed(Arc::new(code));
         Ok(Self { manifest, mutant: None, space, origin, source: None, subject, manifest_hash })
     }
 
@@ -262,7 +305,7 @@ impl Kernel {
     fn file(&self) -> PathBuf {
         match &self.origin {
             Origin::Shipped(name) => Path::new("kernels").join(name).join("kernel.toml"),
-            Origin::File(path) => path.clone(),
+            Origin::File(path) | Origin::Code(path) => path.clone(),
         }
     }
 
@@ -278,12 +321,19 @@ impl Kernel {
         &self.manifest.name
     }
 
-    /// What [`Kernel::open`] takes to open it again: a shipped kernel's name, or a path.
+    /// What [`Kernel::open`] takes to open it again: a shipped kernel's name, or a path. Of a kernel made in code, what it
+    /// knows as such.
     pub fn reference(&self) -> String {
         match &self.origin {
             Origin::Shipped(name) => (*name).into(),
             Origin::File(path) => path.display().to_string(),
+            Origin::Code(_) => format!("{IN_CODE}{}", self.name()),
         }
+    }
+
+    /// The test that makes the kernel of this [`reference`](Self::reference), if it is made in code.
+    pub fn test_of(reference: &str) -> Option<&str> {
+        reference.strip_prefix(IN_CODE)
     }
 
     /// The cases it claims to support, to draw from.
@@ -306,6 +356,7 @@ impl Kernel {
             (Origin::Shipped(name), _) => PathBuf::from(format!("kernels/{name}/kernel.toml")),
             (Origin::File(path), None) => path.clone(),
             (Origin::File(path), Some(mutant)) => beside(path, &mutant.mutant_of),
+            (Origin::Code(_), _) => return None,
         };
         let source = self.source.as_ref()?;
         if source.main.name == name {
@@ -318,6 +369,7 @@ impl Kernel {
         let built_in = || match self.origin {
             Origin::Shipped(_) => HEADERS.iter().find(|(header, _)| *header == name).map(|(_, text)| (*text).into()),
             Origin::File(_) => read(&path).ok(),
+            Origin::Code(_) => None,
         };
         let text = edited.or_else(built_in)?;
         Some((path, text))
@@ -368,6 +420,11 @@ impl Kernel {
     pub(super) fn lowered(&self) -> impl Iterator<Item = (&str, Arc<Program>)> {
         self.fixed().ok().into_iter().flat_map(Code::lowered)
     }
+}
+
+/// What a closure's kernel says to whoever would run its code.
+fn no_code(_: &Case) -> Result<String, String> {
+    Err("it is a closure, which only its harness can run".into())
 }
 
 /// The cases that a manifest claims.

@@ -4,7 +4,7 @@
 
 mod read;
 
-use crate::bound::{Contract, LseBase};
+use crate::bound::{Contract, FormulaError, LseBase};
 use crate::case::{Case, Domain, Poison, Relation, TensorName};
 use crate::expr::{Expr, ExprError};
 use crate::float::Dtype;
@@ -373,6 +373,15 @@ impl Manifest {
     /// Reads a manifest's text; `file` is for messages.
     pub fn parse(file: &Path, text: &str) -> Result<Self, ManifestError> {
         read::manifest(file, text)
+    }
+
+    /// Checks what is known without launches: of a kernel that somebody else launches.
+    pub(super) fn check_claim(&self, file: &Path) -> Result<(), ManifestError> {
+        let error = |key: String, message| ManifestError { file: file.into(), line: None, key, message };
+        read::check_name(&self.name).map_err(|message| error("name: ".into(), message))?;
+        let settings = read::knob_settings(&self.domain);
+        let wrong = |(field, why): (&str, FormulaError)| error(format!("numerics.{field}: "), why.to_string());
+        self.numerics.check(&settings).map_err(wrong)
     }
 
     /// Checks each launch's arguments against an entry's real parameter list, given as sizes in bytes.

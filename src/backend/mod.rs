@@ -4,6 +4,8 @@
 //! Three families of bad news stay apart: a [`Fault`](crate::outcome::Fault) is the kernel's doing and is data,
 //! [`BackendError`] is this program's or the machine's limit, [`OpenError`] is a wrong file or name.
 
+mod claim;
+pub mod closure;
 mod code;
 pub mod compile;
 mod coverage;
@@ -30,6 +32,7 @@ mod nvrtc_search;
 mod plan;
 mod sources;
 
+pub use claim::Claim;
 pub use code::Code;
 pub use coverage::{CoverageMap, Held, Point, PointKind, Points, Recording};
 pub use emulated::{Emulator, Lines, Observed, Watch, elements_times_keys};
@@ -103,6 +106,8 @@ pub enum BackendKind {
     Emulator,
     /// A GPU, through the CUDA driver.
     Cuda,
+    /// A closure of the caller's, see [`closure`].
+    Closure,
 }
 
 impl fmt::Display for BackendKind {
@@ -110,6 +115,7 @@ impl fmt::Display for BackendKind {
         f.write_str(match self {
             Self::Emulator => "emulator",
             Self::Cuda => "cuda",
+            Self::Closure => "closure",
         })
     }
 }

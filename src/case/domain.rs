@@ -5,6 +5,7 @@ use crate::float::Dtype;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 
 /// An inclusive range of whole numbers, or a list of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,6 +141,28 @@ impl Range {
     /// The largest number of the range that is not above `n`.
     pub fn at_most(&self, n: u32) -> Option<u32> {
         self.within(0, n).map(|part| part.high())
+    }
+}
+
+impl From<u32> for Range {
+    fn from(n: u32) -> Self {
+        Self::Span(n, n)
+    }
+}
+
+impl From<RangeInclusive<u32>> for Range {
+    fn from(span: RangeInclusive<u32>) -> Self {
+        Self::Span(*span.start(), *span.end())
+    }
+}
+
+/// These numbers, in any order.
+impl<const N: usize> From<[u32; N]> for Range {
+    fn from(mut list: [u32; N]) -> Self {
+        list.sort_unstable();
+        let mut list = list.to_vec();
+        list.dedup();
+        Self::List(list)
     }
 }
 

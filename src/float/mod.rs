@@ -9,6 +9,9 @@ pub mod eight;
 pub mod exact;
 pub mod fused;
 
+/// The types of 16-bit elements, where they are typed.
+pub use half::{bf16, f16};
+
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;

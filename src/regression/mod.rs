@@ -11,10 +11,12 @@ pub use digest::Digest;
 pub use replay::{Bits, Replayed, replay, replay_times};
 pub use store::{LoadError, SameSignature, Saved, Store};
 
+use crate::backend::Kernel;
 use crate::case::Case;
 use crate::oracle::{Divergence, Signature, Verdict};
 use crate::outcome::Fault;
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// Version of the files this program writes, and the newest it reads.
 ///
@@ -107,6 +109,14 @@ impl Finding {
         })
     }
 
+    /// What runs it again from its file: a command.
+    pub fn replay(&self, file: &Path) -> String {
+        match Kernel::test_of(&self.kernel) {
+            Some(test) => format!("cargo test {test}"),
+            None => format!("attnfuzz replay {}", quoted(&file.display().to_string())),
+        }
+    }
+
     /// What is wrong, in a line.
     pub fn what(&self) -> String {
         match (&self.divergence, &self.fault) {
@@ -114,5 +124,15 @@ impl Finding {
             (None, Some(fault)) => format!("{}: {}", fault.kind, fault.detail),
             (None, None) => self.signature.to_string(),
         }
+    }
+}
+
+/// A word of a shell's command line.
+pub(crate) fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._/=:,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
     }
 }

@@ -214,7 +214,7 @@ fn write(path: &Path, finding: &Finding) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     writeln!(file, "# {}", finding.what())?;
-    writeln!(file, "# Replay: attnfuzz replay {}", path.display())?;
+    writeln!(file, "# Replay: {}", finding.replay(path))?;
     writeln!(file, "# Keep this file: `cargo test` and `attnfuzz replay` run it first.\n")?;
     file.write_all(body.as_bytes())?;
     file.as_file().sync_all()?;

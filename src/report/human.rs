@@ -31,7 +31,7 @@ pub fn met(found: &Found) -> String {
 fn saved(found: &Found) -> String {
     match &found.saved {
         Some(Ok(saved)) => {
-            let mut text = format!("   = replay: attnfuzz replay {}\n", saved.path().display());
+            let mut text = format!("   = replay: {}\n", found.finding.replay(saved.path()));
             if let Saved::New { same_signature_as: Some(other), .. } = saved {
                 let which = if other.new_is_simpler { "this case is simpler" } else { "that case is no less simple" };
                 let file = other.path.display();

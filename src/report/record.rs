@@ -5,6 +5,7 @@ use crate::backend::Kernel;
 use crate::campaign::{Found, Row, Summary};
 use crate::oracle::ErrorPlane;
 use crate::outcome::Site;
+use crate::regression::quoted;
 use crate::worker::is_sanitized;
 
 /// A campaign that has ended.
@@ -61,7 +62,7 @@ impl Entry {
     /// How to see it again.
     pub fn replay(&self) -> String {
         match &self.found.saved {
-            Some(Ok(saved)) => format!("attnfuzz replay {}", quoted(&saved.path().display().to_string())),
+            Some(Ok(saved)) => self.found.finding.replay(saved.path()),
             _ => {
                 let finding = &self.found.finding;
                 format!("attnfuzz show --kernel {} {}", quoted(&finding.kernel), quoted(&finding.line))
@@ -80,14 +81,4 @@ fn source_of(kernel: &Kernel, site: &Site) -> Option<(String, Option<u32>)> {
     let (name, line) = site.source.as_ref()?.rsplit_once(':')?;
     let (path, _) = kernel.source_file(name)?;
     Some((path.display().to_string(), line.parse().ok()))
-}
-
-/// A word of a shell's command line.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-._/=:,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
 }

@@ -20,6 +20,10 @@ pub(super) fn limits(config: &Config, met: &[&Statistic]) -> Vec<String> {
              only where they change a result (--backend emulator sees them by themselves)"
                 .to_owned(),
         ],
+        BackendKind::Closure => vec![
+            "what the closure runs is not watched: reads of what nobody wrote and races show only where they change a result"
+                .to_owned(),
+        ],
     };
     limits.push("errors smaller than the bound that the kernel's numerics contract allows".to_owned());
     limits.extend(Extent::ALL.into_iter().filter_map(|extent| beyond(extent, domain, met)));

@@ -140,13 +140,7 @@ impl Reader<'_> {
     }
 
     fn check_name(&self, name: &Spanned<String>, key: &str) -> Result<(), ManifestError> {
-        let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        let text = name.get_ref();
-        if !text.is_empty() && text.len() <= 64 && text.chars().all(legal) {
-            return Ok(());
-        }
-        let message = format!("expected 1 to 64 letters, digits, _ or -, found {text:?}");
-        Err(self.error(&name.span(), key, message))
+        check_name(name.get_ref()).map_err(|message| self.error(&name.span(), key, message))
     }
 }
 
@@ -277,6 +271,15 @@ fn entry_name(reader: &Reader<'_>, name: &Spanned<String>) -> Result<EntryName, 
     Ok(EntryName { text: text.clone(), parts })
 }
 
+/// A name that can be a folder's.
+pub(super) fn check_name(text: &str) -> Result<(), String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if !text.is_empty() && text.len() <= 64 && text.chars().all(legal) {
+        return Ok(());
+    }
+    Err(format!("expected 1 to 64 letters, digits, _ or -, found {text:?}"))
+}
+
 /// A knob's name must mean the knob, and nothing else, wherever an expression can be.
 fn check_knob(reader: &Reader<'_>, name: &KnobName) -> Result<(), ManifestError> {
     let name = name.as_str();
@@ -307,7 +310,7 @@ fn check_headers(reader: &Reader<'_>, headers: &[String], source: &str) -> Resul
 }
 
 /// The knobs all at their lowest, and all at their highest.
-fn knob_settings(domain: &Domain) -> [Knobs; 2] {
+pub(super) fn knob_settings(domain: &Domain) -> [Knobs; 2] {
     let knobs = || domain.knobs.iter();
     [
         knobs().map(|(name, range)| (name.clone(), range.low())).collect(),
