@@ -22,7 +22,8 @@ fn options(limit: Duration) -> Options {
 
 fn stand_in(mode: &'static str, folder: &Path) -> Isolated {
     // Short where it has to be waited for; else nothing may time out, however busy the machine is.
-    let limit = if ["hang", "silence"].contains(&mode) { Duration::from_secs(4) } else { Duration::from_secs(300) };
+    let limit =
+        if ["hang", "silence", "late"].contains(&mode) { Duration::from_secs(4) } else { Duration::from_secs(300) };
     Isolated::open(BackendKind::Cuda, options(limit), stand_in::launch(mode, &folder.join("met"))).unwrap()
 }
 
@@ -125,6 +126,35 @@ fn a_sick_device_is_no_finding() {
     assert!(told.found.is_empty() && told.internal.is_empty());
     let [why] = &told.lost[..] else { panic!("{:?}", told.lost) };
     assert!(why.starts_with("stand-in does not get a case right that any should"), "{why}");
+}
+
+/// Deaths of another kind than the finding's come, of cases that the kernel gets right too: without another look at the device
+/// they would pass for smaller cases that fail.
+#[test]
+fn a_device_that_goes_bad_while_a_finding_is_shrunk_is_lost_and_the_finding_stays_true() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = campaign("gqa_decode", Arc::new(stand_in("sick-later", folder.path())), 100, 2000);
+    let [found] = &told.found[..] else { panic!("{:?}", told.found) };
+    assert_eq!(found.finding.signature.class, "fault crash");
+    assert!(found.finding.fault.as_ref().unwrap().detail.contains("signal: 6"), "{:?}", found.finding.fault);
+    assert!(found.finding.case.shape.q_per_kv > 4, "{}", found.finding.line);
+    let [why] = &told.lost[..] else { panic!("{:?}", told.lost) };
+    assert!(why.contains("does not get a case right that any should"), "{why}");
+}
+
+/// What a worker's own children say when it has been given up long since is nobody's answer.
+#[cfg(unix)]
+#[test]
+fn an_answer_that_comes_too_late_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = stand_in("late", folder.path());
+    let Verdict::Fault(fault) = examined(&device, BAD).unwrap().verdict else { panic!() };
+    assert_eq!(fault.kind, FaultKind::Hang);
+    // Until the last of them has spoken.
+    std::thread::sleep(Duration::from_secs(7));
+    assert!(matches!(examined(&device, GOOD).unwrap().verdict, Verdict::Agree(_)));
+    let Verdict::Fault(again) = examined(&device, BAD).unwrap().verdict else { panic!() };
+    assert_eq!((again.kind, device.unconfirmed().deaths), (FaultKind::Hang, 0));
 }
 
 /// What is wrong with this program or the machine is never the kernel's doing.
@@ -230,7 +260,7 @@ fn is_alive(pid: u32) -> bool {
 }
 
 #[cfg(target_os = "linux")]
-fn children(parent: u32) -> Vec<u32> {
+pub(super) fn children(parent: u32) -> Vec<u32> {
     let parent_of = |pid: u32| -> Option<u32> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()

@@ -4,8 +4,8 @@
 //! was: all of them are run again, one at a time, in another worker that does nothing else. A case is guilty if a worker
 //! that has run nothing before it dies with it, the worker it was in first died too, and the device still gets a case
 //! right that every device should. After that its kernel stays alone: the search for a smaller case goes through many
-//! deaths, and nobody else's case should be under way then. Of a kernel that was found guilty once, a second death with a
-//! case is enough, and workers are started ahead of need, for that is what takes the time.
+//! deaths, and nobody else's case should be under way then. Of a kernel that was found guilty once, a second death of the
+//! same kind with a case is enough, and workers are started ahead of need, for that is what takes the time.
 
 use super::message::{Answer, Question, Wanted};
 use super::process::{Cause, Death, Process, Reply, lock};
@@ -13,7 +13,7 @@ use crate::backend::{BackendError, BackendKind, Kernel, elements_times_keys};
 use crate::case::{Case, ParseError};
 use crate::oracle::{Examined, Examiner, Unconfirmed, Verdict};
 use crate::outcome::{Fault, FaultKind, Outcome};
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::process::{Command, ExitStatus};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -54,8 +54,8 @@ pub struct Isolated {
     alone: Mutex<Option<Alone>>,
     /// Workers of one thread that are being started, oldest first; none before the first death.
     spares: Mutex<VecDeque<Spare>>,
-    /// Content of the kernels that have killed a worker.
-    fragile: Mutex<HashSet<u64>>,
+    /// Content of the kernels that have killed a worker, and the kinds of their deaths.
+    fragile: Mutex<HashMap<u64, HashSet<String>>>,
     unconfirmed: Mutex<Unconfirmed>,
     /// What proves a device healthy.
     healthy: (Kernel, Case),
@@ -152,7 +152,7 @@ impl Isolated {
 
     /// Examines a case beside others, and alone where that is not safe.
     fn examine_somewhere(&self, kernel: &Kernel, case: &Case, wanted: Wanted) -> Result<Examined, BackendError> {
-        if lock(&self.fragile).contains(&kernel.content_hash()) {
+        if lock(&self.fragile).contains_key(&kernel.content_hash()) {
             return self.examine_alone(kernel, case, wanted, false).map(|(examined, _)| examined);
         }
         loop {
@@ -192,16 +192,22 @@ impl Isolated {
                 Reply::Died(death) => death,
             };
             drop(process);
-            let known = lock(&self.fragile).contains(&kernel.content_hash());
+            let known = self.has_died_so(kernel, &death);
             let next = if known { self.start_alone()? } else { self.start_healthy(case, &death)? };
             *slot = Some(Alone { process: next, fresh: true });
             if suspect && (fresh || known) || fresh && known {
-                lock(&self.fragile).insert(kernel.content_hash());
+                lock(&self.fragile).entry(kernel.content_hash()).or_default().insert(death.kind());
                 return Ok((self.meaning(case, &death)?, true));
             }
             suspect = true;
             seen = Some(death);
         }
+    }
+
+    /// Whether a kernel was found guilty of such a death before. Another may be the device's: a device may go bad while a
+    /// kernel that kills workers is being shrunk.
+    fn has_died_so(&self, kernel: &Kernel, death: &Death) -> bool {
+        lock(&self.fragile).get(&kernel.content_hash()).is_some_and(|kinds| kinds.contains(&death.kind()))
     }
 
     /// A new worker, on a device that gets a small case of a good kernel right.

@@ -87,6 +87,15 @@ impl Answer {
         self.lost.is_some() || matches!(self.examined, Err(BackendError::Unavailable(_)))
     }
 
+    /// What sort of answer it is: the kind of a fault, the error without what it is about.
+    pub(super) fn kind(&self) -> String {
+        match &self.examined {
+            Ok(Findings { verdict: Verdict::Fault(fault), .. }) => fault.kind.to_string(),
+            Ok(_) => "a verdict".into(),
+            Err(error) => format!("{:?}", std::mem::discriminant(error)),
+        }
+    }
+
     /// What happened, in a line, to one that is the last.
     pub(super) fn what(&self) -> String {
         match (&self.lost, &self.examined) {

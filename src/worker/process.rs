@@ -288,6 +288,19 @@ impl Death {
     }
 }
 
+impl Death {
+    /// What the deaths of one bug have in common: how the process ended, or what it said its device did.
+    pub(super) fn kind(&self) -> String {
+        match &self.cause {
+            Cause::Exited(status) => status.to_string(),
+            Cause::TimedOut(_) => "no answer".into(),
+            Cause::Lost(answer) => answer.kind(),
+            Cause::Nonsense(_) => "nonsense".into(),
+            Cause::Dropped => "ended".into(),
+        }
+    }
+}
+
 impl fmt::Display for Death {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cause {

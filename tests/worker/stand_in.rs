@@ -6,26 +6,28 @@ use attnfuzz::outcome::{Fault, FaultKind, Outcome};
 use attnfuzz::worker::serve;
 use std::io::{self, Write};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const MODE: &str = "ATTNFUZZ_TEST_STAND_IN";
 const FILE: &str = "ATTNFUZZ_TEST_STAND_IN_FILE";
 
 /// What the stand-in does when it meets a case of more than four query heads a KV head.
-pub(super) const MODES: [&str; 12] = [
+pub(super) const MODES: [&str; 14] = [
     "abort",
     "exit",
     "hang",
     "spoil",
     "abort-once",
     "sick",
+    "sick-later",
     "panic",
     "killed",
     "garbage",
     "twice",
     "other-case",
     "silence",
+    "late",
 ];
 
 /// The command that starts a stand-in with so many threads. `file` is where it may remember something.
@@ -50,6 +52,9 @@ fn play() {
     serve(Ok(hostile), threads.parse().unwrap(), io::stdin().lock(), output).unwrap();
 }
 
+/// Deaths after which the device of `sick-later` gets nothing right any more.
+const DEATHS: u64 = 20;
+
 /// Set once a case of more than four query heads was met.
 static MET: AtomicBool = AtomicBool::new(false);
 
@@ -72,6 +77,10 @@ impl Backend for Hostile {
         if self.mode == "sick" && Path::new(&file).exists() {
             std::process::abort();
         }
+        let deaths = std::fs::metadata(&file).map_or(0, |file| file.len());
+        if self.mode == "sick-later" && deaths >= DEATHS {
+            std::process::exit(7);
+        }
         if self.spoiled.load(Ordering::SeqCst) {
             return Err(BackendError::Unavailable("spoiled".into()));
         }
@@ -82,6 +91,11 @@ impl Backend for Hostile {
         match &*self.mode {
             "abort" => {
                 io::stderr().write_all(b"the device fell off the bus\n").unwrap();
+                std::process::abort()
+            }
+            "sick-later" => {
+                let mut file = std::fs::File::options().append(true).create(true).open(file).unwrap();
+                file.write_all(b"x").unwrap();
                 std::process::abort()
             }
             "exit" => std::process::exit(3),
@@ -128,6 +142,12 @@ impl Write for Mangled {
                 out.write_all(text.as_bytes())?;
             }
             "silence" => {}
+            "late" => {
+                let mut later = Command::new("sh");
+                later.args(["-c", "sleep 6; cat"]).stdin(Stdio::piped());
+                let mut later = later.spawn()?;
+                later.stdin.take().unwrap().write_all(message)?;
+            }
             _ => out.write_all(message)?,
         }
         out.flush()?;
