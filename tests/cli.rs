@@ -129,6 +129,30 @@ fn jsonl_is_json_in_every_line_and_the_same_for_any_number_of_jobs() {
     assert_eq!(run("1"), run("4"));
 }
 
+#[test]
+fn progress_is_told_for_each_kernel() {
+    let folder = tempfile::tempdir().unwrap();
+    let regressions = folder.path().to_string_lossy();
+    let kernels = ["gqa_decode", "kernels/variants/online_keys.toml"];
+    let args =
+        [&["fuzz"], &kernels[..], &["--backend", "emulator", "--cases", "20", "--regressions", &regressions]].concat();
+    let text = stdout(&attnfuzz(&[&args[..], &["--progress", "0s"]].concat()));
+    let told = |text: &str, kernel: &str| {
+        text.lines()
+            .any(|line| line.contains(&format!(" s: {kernel}")) && line.contains("/s, 0 skipped, worst error/bound"))
+    };
+    assert!(told(&text, "gqa_decode on emulator: ") && told(&text, "online_keys"), "{text}");
+    let quiet = stdout(&attnfuzz(&[&args[..], &["--progress", "1h"]].concat()));
+    assert!(!told(&quiet, "gqa_decode"), "{quiet}");
+    let lines = stdout(&attnfuzz(&[&args[..], &["--format", "jsonl"]].concat()));
+    let last = lines.lines().rfind(|line| line.contains(r#""event":"progress""#)).unwrap();
+    let last: serde_json::Value = serde_json::from_str(last).unwrap();
+    let rows = last["rows"].as_array().unwrap();
+    assert_eq!((rows.len(), &rows[0]["kernel"]), (2, &"gqa_decode".into()));
+    let cases = rows.iter().map(|row| row["cases"].as_u64().unwrap()).sum::<u64>();
+    assert!(cases > 0 && cases <= last["cases"].as_u64().unwrap(), "{last}");
+}
+
 /// Findings of campaigns with other numbers of threads are the same files to the byte, and come back with the same bits each
 /// time, with vectors and without.
 #[test]

@@ -268,6 +268,37 @@ fn a_full_disk_ends_a_campaign_with_what_it_found() {
     assert!(found["not_saved"].is_string() && found["file"].is_null(), "{found}");
 }
 
+/// The first waits for the cases under way, which here never end.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_second_interrupt_ends_a_campaign_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["fuzz", "gqa_decode", "--backend=emulator", "--time=10m", "--format=jsonl", "--isolate=yes"];
+    let mut command = attnfuzz(folder.path(), &args);
+    let mut campaign = command.arg("--case-timeout=10m").spawn().unwrap();
+    let journal = folder.path().join("journal");
+    let start = Instant::now();
+    while std::fs::read_to_string(&journal).unwrap_or_default().lines().count() < 2 {
+        assert!(start.elapsed() < Duration::from_secs(300));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let signal = |name: &str, pid: u32| {
+        Command::new("kill").args([name, &pid.to_string()]).status().unwrap();
+    };
+    let workers = super::worker::children(campaign.id());
+    assert!(!workers.is_empty());
+    workers.iter().for_each(|&worker| signal("-STOP", worker));
+    signal("-INT", campaign.id());
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(campaign.try_wait().unwrap().is_none(), "it waits for the cases under way");
+    signal("-INT", campaign.id());
+    let output = campaign.wait_with_output();
+    workers.iter().for_each(|&worker| signal("-CONT", worker));
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(!String::from_utf8_lossy(&output.stdout).contains(r#""event":"finished""#));
+}
+
 #[cfg(unix)]
 #[test]
 fn an_interrupt_ends_a_campaign_with_its_summary_and_quiet_workers() {

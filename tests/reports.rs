@@ -7,6 +7,8 @@ use attnfuzz::outcome::Outcome;
 use attnfuzz::report::record::{Entry, Record};
 use attnfuzz::report::{html, junit, sarif};
 use roxmltree::{Document, ParsingOptions};
+use std::path::Path;
+use std::process::{Command, Output};
 use std::sync::Arc;
 
 const KERNELS: [&str; 3] = [
@@ -205,4 +207,111 @@ fn what_cases_were_like_does_not_depend_on_threads() {
     assert_eq!(one[1].cases, 40);
     let plane = &one[1].planes[0];
     assert_eq!(plane.values().flat_map(|column| column.values()).map(|cell| cell.cases).sum::<u64>(), 40);
+}
+
+const MUTANT: &str = "kernels/mutants/gqa_decode/m02_group_padded_to_power_of_two.toml";
+
+fn attnfuzz(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_attnfuzz"));
+    command.args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap()
+}
+
+/// Reads the four reports in a folder and gives the findings that each has.
+fn findings_told(folder: &Path) -> [usize; 4] {
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let (page, junit, sarif) = (read("r.html"), read("r.xml"), read("r.sarif"));
+    let page = xml(&page);
+    let headings = page.descendants().filter(|node| node.has_tag_name("h2"));
+    let told = headings.filter(|h2| h2.children().any(|n| n.attribute("class") == Some("bad"))).count();
+    let junit = xml(&junit);
+    let failures = junit.descendants().filter(|node| node.has_tag_name("failure")).count();
+    let log: serde_json::Value = serde_json::from_str(&sarif).unwrap();
+    assert_eq!(log["version"], "2.1.0");
+    assert!(log["$schema"].is_string());
+    let [run] = &log["runs"].as_array().unwrap()[..] else { panic!("{log}") };
+    assert!(run["tool"]["driver"]["name"].is_string());
+    let results = run["results"].as_array().unwrap();
+    for result in results {
+        assert!(result["message"]["text"].is_string() && result["ruleId"].is_string());
+        let place = &result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"];
+        assert!(place.is_string(), "{result}");
+    }
+    let lines: Vec<serde_json::Value> =
+        read("r.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["event"], &lines[lines.len() - 1]["event"]), (&"started".into(), &"finished".into()));
+    assert!(!lines.iter().any(|line| line["event"] == "progress"));
+    let found = lines.iter().filter(|line| line["event"] == "found" || line["event"] == "met").count();
+    assert_eq!(lines[lines.len() - 1]["findings"], found);
+    [told, failures, results.len(), found]
+}
+
+#[test]
+fn the_program_writes_every_report_and_a_resumed_campaign_s_has_all_findings() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (journal, found) = (path("journal"), path("found"));
+    let mut args = vec!["fuzz", MUTANT, "gqa_decode", "--backend=emulator", "--cases=40", "--max-findings=2"];
+    args.extend(["--max-shrink=200", "--journal", &journal, "--regressions", &found]);
+    let reports = ["r.html", "r.xml", "r.sarif", "r.jsonl"].map(path);
+    reports.iter().for_each(|report| args.extend(["--report", report]));
+    let output = attnfuzz(&args);
+    assert_eq!(output.status.code(), Some(100), "{output:?}");
+    let told = findings_told(folder.path());
+    assert!(told[0] >= 1 && told.iter().all(|count| *count == told[0]), "{told:?}");
+    // The campaign is at its end: what its reports have now is from its journal.
+    reports.iter().for_each(|report| std::fs::remove_file(report).unwrap());
+    let output = attnfuzz(&["fuzz", "--resume", &journal]);
+    assert_eq!(output.status.code(), Some(100), "{output:?}");
+    assert_eq!(findings_told(folder.path()), told);
+    assert!(output.stderr.is_empty(), "{output:?}");
+    // A finding whose file is gone is missed by name.
+    std::fs::remove_dir_all(&found).unwrap();
+    let output = attnfuzz(&["fuzz", "--resume", &journal]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(text.matches("is not in the report").count(), told[0], "{text}");
+}
+
+#[test]
+fn a_report_that_can_not_be_written_is_refused_before_the_work() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, what) in [("r.txt", "ends in .html, .xml, .sarif or .jsonl"), ("none/r.html", "can't write")] {
+        let file = folder.path().join(name).to_string_lossy().into_owned();
+        let found = folder.path().to_string_lossy().into_owned();
+        let output =
+            attnfuzz(&["fuzz", "--backend=emulator", "--time=10m", "--regressions", &found, "--report", &file]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && text.contains(what) && text.contains(&file), "{text}");
+    }
+}
+
+#[test]
+fn rule_out_exits_as_its_help_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let found = folder.path().to_string_lossy().into_owned();
+    let exit = |args: &[&str]| {
+        let args = [&["rule-out", "--backend=emulator", "--max-shrink=300", "--regressions", &found], args].concat();
+        let output = attnfuzz(&args);
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, text) = exit(&["gqa_decode", "--cases=2"]);
+    assert!(code == 0 && text.contains("is ruled out"), "{code}: {text}");
+    let (code, text) = exit(&[MUTANT, "--cases=12"]);
+    assert!(code == 100 && text.contains("verdict: guilty, head mapping"), "{code}: {text}");
+    assert_eq!(exit(&["gqa_decode", "--shape=28:5:128"]).0, 2);
+    assert_eq!(exit(&["no_such_kernel"]).0, 2);
+}
+
+/// A kernel's rate is of the time that went into it, not of the campaign's, which others share.
+#[test]
+fn rates_are_of_the_time_that_went_into_a_kernel() {
+    let (summary, _) = campaign(2);
+    assert_eq!(summary.jobs, 2);
+    for row in &summary.rows {
+        let rate = row.rate(summary.jobs).unwrap();
+        assert!((rate * row.busy.as_secs_f64() / 2.0 - row.cases as f64).abs() < 1e-6);
+    }
+    let alone = campaign(1).0;
+    for row in &alone.rows {
+        assert!(row.rate(1).unwrap() > row.cases as f64 / alone.elapsed.as_secs_f64(), "{}", row.kernel);
+    }
 }

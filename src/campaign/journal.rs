@@ -5,9 +5,10 @@
 //! last entry is run again, with the same results. An entry is written each second, before a finding is shrunk and after
 //! it was saved. A line that was being written when the campaign was killed is dropped.
 
-use super::{Comparison, Config, Row};
+use super::{Comparison, Config, Event, Found, Row};
 use crate::case::codec::fnv1a;
 use crate::oracle::{Signature, Unconfirmed};
+use crate::regression::{Finding, LoadError, Saved};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -50,8 +51,42 @@ pub(super) struct State {
     /// Of each kernel and backend, the cases that are to run under compute-sanitizer.
     #[serde(default)]
     pub(super) to_sanitize: Vec<Vec<String>>,
+    /// The findings that are in files.
+    #[serde(default)]
+    pub(super) found: Vec<Earlier>,
     /// For each backend.
     pub(super) unconfirmed: Vec<Unconfirmed>,
+}
+
+/// A finding of a campaign, in its file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Earlier {
+    kernel: String,
+    file: PathBuf,
+    executions: u32,
+    /// Whether it was only met, while another was shrunk.
+    met: bool,
+}
+
+impl Earlier {
+    /// Nothing if it is in no file.
+    pub(super) fn of(found: &Found, met: bool) -> Option<Self> {
+        let file = found.saved.as_ref()?.as_ref().ok()?.path().to_owned();
+        Some(Self { kernel: found.kernel.clone(), file, executions: found.executions, met })
+    }
+
+    /// The event that told it, with what is in its file now.
+    ///
+    /// # Errors
+    /// The file can't be read any more.
+    pub fn event(&self) -> Result<Event, LoadError> {
+        let finding = Finding::load(&self.file)?;
+        let saved = Some(Ok(Saved::Known(self.file.clone())));
+        let found = Found { kernel: self.kernel.clone(), finding, executions: self.executions, saved };
+        let found = Box::new(found);
+        Ok(if self.met { Event::Met(found) } else { Event::Found(found) })
+    }
 }
 
 /// A journal that can be written on.
@@ -128,6 +163,7 @@ impl State {
             elapsed: Duration::ZERO,
             known: vec![Vec::new(); rows.len()],
             to_sanitize: Vec::new(),
+            found: Vec::new(),
             rows,
             comparisons: vec![Comparison::default(); config.kernels.len()],
             internal_errors: 0,
@@ -200,6 +236,11 @@ impl Journal {
             return different("devices", &head.backends, &found.backends);
         }
         Ok(())
+    }
+
+    /// The findings of the campaign up to here.
+    pub fn found(&self) -> &[Earlier] {
+        self.state.as_ref().map_or(&[], |state| &state.found)
     }
 
     /// How far the campaign is; nothing if it has written nothing yet.

@@ -15,7 +15,7 @@ mod statistic;
 
 pub use compare::Comparison;
 pub use guided::Guidance;
-pub use journal::{Head, Journal, JournalError};
+pub use journal::{Earlier, Head, Journal, JournalError};
 pub use minimise::{Minimised, met, minimise};
 pub use run::{Session, run, run_session};
 pub use sanitize::Sanitizing;
@@ -95,6 +95,8 @@ pub enum Event {
         worst_ratio: f64,
         /// Distinct findings.
         findings: usize,
+        /// Of each kernel and backend.
+        paces: Vec<Pace>,
         /// Of a guided campaign: how far it is, over all kernels.
         reach: Option<Reach>,
     },
@@ -144,6 +146,25 @@ pub enum Event {
     },
 }
 
+/// How one kernel on one backend gets on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pace {
+    /// Name of the kernel.
+    pub kernel: String,
+    /// Description of the backend.
+    pub device: String,
+    /// Cases judged.
+    pub cases: u64,
+    /// Cases not judged.
+    pub skipped: u64,
+    /// As [`Row::rate`].
+    pub rate: Option<f64>,
+    /// Largest error over bound of an agreeing case.
+    pub worst_ratio: f64,
+    /// Distinct findings.
+    pub findings: usize,
+}
+
 /// A new finding and what became of it.
 #[derive(Clone, Debug)]
 pub struct Found {
@@ -177,6 +198,8 @@ pub struct Summary {
     pub unconfirmed: Vec<(String, Unconfirmed)>,
     /// Cases on which this program went wrong.
     pub internal_errors: u64,
+    /// Threads.
+    pub jobs: usize,
     /// Wall-clock time, that of the sessions before this one included.
     pub elapsed: Duration,
     /// Whether it was told to stop before it was done.
@@ -248,6 +271,28 @@ pub struct RelationCount {
     pub does_not_apply: u64,
     /// How closely it holds, over all those cases.
     pub held: Held,
+}
+
+impl Row {
+    /// Cases judged a second of the time that went into this kernel on this backend, with so many threads at work: what a
+    /// campaign of it alone would come to. Nothing before the first case.
+    pub fn rate(&self, jobs: usize) -> Option<f64> {
+        let seconds = self.busy.as_secs_f64() / jobs.max(1) as f64;
+        (self.cases > 0 && seconds > 0.0).then(|| self.cases as f64 / seconds)
+    }
+
+    /// How it gets on, with so many threads at work.
+    pub fn pace(&self, jobs: usize) -> Pace {
+        Pace {
+            kernel: self.kernel.clone(),
+            device: self.device.clone(),
+            cases: self.cases,
+            skipped: self.skipped.values().sum(),
+            rate: self.rate(jobs),
+            worst_ratio: self.worst_ratio,
+            findings: self.findings,
+        }
+    }
 }
 
 impl Summary {

@@ -1,7 +1,7 @@
 //! The dispatcher and its worker threads.
 
 use super::guided::{Guides, Plans};
-use super::journal::{Journal, State};
+use super::journal::{Earlier, Journal, State};
 use super::minimise::{met, minimise};
 use super::sanitize::Sanitizing;
 use super::{Comparison, Config, Event, Found, RelationCount, Row, Statistic, Summary};
@@ -389,6 +389,7 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
                 cases: self.state.next + 1,
                 worst_ratio: self.state.rows.iter().map(|row| row.worst_ratio).fold(0.0, f64::max),
                 findings: self.state.rows.iter().map(|row| row.findings).sum(),
+                paces: self.state.rows.iter().map(|row| row.pace(self.shared.config.jobs)).collect(),
                 reach: self.guides.as_ref().map(|guides| guides.reach().into_iter().sum::<Reach>()),
             });
         }
@@ -490,6 +491,7 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
             By::Sanitizer => None,
         };
         let found = Found::saved(subject, minimised.finding, minimised.executions, config.store.as_ref());
+        self.state.found.extend(Earlier::of(&found, false));
         (self.sink)(Event::Found(Box::new(found)));
         for (case, message) in minimised.internal_errors {
             self.internal(kernel, &case, message);
@@ -521,6 +523,7 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
         let Some(examiner) = self.examiner(backend, by) else { return };
         if let Some(finding) = met(kernel, &*examiner, case, verdict, id) {
             let found = Found::saved(kernel, finding, 0, config.store.as_ref());
+            self.state.found.extend(Earlier::of(&found, true));
             (self.sink)(Event::Met(Box::new(found)));
         }
     }
@@ -537,6 +540,7 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
             comparisons,
             unconfirmed: told.filter(|(_, unconfirmed)| unconfirmed.deaths > 0).collect(),
             internal_errors: self.state.internal_errors,
+            jobs: config.jobs,
             elapsed: self.before + self.start.elapsed(),
             interrupted: self.shared.is_interrupted(),
             journal_lost: self.journal_lost,

@@ -1,8 +1,9 @@
 //! `attnfuzz coverage`.
 
-use super::{Exit, Failure, Format};
+use super::{DrawArgs, Exit, Failure, Format};
 use crate::backend::{Kernel, Points, shipped_names};
 use crate::case::Case;
+use crate::corpus::{Entry, EntryError};
 use crate::coverage::{self, Config, Layout, Listing, Measured, Totals};
 use crate::report::{coverage as report, lcov};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -30,12 +31,8 @@ pub(super) struct CoverageArgs {
     /// Wall-clock limit of each kernel, such as 60s or 10m
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     time: Option<Duration>,
-    /// Which cases
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
-    /// Threads [default: as many as there are processors]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    jobs: Option<u16>,
+    #[command(flatten)]
+    draw: DrawArgs,
     /// Run these cases first: a folder of files, each line of which is a case, or a kernel's name and a case
     #[arg(long, value_name = "DIR")]
     corpus: Option<PathBuf>,
@@ -109,8 +106,8 @@ fn config(args: &CoverageArgs, kernel: &Kernel, corpus: &[(Option<String>, Case)
         corpus: corpus.iter().filter(|(name, _)| is_meant(name)).map(|(_, case)| case.clone()).collect(),
         cases: if only_corpus { Some(args.cases.unwrap_or(0)) } else { args.cases },
         time: args.time.or_else(|| is_open.then_some(DEFAULT_TIME)),
-        seed: args.seed,
-        jobs: args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from),
+        seed: args.draw.seed,
+        jobs: args.draw.jobs(),
     }
 }
 
@@ -151,12 +148,13 @@ fn read_corpus(folder: &Path) -> Result<Vec<(Option<String>, Case)>, Failure> {
     for file in files {
         let text = fs::read_to_string(&file).map_err(|e| wrong(&file, &e))?;
         for (number, line) in text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty()) {
-            let (kernel, line) = match line.split_once(' ') {
-                Some((name, rest)) if !name.contains('=') => (Some(name.to_owned()), rest),
-                _ => (None, line),
-            };
-            let case = line.parse().map_err(|e| wrong(&file, &format!("line {}: {e}", number + 1)))?;
-            cases.push((kernel, case));
+            let wrong = |error: &dyn std::fmt::Display| wrong(&file, &format!("line {}: {error}", number + 1));
+            cases.push(match line.parse() {
+                Ok(Entry { kernel, case }) => (Some(kernel), case),
+                // A case without a kernel's name is for every kernel.
+                Err(EntryError::Form(_)) => (None, line.parse().map_err(|error| wrong(&error))?),
+                Err(error) => return Err(wrong(&error)),
+            });
         }
     }
     Ok(cases)

@@ -2,8 +2,8 @@
 
 use super::reports::Reports;
 use super::{
-    BackendArgs, BackendChoice, CASE_TIMEOUT, Cli, Command, Devices, Exit, Failure, Format, FuzzArgs, IsolateChoice,
-    IsolationArgs, backends,
+    BackendArgs, BackendChoice, CASE_TIMEOUT, Cli, Command, Devices, DrawArgs, Exit, Failure, Format, FuzzArgs,
+    IsolateChoice, IsolationArgs, backends,
 };
 use crate::backend::{Emulator, Kernel, shipped_names};
 use crate::campaign::{Config, Event, Guidance, Head, Journal, Sanitizing, Session, run_session};
@@ -19,10 +19,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const DEFAULT_TIME: Duration = Duration::from_secs(60);
 const SHORT_TIME: Duration = Duration::from_secs(20);
+/// The default of `--progress`.
+const PROGRESS: Duration = Duration::from_secs(30);
 
 /// What the program does without arguments.
 pub(super) fn short_campaign() -> FuzzArgs {
@@ -34,12 +36,12 @@ pub(super) fn short_campaign() -> FuzzArgs {
         isolation: IsolationArgs { isolate: IsolateChoice::Auto, case_timeout: CASE_TIMEOUT.into() },
         cases: None,
         time: Some(SHORT_TIME),
-        seed: 0,
-        jobs: None,
+        draw: DrawArgs { seed: 0, jobs: None },
         regressions: PathBuf::from("proptest-regressions"),
         relations: Vec::new(),
         sanitize: Vec::new(),
         sanitize_every: 256,
+        progress: PROGRESS,
         guided: false,
         corpus: None,
         max_findings: 1,
@@ -92,7 +94,7 @@ fn config(args: &FuzzArgs) -> Result<Config, Failure> {
     names.retain(|name| seen.insert(name.clone()));
     let kernels = names.iter().map(|name| Kernel::open(name).map(Arc::new).map_err(Failure::usage));
     let kernels: Vec<Arc<Kernel>> = kernels.collect::<Result<_, _>>()?;
-    let jobs = args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let jobs = args.draw.jobs();
     Ok(Config {
         guidance: if args.guided { Some(guidance(args, &kernels)?) } else { None },
         backends: if args.guided {
@@ -103,7 +105,7 @@ fn config(args: &FuzzArgs) -> Result<Config, Failure> {
         kernels,
         cases: args.cases,
         time: args.time.or_else(|| args.cases.is_none().then_some(DEFAULT_TIME)),
-        seed: args.seed,
+        seed: args.draw.seed,
         relations: relations(&args.relations)?,
         jobs,
         max_findings: usize::from(args.max_findings),
@@ -156,7 +158,7 @@ fn campaign(args: &FuzzArgs, config: &Config, journal: Option<Journal>, path: Op
     let by_backend = backends::sanitizers(&args.backend, &args.isolation, &args.sanitize, &config.backends);
     let sanitizing = Sanitizing { by_backend, every: args.sanitize_every };
     let session = Session { stop: interrupts()?, journal, sanitizing };
-    let mut reports = Reports::open(&args.report)?;
+    let mut reports = Reports::open(&args.report, session.journal.as_ref().map_or(&[], Journal::found))?;
     let summary = match args.format {
         Format::Jsonl => {
             let summary = run_session(config, session, &mut |event| {
@@ -167,7 +169,7 @@ fn campaign(args: &FuzzArgs, config: &Config, journal: Option<Journal>, path: Op
             summary
         }
         Format::Human => {
-            let mut screen = Screen::new(config);
+            let mut screen = Screen::new(config, args.progress);
             let summary = run_session(config, session, &mut |event| {
                 screen.show(&event);
                 reports.note(&event);
@@ -218,21 +220,26 @@ fn relations(names: &[String]) -> Result<Vec<Relation>, Failure> {
 /// The progress bar, and the lines that pass above it.
 struct Screen {
     bar: ProgressBar,
+    start: Instant,
+    /// When progress was last told where no bar is drawn, and how often it is.
+    last: Instant,
+    every: Duration,
 }
 
 impl Screen {
-    fn new(config: &Config) -> Self {
+    fn new(config: &Config, every: Duration) -> Self {
         let total = config.cases.map(|cases| cases.saturating_mul(config.kernels.len() as u64));
         let (bar, template) = match total {
             Some(total) => (
                 ProgressBar::new(total),
-                "{spinner} {elapsed} [{bar:30}] {human_pos}/{human_len} cases {per_sec} {msg}",
+                "{spinner} {elapsed} [{bar:30}] {human_pos}/{human_len} cases {per_sec}\n{msg}",
             ),
-            None => (ProgressBar::no_length(), "{spinner} {elapsed} {human_pos} cases {per_sec} {msg}"),
+            None => (ProgressBar::no_length(), "{spinner} {elapsed} {human_pos} cases {per_sec}\n{msg}"),
         };
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.progress_chars("=> "));
-        Self { bar }
+        let start = Instant::now();
+        Self { bar, start, last: start, every }
     }
 
     fn show(&mut self, event: &Event) {
@@ -240,10 +247,16 @@ impl Screen {
             Event::Started { kernels, backends, seed, .. } => {
                 self.say(&format!("fuzzing {} on {} (seed {seed})", kernels.join(", "), backends.join(" and ")));
             }
-            Event::Progress { cases, worst_ratio, findings, reach } => {
+            Event::Progress { cases, paces, reach, .. } => {
+                let mut lines: Vec<String> = paces.iter().map(human::pace).collect();
+                lines.extend(reach.map(human::reach));
                 self.bar.set_position(*cases);
-                let reach = reach.map(|reach| format!(", {}", human::reach(reach))).unwrap_or_default();
-                self.bar.set_message(format!("worst error/bound {worst_ratio:.3}, findings {findings}{reach}"));
+                self.bar.set_message(lines.join("\n"));
+                if self.bar.is_hidden() && self.last.elapsed() >= self.every {
+                    self.last = Instant::now();
+                    let seconds = self.start.elapsed().as_secs();
+                    lines.iter().for_each(|line| println!("{seconds} s: {line}"));
+                }
             }
             Event::Sanitizing { kernel, cases } => {
                 self.bar.set_message(format!("{cases} cases of {kernel} under compute-sanitizer"));

@@ -135,6 +135,23 @@ enum IsolateChoice {
 const CASE_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(clap::Args)]
+struct DrawArgs {
+    /// Which cases; of mutants, which if not all
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// Threads [default: as many as there are processors]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
+}
+
+impl DrawArgs {
+    /// Threads.
+    fn jobs(&self) -> usize {
+        self.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
+    }
+}
+
+#[derive(clap::Args)]
 struct IsolationArgs {
     /// Whether kernels run in processes of their own
     #[arg(long, value_enum, default_value = "auto")]
@@ -247,9 +264,8 @@ struct FuzzArgs {
     /// Wall-clock limit, such as 60s, 10m or 8h
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     time: Option<Duration>,
-    /// Which cases
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    draw: DrawArgs,
     /// Judge every case by these relations too, in turn, comma-separated, or `all`; without, one case in eight by one.
     #[arg(long, value_name = "RELATION", value_delimiter = ',')]
     relations: Vec<String>,
@@ -260,9 +276,6 @@ struct FuzzArgs {
     /// One case of a kernel in so many runs under compute-sanitizer
     #[arg(long, value_name = "N", default_value_t = 256, requires = "sanitize", value_parser = clap::value_parser!(u64).range(1..))]
     sanitize_every: u64,
-    /// Threads [default: as many as there are processors]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    jobs: Option<u16>,
     /// Folder that findings are saved below
     #[arg(long, value_name = "DIR", default_value = "proptest-regressions")]
     regressions: PathBuf,
@@ -278,6 +291,9 @@ struct FuzzArgs {
     /// How to tell what happens
     #[arg(long, value_enum, default_value = "human")]
     format: Format,
+    /// Where the progress bar is not seen: how often to print a line for each kernel, such as 5m
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    progress: Duration,
 }
 
 #[derive(clap::Args)]

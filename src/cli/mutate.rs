@@ -1,6 +1,6 @@
 //! `attnfuzz mutate`.
 
-use super::{Exit, Failure, Format};
+use super::{DrawArgs, Exit, Failure, Format};
 use crate::backend::{Kernel, shipped_names};
 use crate::mutate::{self, Config, Mutant, Progress, Report, Tally};
 use crate::report::mutation;
@@ -26,12 +26,8 @@ pub(super) struct MutateArgs {
     /// Cases to try mutants on [default: as many as the budget allows]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     cases: Option<u64>,
-    /// Which cases, and which mutants if not all
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
-    /// Threads [default: as many as there are processors]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    jobs: Option<u16>,
+    #[command(flatten)]
+    draw: DrawArgs,
     /// How many mutants of each kernel: a number, drawn by the seed, or all
     #[arg(long, value_name = "N|all", default_value = "all", value_parser = parse_mutants)]
     mutants: usize,
@@ -81,12 +77,7 @@ pub(super) fn run(args: &MutateArgs) -> Result<Exit, Failure> {
         }
         return Ok(Exit::Clean);
     }
-    let config = Config {
-        budget: args.budget,
-        cases: args.cases,
-        seed: args.seed,
-        jobs: args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from),
-    };
+    let config = Config { budget: args.budget, cases: args.cases, seed: args.draw.seed, jobs: args.draw.jobs() };
     let reports: Vec<Report> =
         work.into_iter().map(|(kernel, mutants)| tell(args.format, &kernel, mutants, &config)).collect();
     let scores: Vec<f64> = reports.iter().filter_map(|report| Tally::of(&report.results).score()).collect();
@@ -104,7 +95,7 @@ fn chosen(args: &MutateArgs, kernel: &Kernel) -> Result<Vec<Mutant>, Failure> {
     if !args.only.is_empty() {
         mutants.retain(|mutant| args.only.contains(&mutant.id));
     }
-    Ok(mutate::sample(mutants, args.mutants, args.seed))
+    Ok(mutate::sample(mutants, args.mutants, args.draw.seed))
 }
 
 fn described(format: Format, kernel: &Kernel, mutant: &Mutant) -> String {

@@ -2,7 +2,7 @@
 
 use super::Failure;
 use crate::backend::Kernel;
-use crate::campaign::{Config, Event, Found, Summary};
+use crate::campaign::{Config, Earlier, Event, Found, Summary};
 use crate::oracle::{ErrorPlane, error_map};
 use crate::outcome::Outcome;
 use crate::report::record::{Entry, Record};
@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 /// The files asked for, and what is to stand in them.
 pub(super) struct Reports {
     files: Vec<(PathBuf, Kind)>,
+    /// What was found in earlier parts of the campaign, until this one starts.
+    earlier: Vec<Event>,
     found: Vec<Found>,
     internal_errors: Vec<(String, String, String)>,
     /// The lines of the events, if any file wants them.
@@ -29,8 +31,9 @@ enum Kind {
 }
 
 impl Reports {
-    /// Finds out before the work, not after it, whether the files can be written.
-    pub(super) fn open(files: &[PathBuf]) -> Result<Self, Failure> {
+    /// Finds out before the work, not after it, whether the files can be written. Says which findings of earlier parts of the
+    /// campaign can't be read any more.
+    pub(super) fn open(files: &[PathBuf], earlier: &[Earlier]) -> Result<Self, Failure> {
         let open = |file: &PathBuf| {
             let kind = match file.extension().and_then(|extension| extension.to_str()) {
                 Some("html") => Kind::Html,
@@ -47,8 +50,17 @@ impl Reports {
             write(file, "")?;
             Ok((file.clone(), kind))
         };
-        let files = files.iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Self { files, found: Vec::new(), internal_errors: Vec::new(), lines: Vec::new() })
+        let files = files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let earlier = earlier.iter().filter(|_| !files.is_empty()).filter_map(|earlier| {
+            earlier
+                .event()
+                .inspect_err(|error| {
+                    eprintln!("warning: a finding of an earlier part of the campaign is not in the report: {error}");
+                })
+                .ok()
+        });
+        let earlier = earlier.collect();
+        Ok(Self { files, earlier, found: Vec::new(), internal_errors: Vec::new(), lines: Vec::new() })
     }
 
     pub(super) fn note(&mut self, event: &Event) {
@@ -64,6 +76,9 @@ impl Reports {
         }
         if self.files.iter().any(|(_, kind)| *kind == Kind::Jsonl) && !matches!(event, Event::Progress { .. }) {
             self.lines.push(jsonl::event(event));
+        }
+        if matches!(event, Event::Started { .. }) {
+            std::mem::take(&mut self.earlier).iter().for_each(|event| self.note(event));
         }
     }
 

@@ -1,6 +1,6 @@
 //! `attnfuzz rule-out`.
 
-use super::{BackendArgs, Exit, Failure, Format, IsolationArgs, backends};
+use super::{BackendArgs, DrawArgs, Exit, Failure, Format, IsolationArgs, backends};
 use crate::backend::Kernel;
 use crate::regression::Store;
 use crate::report::rule_out as report;
@@ -41,12 +41,8 @@ pub(super) struct RuleOutArgs {
     /// Wall-clock limit of all suspects together, shrinking not counted, such as 60s or 10m
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     time: Option<Duration>,
-    /// Which cases
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
-    /// Threads [default: as many as there are processors]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    jobs: Option<u16>,
+    #[command(flatten)]
+    draw: DrawArgs,
     /// Folder that findings are saved below
     #[arg(long, value_name = "DIR", default_value = "proptest-regressions")]
     regressions: PathBuf,
@@ -67,7 +63,7 @@ pub(super) fn run(args: &RuleOutArgs) -> Result<Exit, Failure> {
     if let Some(heads) = &args.shape {
         heads.restrict(&kernel.manifest.domain).map_err(|why| Failure::usage(format!("--shape: {why}")))?;
     }
-    let jobs = args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let jobs = args.draw.jobs();
     let backends = backends::examiners(&args.backend, &args.isolation, jobs)?;
     let mut exits = Vec::new();
     for backend in &backends {
@@ -77,7 +73,7 @@ pub(super) fn run(args: &RuleOutArgs) -> Result<Exit, Failure> {
             heads: args.shape,
             cases: args.cases.or_else(|| args.time.is_none().then_some(DEFAULT_CASES)),
             time: args.time.map(|time| time / backends.len() as u32),
-            seed: args.seed,
+            seed: args.draw.seed,
             jobs,
             max_shrink: args.max_shrink,
             store: Some(store.clone()),

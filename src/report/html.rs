@@ -1,6 +1,6 @@
 //! A campaign as one HTML page: no script, nothing from elsewhere, light and dark, well-formed as XML too.
 
-use super::human::significant;
+use super::human::rate;
 use super::markup::Text;
 use super::record::{Entry, Record};
 use super::svg::{self, Shade};
@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 const STYLE: &str = "\
 :root{color-scheme:light dark;--bg:#fff;--fg:#1b1f24;--dim:#57606a;--line:#d0d7de;--low:#dbeafe;--high:#1d4ed8;--bad:#c62828;--good:#b7dfc0;--none:#eceff2}
-@media (prefers-color-scheme:dark){:root{--bg:#0f1318;--fg:#e4e8ec;--dim:#98a2ad;--line:#333b44;--low:#1b2b44;--high:#7db0ff;--bad:#ff6b60;--good:#24543a;--none:#20262d}}
+@media screen and (prefers-color-scheme:dark){:root{--bg:#0f1318;--fg:#e4e8ec;--dim:#98a2ad;--line:#333b44;--low:#1b2b44;--high:#7db0ff;--bad:#ff6b60;--good:#24543a;--none:#20262d}}
 *{box-sizing:border-box}
 body{font:15px/1.45 system-ui,sans-serif;background:var(--bg);color:var(--fg);max-width:72rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem;border-top:1px solid var(--line);padding-top:1rem;overflow-wrap:anywhere}h3{font-size:1rem;margin:1rem 0 .3rem}
@@ -19,7 +19,7 @@ pre,code{font:13px/1.4 ui-monospace,monospace}pre{white-space:pre-wrap;overflow-
 .bad{color:var(--bad);font-weight:600}.dim{color:var(--dim)}
 .plots{display:flex;flex-wrap:wrap;gap:1.5rem}figure{margin:0}figcaption{color:var(--dim);font-size:.85rem;max-width:24rem}
 svg text{font:10px system-ui,sans-serif;fill:var(--dim)}svg .bad{fill:var(--bad)}svg .good{fill:var(--good)}svg .none{fill:var(--none)}svg .low{fill:var(--low)}svg .high{fill:var(--high)}
-@media print{body{max-width:none;margin:0}h2,figure,pre{break-inside:avoid}h2{break-after:avoid}svg{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
+@media print{:root{color-scheme:light}body{max-width:none;margin:0}.wide{overflow:visible}h2,h3,tr,figure{break-inside:avoid}h2,h3{break-after:avoid}svg{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 ";
 
 /// The whole page.
@@ -52,7 +52,7 @@ fn overview(page: &mut String, record: &Record) {
     );
     page.push_str("<div class=\"wide\"><table><tr><th>kernel</th><th>backend</th><th class=\"n\">cases</th><th class=\"n\">cases/s</th><th class=\"n\">skipped</th><th class=\"n\">worst error/bound</th><th class=\"n\">failing</th><th class=\"n\">findings</th></tr>\n");
     for row in &summary.rows {
-        let rate = if seconds > 0.0 { significant(row.cases as f64 / seconds) } else { "-".into() };
+        let rate = rate(row.rate(summary.jobs));
         let _ = writeln!(
             page,
             "<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{rate}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",

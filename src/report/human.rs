@@ -1,12 +1,11 @@
 //! Text for a terminal.
 
-use crate::campaign::{Found, Row, Summary};
+use crate::campaign::{Found, Pace, Row, Summary};
 use crate::guide::Reach;
 use crate::oracle::{SGN_FAILURE, Tier, Unconfirmed, axes};
 use crate::regression::{Bits, Finding, Replayed, Saved};
 use comfy_table::{CellAlignment, Table, presets};
 use std::fmt::Write;
-use std::time::Duration;
 
 /// A new finding with what became of it.
 pub fn found(found: &Found) -> String {
@@ -160,7 +159,7 @@ pub fn summary(summary: &Summary) -> String {
             row.kernel.clone(),
             row.device.clone(),
             row.cases.to_string(),
-            rate(row, summary.elapsed),
+            rate(row.rate(summary.jobs)),
             row.skipped.values().sum::<u64>().to_string(),
             if row.cases == row.failing { "-".into() } else { format!("{:.3}", row.worst_ratio) },
             row.findings.to_string(),
@@ -317,9 +316,18 @@ fn verdict(summary: &Summary) -> String {
     }
 }
 
-fn rate(row: &Row, elapsed: Duration) -> String {
-    let seconds = elapsed.as_secs_f64();
-    if seconds > 0.0 { significant(row.cases as f64 / seconds) } else { "-".into() }
+/// Cases a second, if there is anything to tell.
+pub(super) fn rate(rate: Option<f64>) -> String {
+    rate.map_or("-".into(), significant)
+}
+
+/// How a kernel on a backend gets on, in a line.
+pub fn pace(pace: &Pace) -> String {
+    let Pace { kernel, device, cases, skipped, worst_ratio, findings, .. } = pace;
+    let rate = rate(pace.rate);
+    format!(
+        "{kernel} on {device}: {cases} cases, {rate}/s, {skipped} skipped, worst error/bound {worst_ratio:.3}, findings {findings}"
+    )
 }
 
 /// Three significant digits, without an exponent where a person would not write one.

@@ -8,7 +8,7 @@
 //! may be), with the axes of [`Role::axes`](crate::case::values::Role::axes).
 //! Numbers that JSON lacks (NaN, infinities) are strings.
 
-use crate::campaign::{Event, Found, RelationCount, Summary};
+use crate::campaign::{Event, Found, Pace, RelationCount, Summary};
 use crate::case::{Case, FEW, Relation};
 use crate::guide::Reach;
 use crate::regression::{Bits, Finding, Replayed, Saved};
@@ -21,9 +21,13 @@ pub fn event(event: &Event) -> String {
         Event::Started { kernels, backends, cases, seed } => {
             json!({"event": "started", "kernels": kernels, "backends": backends, "cases": cases, "seed": seed})
         }
-        Event::Progress { cases, worst_ratio, findings, reach } => {
+        Event::Progress { cases, worst_ratio, findings, paces, reach } => {
             let reach = reach.map(self::reach);
-            json!({"event": "progress", "cases": cases, "worst_ratio": worst_ratio, "findings": findings, "reach": reach})
+            let rows: Vec<Value> = paces.iter().map(pace).collect();
+            json!({
+                "event": "progress", "cases": cases, "worst_ratio": worst_ratio, "findings": findings, "rows": rows,
+                "reach": reach,
+            })
         }
         Event::Sanitizing { kernel, cases } => json!({"event": "sanitizing", "kernel": kernel, "cases": cases}),
         Event::Shrinking { kernel, line } => json!({"event": "shrinking", "kernel": kernel, "case": line}),
@@ -45,7 +49,7 @@ pub fn summary(summary: &Summary) -> Vec<String> {
     let rows = summary.rows.iter().map(|row| {
         json!({
             "event": "row", "kernel": row.kernel, "backend": row.backend.to_string(), "device": row.device,
-            "cases": row.cases, "cases_per_s": row.cases as f64 / seconds.max(1e-9), "busy_s": row.busy.as_secs_f64(),
+            "cases": row.cases, "cases_per_s": row.rate(summary.jobs), "busy_s": row.busy.as_secs_f64(),
             "elements": row.elements, "out_of_domain": row.out_of_domain, "skipped": row.skipped,
             "worst_ratio": row.worst_ratio, "worst_case": row.worst_case,
             "suspect": row.suspect, "worst_model_ratio": row.worst_model_ratio, "suspect_case": row.suspect_case, "relations": relations(&row.relations), "failing": row.failing, "findings": row.findings,
@@ -73,6 +77,13 @@ pub fn summary(summary: &Summary) -> Vec<String> {
         "interrupted": summary.interrupted, "journal_lost": summary.journal_lost, "corpus_lost": summary.corpus_lost,
     });
     rows.chain(comparisons).chain(reached).chain(deaths).chain([end]).map(|value| value.to_string()).collect()
+}
+
+fn pace(pace: &Pace) -> Value {
+    json!({
+        "kernel": pace.kernel, "device": pace.device, "cases": pace.cases, "cases_per_s": pace.rate,
+        "skipped": pace.skipped, "worst_ratio": pace.worst_ratio, "findings": pace.findings,
+    })
 }
 
 fn reach(reach: Reach) -> Value {
