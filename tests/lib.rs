@@ -4,6 +4,7 @@
 
 mod architecture;
 mod bound;
+mod brought;
 mod campaign;
 mod cli;
 mod closure;

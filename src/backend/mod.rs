@@ -8,7 +8,9 @@ mod claim;
 pub mod closure;
 mod code;
 pub mod compile;
+mod compiler;
 mod coverage;
+mod cubin;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(not(feature = "cuda"))]
@@ -33,7 +35,7 @@ mod plan;
 mod sources;
 
 pub use claim::Claim;
-pub use code::Code;
+pub use code::{Code, Image};
 pub use coverage::{CoverageMap, Held, Point, PointKind, Points, Recording};
 pub use emulated::{Emulator, Lines, Observed, Watch, elements_times_keys};
 pub use kernel::{Kernel, MutantError, NoPtx, OpenError, SMALL_BUDGET, SMALL_WARPS, shipped_names};
