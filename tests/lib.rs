@@ -5,7 +5,9 @@
 mod architecture;
 mod bound;
 mod brought;
+mod builder;
 mod campaign;
+mod check;
 mod cli;
 mod closure;
 mod coverage;

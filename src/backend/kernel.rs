@@ -272,7 +272,7 @@ impl Kernel {
     }
 
     /// A kernel from the texts of its manifest and its PTX; `file` is what messages call the manifest.
-    pub(super) fn of_texts(file: &Path, manifest: &str, ptx: String) -> Result<Self, OpenError> {
+    pub(crate) fn of_texts(file: &Path, manifest: &str, ptx: String) -> Result<Self, OpenError> {
         let manifest_hash = fnv1a(manifest.as_bytes());
         let manifest = Manifest::parse(file, manifest)?;
         let code = Code::for_all(Against { manifest: &manifest, file }, Path::new("the PTX"), ptx)?;

@@ -14,7 +14,7 @@ use crate::bound::{Contract, FormulaError, LseBase};
 use crate::case::{Domain, Poison, Relation, TensorName};
 use crate::expr::{Expr, ExprError};
 use crate::float::Dtype;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -112,7 +112,7 @@ pub enum Initial {
 }
 
 /// Type of a workspace's elements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WorkspaceType {
     /// The case's dtype.

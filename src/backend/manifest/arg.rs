@@ -3,7 +3,7 @@
 use crate::case::{Case, NO_PAGE, TensorName};
 use crate::expr::{Expr, ExprError};
 use crate::float::Dtype;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// One kernel argument, or one field of a struct.
 #[derive(Clone, Debug)]
@@ -205,7 +205,7 @@ impl IndexType {
 }
 
 /// Type of a number argument.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scalar {
     /// A byte, 0 or 1.
@@ -245,6 +245,16 @@ impl Scalar {
             Self::I32 | Self::U32 | Self::F32 => 4,
             Self::I64 | Self::U64 | Self::F64 => 8,
         }
+    }
+
+    /// The number for `expr`, for people, or why it doesn't fit.
+    pub(in crate::backend) fn text(self, expr: &Expr, values: &[f64]) -> Result<String, ExprError> {
+        let value = expr.value(values);
+        self.bytes(expr, values).map(|_| match self {
+            Self::F16 | Self::Bf16 | Self::F32 => (value as f32).to_string(),
+            Self::F64 => value.to_string(),
+            _ => format!("{value:.0}"),
+        })
     }
 
     /// The number's bytes for `expr`, or why it doesn't fit.
