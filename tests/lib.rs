@@ -4,7 +4,10 @@
 
 mod architecture;
 mod bound;
+mod brought;
+mod builder;
 mod campaign;
+mod check;
 mod cli;
 mod closure;
 mod coverage;

@@ -3,6 +3,7 @@
 use super::manifest::{Lse, Manifest};
 use crate::bound::{Contract, LseBase};
 use crate::case::{Domain, Relation};
+use std::collections::BTreeMap;
 
 /// What a kernel claims: the cases it supports and what is known of its arithmetic. What a `kernel.toml` says beside how to
 /// launch it.
@@ -63,9 +64,13 @@ impl Claim {
             summary: String::new(),
             source: None,
             ptx: None,
+            cubin: None,
             compile: None,
+            defines: Vec::new(),
             domain,
             numerics,
+            numerics_stated: true,
+            layouts: BTreeMap::new(),
             exact_relations,
             lse: lse.map(|base| Lse { base }),
             workspaces: Vec::new(),

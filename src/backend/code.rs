@@ -1,6 +1,7 @@
 //! What a device loads of a kernel, and what the emulator runs of it.
 
 use super::BackendError;
+use super::cubin;
 use super::kernel::OpenError;
 use super::manifest::{Launch, Manifest, ManifestError};
 use crate::case::codec::fnv1a;
@@ -13,16 +14,27 @@ use std::sync::Arc;
 /// A kernel's code for all its cases, or for some of them: entry points that were checked against the manifest.
 #[derive(Clone)]
 pub struct Code {
-    ptx: String,
+    image: Image,
     hash: u64,
-    /// Where the PTX is, or would be; for messages.
+    /// Where the image is, or would be; for messages.
     file: PathBuf,
-    /// Each entry point that may be launched.
+    /// Each entry point that may be launched, by the name that the manifest has for it. Of a cubin there are none.
     entries: BTreeMap<String, Entry>,
+}
+
+/// What a device loads.
+#[derive(Clone)]
+pub enum Image {
+    /// PTX, for the emulator and for any device.
+    Ptx(String),
+    /// Machine code of one architecture.
+    Cubin(Vec<u8>),
 }
 
 #[derive(Clone)]
 struct Entry {
+    /// What the code calls it.
+    symbol: String,
     /// Lowered for the emulator, or why it can't be.
     program: Result<Arc<Program>, ptx::Error>,
 }
@@ -37,61 +49,90 @@ pub(super) struct Against<'a> {
 impl Code {
     /// Code that has an entry point of every launch for every dtype of the domain.
     pub(super) fn for_all(against: Against<'_>, ptx_file: &Path, ptx: String) -> Result<Self, OpenError> {
-        let mut code = Self::new(ptx_file, ptx);
-        let module = code.parse()?;
+        let (mut code, module) = Self::parsed(ptx_file, ptx)?;
         for launch in &against.manifest.launches {
             for &dtype in &against.manifest.domain.dtype {
                 let entries: Vec<&str> = module.entries().filter(|e| launch.entry.may_be(e, dtype)).collect();
                 if entries.is_empty() {
                     let wanted = launch.entry.text.replace("{dtype}", &dtype.to_string());
-                    return Err(code.no_entry(against, &module, &wanted));
+                    return Err(code.no_entry(against, module.entries(), &wanted));
                 }
                 for entry in entries {
-                    code.add(against, launch, &module, entry)?;
+                    code.add(against, launch, &module, entry, entry)?;
                 }
             }
         }
         Ok(code)
     }
 
-    /// Code that has these entry points, each of the launch with that index.
+    /// Code that has these entry points, each of the launch with that index and with that name in the code.
     pub(super) fn with_entries(
         against: Against<'_>,
         ptx_file: &Path,
         ptx: String,
         entries: &[(usize, String)],
+        symbol: impl Fn(&str) -> String,
     ) -> Result<Self, OpenError> {
-        let mut code = Self::new(ptx_file, ptx);
-        let module = code.parse()?;
+        let (mut code, module) = Self::parsed(ptx_file, ptx)?;
         for (launch, entry) in entries {
-            if !module.entries().any(|found| found == entry) {
-                return Err(code.no_entry(against, &module, entry));
+            let symbol = symbol(entry);
+            if !module.entries().any(|found| found == symbol) {
+                return Err(code.no_entry(against, module.entries(), entry));
             }
-            code.add(against, &against.manifest.launches[*launch], &module, entry)?;
+            code.add(against, &against.manifest.launches[*launch], &module, entry, &symbol)?;
         }
         Ok(code)
     }
 
-    fn new(ptx_file: &Path, ptx: String) -> Self {
-        Self { hash: fnv1a(ptx.as_bytes()), file: ptx_file.into(), entries: BTreeMap::new(), ptx }
+    /// Machine code that has an entry point of every launch for every dtype of the domain.
+    pub(super) fn of_cubin(against: Against<'_>, file: &Path, cubin: Vec<u8>) -> Result<Self, OpenError> {
+        let bad = |why| OpenError::Cubin { file: file.into(), why };
+        let entries = cubin::entries(&cubin).map_err(bad)?;
+        let hash = fnv1a(&cubin);
+        let code = Self { image: Image::Cubin(cubin), hash, file: file.into(), entries: BTreeMap::new() };
+        for launch in &against.manifest.launches {
+            for &dtype in &against.manifest.domain.dtype {
+                let mut found = entries.iter().filter(|(entry, _)| launch.entry.may_be(entry, dtype)).peekable();
+                if found.peek().is_none() {
+                    let wanted = launch.entry.text.replace("{dtype}", &dtype.to_string());
+                    return Err(code.no_entry(against, entries.keys().map(String::as_str), &wanted));
+                }
+                for (entry, sizes) in found {
+                    against.manifest.check_params(against.file, launch, entry, sizes)?;
+                }
+            }
+        }
+        Ok(code)
     }
 
-    fn parse(&self) -> Result<Module, OpenError> {
-        ptx::parse(&self.ptx).map_err(|error| OpenError::Ptx { file: self.file.clone(), error })
+    fn parsed(ptx_file: &Path, ptx: String) -> Result<(Self, Module), OpenError> {
+        let module = ptx::parse(&ptx).map_err(|error| OpenError::Ptx { file: ptx_file.into(), error })?;
+        Ok((Self::of_ptx(ptx_file, ptx, BTreeMap::new()), module))
     }
 
-    fn add(&mut self, against: Against<'_>, launch: &Launch, module: &Module, entry: &str) -> Result<(), OpenError> {
-        let program = module.lower(entry);
+    fn of_ptx(file: &Path, ptx: String, entries: BTreeMap<String, Entry>) -> Self {
+        Self { hash: fnv1a(ptx.as_bytes()), image: Image::Ptx(ptx), file: file.into(), entries }
+    }
+
+    fn add(
+        &mut self,
+        against: Against<'_>,
+        launch: &Launch,
+        module: &Module,
+        entry: &str,
+        symbol: &str,
+    ) -> Result<(), OpenError> {
+        let program = module.lower(symbol);
         if let Ok(program) = &program {
             let sizes: Vec<usize> = program.params().iter().map(|p| p.size_bytes).collect();
             against.manifest.check_params(against.file, launch, entry, &sizes)?;
         }
-        self.entries.insert(entry.to_owned(), Entry { program: program.map(Arc::new) });
+        self.entries.insert(entry.into(), Entry { symbol: symbol.into(), program: program.map(Arc::new) });
         Ok(())
     }
 
-    fn no_entry(&self, against: Against<'_>, module: &Module, wanted: &str) -> OpenError {
-        let found = module.entries().collect::<Vec<_>>().join(", ");
+    fn no_entry<'e>(&self, against: Against<'_>, found: impl Iterator<Item = &'e str>, wanted: &str) -> OpenError {
+        let found = found.collect::<Vec<_>>().join(", ");
         let file = self.file.display();
         OpenError::Manifest(ManifestError {
             file: against.file.into(),
@@ -103,7 +144,7 @@ impl Code {
 
     /// The same with other PTX. `module` is what `ptx` says, or as much of it as holds all that changed.
     pub(super) fn replaced(&self, ptx: String, module: &Module) -> Result<Self, ptx::Error> {
-        let mut code = Self { entries: self.entries.clone(), ..Self::new(&self.file, ptx) };
+        let mut code = Self::of_ptx(&self.file, ptx, self.entries.clone());
         for name in module.entries() {
             if let Some(program) = code.entries.get_mut(name).and_then(|entry| entry.program.as_mut().ok()) {
                 *program = Arc::new(module.lower(name)?);
@@ -125,14 +166,27 @@ impl Code {
             })
     }
 
-    /// Its PTX.
-    pub fn ptx(&self) -> &str {
-        &self.ptx
+    /// What a device loads.
+    pub fn image(&self) -> &Image {
+        &self.image
     }
 
-    /// A hash of the PTX.
+    /// Its PTX, if it is not machine code.
+    pub fn ptx(&self) -> Option<&str> {
+        match &self.image {
+            Image::Ptx(ptx) => Some(ptx),
+            Image::Cubin(_) => None,
+        }
+    }
+
+    /// A hash of the image.
     pub fn hash(&self) -> u64 {
         self.hash
+    }
+
+    /// What the code calls an entry point that the manifest calls `entry`.
+    pub fn symbol<'c>(&'c self, entry: &'c str) -> &'c str {
+        self.entries.get(entry).map_or(entry, |entry| &entry.symbol)
     }
 
     /// Where its PTX is, or would be.
@@ -142,6 +196,9 @@ impl Code {
 
     /// Why the emulator can't run an entry point that `wanted` picks, if there is such a one.
     pub(super) fn limit(&self, wanted: impl Fn(&str) -> bool) -> Option<String> {
+        if self.ptx().is_none() {
+            return Some(self.is_cubin());
+        }
         let wanted = self.entries.keys().filter(|name| wanted(name));
         wanted.filter_map(|name| self.program(name).err()).map(|error| error.to_string()).next()
     }
@@ -155,10 +212,15 @@ impl Code {
     /// An entry point as the emulator runs it.
     pub(super) fn program(&self, entry: &str) -> Result<&Program, BackendError> {
         match self.entries.get(entry).map(|entry| &entry.program) {
+            None if self.ptx().is_none() => Err(BackendError::Unsupported(self.is_cubin())),
             None => Err(BackendError::NoEntry(entry.into())),
             Some(Err(error)) => Err(BackendError::Unsupported(format!("{}:{error}", self.file.display()))),
             Some(Ok(program)) => Ok(program),
         }
+    }
+
+    fn is_cubin(&self) -> String {
+        format!("{} is machine code, which only a GPU runs", self.file.display())
     }
 }
 

@@ -15,7 +15,6 @@
 
 mod source;
 
-use serde::Deserialize;
 use std::fmt;
 
 use super::nvrtc::Nvrtc;
@@ -23,17 +22,26 @@ use super::nvrtc::Nvrtc;
 pub use source::{Edit, EditError, Source, SourceFile};
 
 /// How a manifest's `[compile]` table says to make PTX.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CompileSpec {
     /// The virtual architecture, such as `compute_75`.
     pub arch: String,
     /// Further options, handed to NVRTC as they are.
-    #[serde(default)]
     pub options: Vec<String>,
     /// Paths of headers, relative to the manifest. The source includes them by file name.
-    #[serde(default)]
     pub headers: Vec<String>,
+    /// Folders to look for further headers in, relative to the manifest. Their files are not part of any hash.
+    pub include: Vec<String>,
+}
+
+/// The virtual architecture if none is given: the first with arithmetic in bfloat16. Every later device takes its PTX.
+pub const DEFAULT_ARCH: &str = "compute_80";
+
+impl Default for CompileSpec {
+    fn default() -> Self {
+        let [options, headers, include] = Default::default();
+        Self { arch: DEFAULT_ARCH.into(), options, headers, include }
+    }
 }
 
 /// Compiles `source` and stamps the result: the text to store.
@@ -251,7 +259,12 @@ fn compare(stored: &str, compiled: &str) -> Freshness {
 }
 
 fn stamped(ptx: &str, stamp: &Stamp) -> String {
-    let mut text = format!("{stamp}\n");
+    format!("{stamp}\n{}", without_folders(ptx))
+}
+
+/// PTX whose `.file` lines name files and no folders.
+pub(super) fn without_folders(ptx: &str) -> String {
+    let mut text = String::with_capacity(ptx.len());
     for line in ptx.split_inclusive('\n') {
         match file_directive(line) {
             Some((before, path, after)) => {
@@ -275,9 +288,9 @@ fn file_directive(line: &str) -> Option<(&str, &str, &str)> {
 }
 
 /// FNV-1a, 64 bits, over the source, the target, each option, and each header's name and text, a zero byte after each.
-fn source_hash(source: &Source, spec: &CompileSpec) -> u64 {
+pub(super) fn source_hash(source: &Source, spec: &CompileSpec) -> u64 {
     let headers = source.headers.iter().flat_map(|header| [header.name.as_str(), &header.text]);
-    let options = spec.options.iter().map(String::as_str);
+    let options = spec.options.iter().chain(&spec.include).map(String::as_str);
     let texts = [source.main.text.as_str(), &spec.arch].into_iter().chain(options).chain(headers);
     let bytes = texts.flat_map(|text| text.bytes().chain([0]));
     bytes.fold(FNV_OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME))

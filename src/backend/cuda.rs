@@ -12,12 +12,13 @@
 #![expect(unsafe_code, reason = "the driver API is C; every call of it in the project is here")]
 
 use super::plan::{Plan, PlannedLaunch, Region};
-use super::{Backend, BackendError, BackendKind, Code, Kernel, Run, elements_times_keys};
+use super::{Backend, BackendError, BackendKind, Code, Image, Kernel, Run, elements_times_keys};
 use crate::case::Case;
 use crate::outcome::{Fault, FaultKind, Outcome};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaContext, CudaStream};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::mem::ManuallyDrop;
@@ -197,9 +198,7 @@ impl Cuda {
         if let Some(module) = modules.get(&code.hash()) {
             return Ok(*module);
         }
-        let image = CString::new(code.ptx()).map_err(|_| BackendError::NotLoaded("the PTX holds a NUL byte".into()))?;
-        // SAFETY: the image is a NUL-terminated string, as cuModuleLoadData wants for PTX.
-        let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
+        let module = load(code)?
             .map_err(|e| if is_bad_code(e) { BackendError::NotLoaded(describe(e)) } else { self.trouble(e) })?;
         modules.insert(code.hash(), Module(module));
         Ok(Module(module))
@@ -215,6 +214,7 @@ impl Cuda {
     ) -> Result<Vec<Outcome>, BackendError> {
         let arena = Arena::of(plans);
         lane.reserve(arena.size_bytes).map_err(|e| self.trouble(e))?;
+        let plans = &*with_addresses(plans, |run, region| lane.device + arena.starts[run][region] as u64);
         arena.fill(plans, &mut lane.host);
         {
             let _turn = self.turn.as_ref().map(lock);
@@ -244,7 +244,8 @@ impl Cuda {
         lane: &mut Lane,
         arena: &Arena,
     ) -> Result<Option<Fault>, BackendError> {
-        let module = self.module(&*kernel.code_for(case)?)?;
+        let code = kernel.code_for(case)?;
+        let module = self.module(&code)?;
         let stream = lane.stream.cu_stream();
         // SAFETY: `device` has at least `host.len()` bytes (reserve), and `host` lives until the stream is waited for.
         unsafe { result::memcpy_htod_async(lane.device, &lane.host, stream) }.map_err(|e| self.trouble(e))?;
@@ -252,7 +253,7 @@ impl Cuda {
             plans.iter().enumerate().flat_map(|(run, plan)| plan.steps.iter().flatten().map(move |l| (run, l)));
         let mut refused = None;
         for (run, launch) in launches {
-            match self.launch(module, launch, lane, &arena.starts[run])? {
+            match self.launch(module, code.symbol(&launch.entry), launch, lane, &arena.starts[run])? {
                 Ok(()) => {}
                 Err(error) if is_refusal(error) => {
                     refused = Some(Fault::new(FaultKind::LaunchFailed, describe(error)));
@@ -310,22 +311,17 @@ impl Cuda {
     fn launch(
         &self,
         module: Module,
+        symbol: &str,
         launch: &PlannedLaunch,
         lane: &Lane,
         starts: &[usize],
     ) -> Result<Result<(), DriverError>, BackendError> {
-        let function = match function(module.0, launch)? {
+        let function = match function(module.0, symbol, launch)? {
             Ok(function) => function,
             Err(error) => return Ok(Err(error)),
         };
         let mut args = launch.arg_bytes(|region| lane.device + starts[region] as u64);
-        let mut pointers: Vec<*mut c_void> = args.iter_mut().map(|bytes| bytes.as_mut_ptr().cast()).collect();
-        let [grid, block] = [launch.grid, launch.block].map(|[x, y, z]| (x, y, z));
-        // SAFETY: the manifest's arguments were checked against the entry's parameter sizes when the kernel was opened,
-        // and the driver copies them before it returns. What the kernel does with its pointers is what is under test.
-        Ok(unsafe {
-            result::launch_kernel(function, grid, block, launch.shared_bytes, lane.stream.cu_stream(), &mut pointers)
-        })
+        Ok(start(function, launch, &mut args, lane.stream.cu_stream()))
     }
 
     /// Waits for the lane's stream; false when the time is up.
@@ -372,14 +368,29 @@ impl Cuda {
     }
 }
 
+/// Loads code into the current context. The inner error is the driver's answer.
+pub(super) fn load(code: &Code) -> Result<Result<sys::CUmodule, DriverError>, BackendError> {
+    match code.image() {
+        Image::Ptx(ptx) => {
+            let nul = |_| BackendError::NotLoaded("the PTX holds a NUL byte".into());
+            let image = CString::new(ptx.as_str()).map_err(nul)?;
+            // SAFETY: the image is a NUL-terminated string, as cuModuleLoadData wants for PTX.
+            Ok(unsafe { result::module::load_data(image.as_ptr().cast()) })
+        }
+        // SAFETY: a cubin whose headers speak of nothing outside the file, which was seen when it was opened.
+        Image::Cubin(cubin) => Ok(unsafe { result::module::load_data(cubin.as_ptr().cast()) }),
+    }
+}
+
 /// The entry of a launch, allowed as much shared memory as the launch asks for. The inner error is the driver's answer to
 /// that.
 pub(super) fn function(
     module: sys::CUmodule,
+    symbol: &str,
     launch: &PlannedLaunch,
 ) -> Result<Result<sys::CUfunction, DriverError>, BackendError> {
     let no_entry = || BackendError::NoEntry(launch.entry.clone());
-    let entry = CString::new(launch.entry.as_str()).map_err(|_| no_entry())?;
+    let entry = CString::new(symbol).map_err(|_| no_entry())?;
     // SAFETY: the module is loaded in the current context.
     let function = unsafe { result::module::get_function(module, entry) }.map_err(|_| no_entry())?;
     if launch.shared_bytes > PLAIN_SHARED_BYTES {
@@ -389,6 +400,43 @@ pub(super) fn function(
         return Ok(set.map(|()| function));
     }
     Ok(Ok(function))
+}
+
+/// Puts a launch into a stream. `args` were checked against the entry's parameter sizes when the kernel was opened.
+pub(super) fn start(
+    function: sys::CUfunction,
+    launch: &PlannedLaunch,
+    args: &mut [Vec<u8>],
+    stream: sys::CUstream,
+) -> Result<(), DriverError> {
+    let mut pointers: Vec<*mut c_void> = args.iter_mut().map(|bytes| bytes.as_mut_ptr().cast()).collect();
+    let PlannedLaunch { grid, block, cluster: [x, y, z], shared_bytes, .. } = *launch;
+    let ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]) = (grid, block);
+    if [x, y, z] == [1; 3] {
+        let (grid, block) = ((grid_x, grid_y, grid_z), (block_x, block_y, block_z));
+        // SAFETY: there are as many arguments as the entry has parameters, each of its size, and the driver copies them
+        // before it returns. What the kernel does with its pointers is what is under test.
+        return unsafe { result::launch_kernel(function, grid, block, shared_bytes, stream, &mut pointers) };
+    }
+    let mut attribute = sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+        pad: [0; 4],
+        value: sys::CUlaunchAttributeValue { clusterDim: sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x, y, z } },
+    };
+    let config = sys::CUlaunchConfig {
+        gridDimX: grid_x,
+        gridDimY: grid_y,
+        gridDimZ: grid_z,
+        blockDimX: block_x,
+        blockDimY: block_y,
+        blockDimZ: block_z,
+        sharedMemBytes: shared_bytes,
+        hStream: stream,
+        attrs: &raw mut attribute,
+        numAttrs: 1,
+    };
+    // SAFETY: as for a launch without clusters; configuration and attribute live until the call returns.
+    unsafe { sys::cuLaunchKernelEx(&raw const config, function, pointers.as_mut_ptr(), std::ptr::null_mut()).result() }
 }
 
 /// Whether the driver can't make sense of a module's code, which tells nothing of the device.
@@ -624,6 +672,22 @@ impl Arena {
         let name = plan.regions.last().map_or("", |r| &r.name);
         Some(Fault::new(FaultKind::GuardTouched, format!("{last} bytes after the end of {name}")))
     }
+}
+
+/// Plans whose regions hold the addresses of others, where `of` gives them for a run and a region.
+fn with_addresses(plans: &[Plan], of: impl Fn(usize, usize) -> u64) -> Cow<'_, [Plan]> {
+    if plans.iter().flat_map(|plan| &plan.regions).all(|region| region.addresses.is_empty()) {
+        return Cow::Borrowed(plans);
+    }
+    let mut plans = plans.to_vec();
+    for (run, plan) in plans.iter_mut().enumerate() {
+        for region in &mut plan.regions {
+            for address in std::mem::take(&mut region.addresses) {
+                address.write(&mut region.bytes, |region| of(run, region));
+            }
+        }
+    }
+    Cow::Owned(plans)
 }
 
 /// Takes a lock whose data stays good even if a thread panicked while it held it.

@@ -6,8 +6,8 @@
 
 #![expect(unsafe_code, reason = "the driver API is C")]
 
-use super::cuda::{Unavailable, devices, function};
-use super::plan::{Initialised, Plan, PlannedLaunch};
+use super::cuda::{Unavailable, devices, function, load, start};
+use super::plan::{Initialised, Plan, PlannedLaunch, Region};
 use super::{BackendError, Code, Kernel, Run};
 use crate::case::Case;
 use cudarc::driver::result::{self, DriverError};
@@ -75,20 +75,22 @@ impl BareCuda {
     /// No entry, no legal launch, or the driver's answer.
     pub fn time(&self, kernel: &Kernel, case: &Case, samples: usize) -> Result<Vec<Duration>, BackendError> {
         self.bind()?;
-        let plan = Plan::sketch(kernel, case)?;
-        let module = Module::load(&*kernel.code_for(case)?)?;
+        let mut plan = Plan::sketch(kernel, case)?;
+        let code = kernel.code_for(case)?;
+        let module = Module::load(&code)?;
         let tile = self.tile(case)?;
         let mut memory = Vec::with_capacity(plan.regions.len());
-        for region in &plan.regions {
+        for region in &mut plan.regions {
             let device = self.memory(region.size_bytes.max(region.bytes.len()))?;
             if region.writable && matches!(region.initialised, Initialised::All) {
-                // A workspace that starts at zero.
+                // A workspace that starts with a number, be it another one: time does not tell.
                 // SAFETY: the allocation has so many bytes.
                 unsafe { result::memset_d8_async(device.0, 0, region.size_bytes, self.stream.cu_stream()) }
                     .map_err(trouble)?;
             } else if region.bytes.is_empty() {
                 self.fill(&device, region.size_bytes, &tile)?;
             } else {
+                write_addresses(region, &memory);
                 // SAFETY: the allocation has as many bytes; the copy is waited for below, before `plan` ends.
                 unsafe { result::memcpy_htod_async(device.0, &region.bytes, self.stream.cu_stream()) }
                     .map_err(trouble)?;
@@ -98,7 +100,7 @@ impl BareCuda {
         self.stream.synchronize().map_err(trouble)?;
         let mut launches = Vec::new();
         for launch in plan.steps.first().into_iter().flatten() {
-            launches.push(Ready::new(&module, launch, &memory)?);
+            launches.push(Ready::new(&module, code.symbol(&launch.entry), launch, &memory)?);
         }
         self.times(samples, || launches.iter_mut().try_for_each(|launch| launch.start(&self.stream)))
     }
@@ -109,12 +111,14 @@ impl BareCuda {
     /// No entry, no legal launch, or the driver's answer, a fault of the kernel among them.
     pub fn launch(&self, kernel: &Kernel, case: &Case) -> Result<(), BackendError> {
         self.bind()?;
-        let plan = Plan::new(kernel, case, Run::first(case))?;
-        let module = Module::load_with_lines(&*kernel.code_for(case)?)?;
+        let mut plan = Plan::new(kernel, case, Run::first(case))?;
+        let code = kernel.code_for(case)?;
+        let module = Module::load_with_lines(&code)?;
         let stream = self.stream.cu_stream();
         let mut memory = Vec::with_capacity(plan.regions.len());
-        for region in &plan.regions {
+        for region in &mut plan.regions {
             let device = self.memory(region.size_bytes)?;
+            write_addresses(region, &memory);
             let whole = 0..region.bytes.len();
             let ranges = match &region.initialised {
                 Initialised::All => std::slice::from_ref(&whole),
@@ -130,7 +134,7 @@ impl BareCuda {
         }
         self.stream.synchronize().map_err(trouble)?;
         for launch in plan.steps.iter().flatten() {
-            Ready::new(&module, launch, &memory)?.start(&self.stream).map_err(trouble)?;
+            Ready::new(&module, code.symbol(&launch.entry), launch, &memory)?.start(&self.stream).map_err(trouble)?;
         }
         self.stream.synchronize().map_err(trouble)
     }
@@ -223,21 +227,26 @@ impl Drop for Memory {
     }
 }
 
+/// Writes the addresses of regions before it that a region holds.
+fn write_addresses(region: &mut Region, memory: &[Memory]) {
+    for address in std::mem::take(&mut region.addresses) {
+        address.write(&mut region.bytes, |index| memory[index].0);
+    }
+}
+
 /// A loaded module; unloaded when dropped.
 struct Module(sys::CUmodule);
 
 impl Module {
     fn load(code: &Code) -> Result<Self, BackendError> {
-        let image =
-            CString::new(code.ptx()).map_err(|_| BackendError::Unavailable("the PTX holds a NUL byte".into()))?;
-        // SAFETY: the image is a NUL-terminated string, as cuModuleLoadData wants for PTX.
-        unsafe { result::module::load_data(image.as_ptr().cast()) }.map(Self).map_err(trouble)
+        load(code)?.map(Self).map_err(trouble)
     }
 
     /// The same, so that tools can tell lines of the CUDA source, where the PTX names them.
     fn load_with_lines(code: &Code) -> Result<Self, BackendError> {
-        let image =
-            CString::new(code.ptx()).map_err(|_| BackendError::Unavailable("the PTX holds a NUL byte".into()))?;
+        // Machine code has its lines or not.
+        let Some(ptx) = code.ptx() else { return Self::load(code) };
+        let image = CString::new(ptx).map_err(|_| BackendError::Unavailable("the PTX holds a NUL byte".into()))?;
         let mut module = std::ptr::null_mut();
         let mut options = [sys::CUjit_option::CU_JIT_GENERATE_LINE_INFO];
         // The driver takes the value of this option in place of a pointer.
@@ -266,30 +275,21 @@ impl Drop for Module {
 }
 
 /// A launch with its function and arguments.
-struct Ready {
+struct Ready<'p> {
     function: sys::CUfunction,
-    grid: [u32; 3],
-    block: [u32; 3],
-    shared_bytes: u32,
+    launch: &'p PlannedLaunch,
     args: Vec<Vec<u8>>,
 }
 
-impl Ready {
-    fn new(module: &Module, launch: &PlannedLaunch, memory: &[Memory]) -> Result<Self, BackendError> {
-        let function = function(module.0, launch)?.map_err(trouble)?;
+impl<'p> Ready<'p> {
+    fn new(module: &Module, symbol: &str, launch: &'p PlannedLaunch, memory: &[Memory]) -> Result<Self, BackendError> {
+        let function = function(module.0, symbol, launch)?.map_err(trouble)?;
         let args = launch.arg_bytes(|region| memory[region].0);
-        let PlannedLaunch { grid, block, shared_bytes, .. } = *launch;
-        Ok(Self { function, grid, block, shared_bytes, args })
+        Ok(Self { function, launch, args })
     }
 
     fn start(&mut self, stream: &CudaStream) -> Result<(), DriverError> {
-        let mut pointers: Vec<*mut c_void> = self.args.iter_mut().map(|bytes| bytes.as_mut_ptr().cast()).collect();
-        let [grid, block] = [self.grid, self.block].map(|[x, y, z]| (x, y, z));
-        // SAFETY: the manifest's arguments were checked against the entry's parameter sizes when the kernel was opened,
-        // and the driver copies them before it returns.
-        unsafe {
-            result::launch_kernel(self.function, grid, block, self.shared_bytes, stream.cu_stream(), &mut pointers)
-        }
+        start(self.function, self.launch, &mut self.args, stream.cu_stream())
     }
 }
 

@@ -147,7 +147,13 @@ fn carry_out(
     // Used again for the next run of the thread: what it holds besides regions is worth keeping.
     let mut memory = MEMORY.take();
     memory.clear();
-    let regions: Vec<RegionId> = plan.regions.iter_mut().map(|region| map(&mut memory, region)).collect();
+    let mut regions: Vec<RegionId> = Vec::with_capacity(plan.regions.len());
+    for region in &mut plan.regions {
+        for address in std::mem::take(&mut region.addresses) {
+            address.write(&mut region.bytes, |index| memory.address(regions[index]));
+        }
+        regions.push(map(&mut memory, region));
+    }
     let options = Options {
         schedule_seed: u64::from(run.schedule_seed),
         instruction_budget: watch.hang_after.map_or(budget(case), |limit| limit.min(budget(case))),
@@ -177,6 +183,11 @@ fn run_launches(
     let mut stats = Stats::default();
     let code = kernel.code_for(case)?;
     for launch in plan.steps.iter().flatten() {
+        if launch.cluster != [1; 3] {
+            let [x, y, z] = launch.cluster;
+            let why = format!("clusters of {x} x {y} x {z} blocks of {}: only those of one block", launch.entry);
+            return Err(BackendError::Unsupported(why));
+        }
         let program = code.program(&launch.entry)?;
         let (launched, outcome) = execute(program, memory, launch, regions, options);
         stats.warp_instructions += launched.warp_instructions;
@@ -192,8 +203,9 @@ fn run_launches(
         };
         return Ok((Outcome::Fault(fault), stats));
     }
-    for (index, &id) in regions.iter().enumerate().filter(|(index, _)| plan.is_out(*index)) {
-        if let Some(byte) = memory.written(id).first_clear(0, memory.bytes(id).len()) {
+    for (index, &id) in regions.iter().enumerate() {
+        let first_clear = |range: std::ops::Range<usize>| memory.written(id).first_clear(range.start, range.len());
+        if let Some(byte) = plan.unwritten(case, index, first_clear) {
             let detail = format!("{} was never written", plan.element(case, index, byte));
             let fault = Fault::new(FaultKind::NotWritten, detail);
             return Ok((Outcome::Fault(fault), stats));

@@ -4,10 +4,11 @@ use super::BackendError;
 use super::claim::Claim;
 use super::code::{Against, Code, is_entry_for};
 use super::compile::{EditError, Source};
-use super::made::Made;
+use super::compiler::Compiler;
+use super::made::{Made, Maker};
 use super::manifest::{Manifest, ManifestError};
 use super::plan;
-use super::sources::{Mutant, Sources, beside, read};
+use super::sources::{CodeFile, Mutant, Sources, beside, read, read_bytes};
 use crate::case::Case;
 use crate::case::codec::fnv1a;
 use crate::float::Dtype;
@@ -97,6 +98,14 @@ pub enum OpenError {
         /// Where and what.
         error: ptx::Error,
     },
+    /// The machine code is none.
+    #[error("{file}: {why}", file = file.display())]
+    Cubin {
+        /// The file.
+        file: PathBuf,
+        /// Expected and found.
+        why: String,
+    },
     /// The source's edits can't be applied.
     #[error("{file}: {error}", file = file.display())]
     Edit {
@@ -112,10 +121,12 @@ pub enum OpenError {
 
 /// A kernel has no PTX that all its cases run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{kernel} has no PTX of its own: it is made for each case")]
+#[error("{kernel} has no PTX of its own: {why}")]
 pub struct NoPtx {
     /// Name of the kernel.
     pub kernel: String,
+    /// What it has instead.
+    pub why: &'static str,
 }
 
 /// Why there is no such mutant of a kernel's PTX.
@@ -167,8 +178,11 @@ impl Kernel {
         if let Some(shipped) = SHIPPED.iter().find(|s| s.name == name) {
             let file = PathBuf::from(format!("kernels/{name}/kernel.toml"));
             let manifest = Manifest::parse(&file, shipped.manifest)?;
+            let ptx_file = beside(&file, manifest.ptx.as_deref().unwrap_or_default());
+            let against = Against { manifest: &manifest, file: &file };
+            let subject = Subject::Fixed(Arc::new(Code::for_all(against, &ptx_file, shipped.ptx.to_owned())?));
             let sources = Sources::built_in(file, manifest, shipped.manifest, shipped.source);
-            return Self::build(sources, Origin::Shipped(shipped.name), shipped.ptx.to_owned());
+            return Self::new(sources, Origin::Shipped(shipped.name), subject);
         }
         if let Some(name) = name.strip_prefix(IN_CODE) {
             return Err(OpenError::InCode { name: name.into() });
@@ -186,12 +200,22 @@ impl Kernel {
 
     fn open_file(path: &Path) -> Result<Self, OpenError> {
         let sources = Sources::read(path)?;
-        let Some(ptx_file) = &sources.ptx_file else {
-            let message = "expected the path of the kernel's PTX, found nothing".into();
-            return Err(ManifestError { file: path.into(), line: None, key: "ptx: ".into(), message }.into());
+        let origin = Origin::File(path.into());
+        let file = sources.file.clone();
+        let against = Against { manifest: &sources.manifest, file: &file };
+        let subject = match &sources.code {
+            CodeFile::Ptx(ptx) => Subject::Fixed(Arc::new(Code::for_all(against, ptx, read(ptx)?)?)),
+            CodeFile::Cubin(cubin) => Subject::Fixed(Arc::new(Code::of_cubin(against, cubin, read_bytes(cubin)?)?)),
+            CodeFile::None => {
+                // Whoever runs stored PTX needs no header; here it is compiled.
+                let sources = if sources.mutant.is_none() { sources.with_headers()? } else { sources };
+                let compiler = Compiler::of(&sources)?;
+                let name = format!("the PTX of {}", compiler.name());
+                let made = Made::new(Path::new(&name), Maker::Compiler(Box::new(compiler)));
+                return Self::new(sources, origin, Subject::Made(made));
+            }
         };
-        let ptx = read(ptx_file)?;
-        Self::build(sources, Origin::File(path.into()), ptx)
+        Self::new(sources, origin, subject)
     }
 
     /// A kernel without code: its cases and what is known of it, for [`Closure`](super::closure::Closure) to run.
@@ -207,17 +231,15 @@ impl Kernel {
             space,
             origin: Origin::Code(file.clone()),
             source: None,
-            subject: Subject::Made(Made::new(&file, Box::new(no_code))),
+            subject: Subject::Made(Made::new(&file, Maker::Closure(Box::new(no_code)))),
             manifest,
         })
     }
 
-    fn build(sources: Sources, origin: Origin, ptx: String) -> Result<Self, OpenError> {
-        let Sources { file, manifest, manifest_hash, mutant, source, ptx_file } = sources;
-        let ptx_file = ptx_file.unwrap_or_default();
-        let code = Code::for_all(Against { manifest: &manifest, file: &file }, &ptx_file, ptx)?;
+    fn new(sources: Sources, origin: Origin, subject: Subject) -> Result<Self, OpenError> {
+        let Sources { file, manifest, manifest_hash, mutant, source, .. } = sources;
         let space = space(&manifest, &file)?;
-        Ok(Self { manifest, mutant, space, origin, source, subject: Subject::Fixed(Arc::new(code)), manifest_hash })
+        Ok(Self { manifest, mutant, space, origin, source, subject, manifest_hash })
     }
 
     /// A kernel whose PTX `make` gives for each case, or says why there is none: code with the shape baked in, by another
@@ -236,20 +258,21 @@ impl Kernel {
     ) -> Result<Self, OpenError> {
         let manifest_hash = fnv1a(manifest.as_bytes());
         let manifest = Manifest::parse(file, manifest)?;
-        for (key, given) in [("ptx", manifest.ptx.is_some()), ("source", manifest.source.is_some())] {
+        let (ptx, cubin) = (manifest.ptx.is_some(), manifest.cubin.is_some());
+        for (key, given) in [("ptx", ptx), ("cubin", cubin), ("source", manifest.source.is_some())] {
             if given {
                 let message = "expected nothing, since the code is made for each case".into();
                 return Err(ManifestError { file: file.into(), line: None, key: format!("{key}: "), message }.into());
             }
         }
         let space = space(&manifest, file)?;
-        let subject = Subject::Made(Made::new(Path::new("the PTX made for the case"), Box::new(make)));
+        let subject = Subject::Made(Made::new(Path::new("the PTX made for the case"), Maker::Closure(Box::new(make))));
         let origin = Origin::Code(file.into());
         Ok(Self { manifest, mutant: None, space, origin, source: None, subject, manifest_hash })
     }
 
     /// A kernel from the texts of its manifest and its PTX; `file` is what messages call the manifest.
-    pub(super) fn of_texts(file: &Path, manifest: &str, ptx: String) -> Result<Self, OpenError> {
+    pub(crate) fn of_texts(file: &Path, manifest: &str, ptx: String) -> Result<Self, OpenError> {
         let manifest_hash = fnv1a(manifest.as_bytes());
         let manifest = Manifest::parse(file, manifest)?;
         let code = Code::for_all(Against { manifest: &manifest, file }, Path::new("the PTX"), ptx)?;
@@ -265,6 +288,7 @@ impl Kernel {
     /// The first entry of `module` that can't be lowered although the one it replaces could. A kernel without PTX of its
     /// own has no mutants of it.
     pub fn with_ptx(&self, ptx: String, module: &ptx::Module) -> Result<Self, MutantError> {
+        self.ptx()?;
         let code = self.fixed()?.replaced(ptx, module)?;
         Ok(Self {
             manifest: self.manifest.clone(),
@@ -297,8 +321,12 @@ impl Kernel {
     fn fixed(&self) -> Result<&Code, NoPtx> {
         match &self.subject {
             Subject::Fixed(code) => Ok(code),
-            Subject::Made(_) => Err(NoPtx { kernel: self.name().into() }),
+            Subject::Made(_) => Err(self.no_ptx("it is made for each case")),
         }
+    }
+
+    fn no_ptx(&self, why: &'static str) -> NoPtx {
+        NoPtx { kernel: self.name().into(), why }
     }
 
     /// The file that messages about the manifest name.
@@ -380,6 +408,7 @@ impl Kernel {
     /// # Errors
     /// As [`Kernel::ptx`].
     pub fn ptx_file(&self) -> Result<&Path, NoPtx> {
+        self.ptx()?;
         Ok(self.fixed()?.file())
     }
 
@@ -388,7 +417,7 @@ impl Kernel {
     /// # Errors
     /// Its cases have no PTX in common.
     pub fn ptx(&self) -> Result<&str, NoPtx> {
-        Ok(self.fixed()?.ptx())
+        self.fixed()?.ptx().ok_or_else(|| self.no_ptx("it is machine code"))
     }
 
     /// A hash of the PTX, if its cases have one in common.
@@ -401,7 +430,7 @@ impl Kernel {
     pub fn content_hash(&self) -> u64 {
         let code = match &self.subject {
             Subject::Fixed(code) => code.hash(),
-            Subject::Made(_) => 0,
+            Subject::Made(made) => made.hash(),
         };
         fnv1a(&[self.manifest_hash, code].map(u64::to_le_bytes).concat())
     }

@@ -5,7 +5,7 @@
 
 use super::BackendError;
 use super::code::{Against, Code, entries_of};
-use super::kernel::OpenError;
+use super::compiler::{Compiled, Compiler};
 use super::manifest::Manifest;
 use crate::case::Case;
 use std::collections::VecDeque;
@@ -22,14 +22,23 @@ const MOST_KEPT: usize = 64;
 pub(super) struct Made {
     /// What messages call the PTX.
     name: PathBuf,
-    make: Box<MakePtx>,
+    maker: Maker,
     kept: Mutex<VecDeque<(Recipe, Arc<Slot>)>>,
+}
+
+/// Who makes code.
+pub(super) enum Maker {
+    /// A closure.
+    Closure(Box<MakePtx>),
+    /// NVRTC, of the kernel's source.
+    Compiler(Box<Compiler>),
 }
 
 /// What decides a code.
 #[derive(Clone, PartialEq, Eq)]
 struct Recipe {
-    ptx: String,
+    /// The PTX that a closure gave, or the compiler's options.
+    of: Vec<String>,
     /// The entry points that are launched, with the indices of their launches.
     entries: Vec<(usize, String)>,
 }
@@ -38,21 +47,43 @@ struct Recipe {
 type Slot = OnceLock<Result<Arc<Code>, BackendError>>;
 
 impl Made {
-    pub(super) fn new(name: &Path, make: Box<MakePtx>) -> Self {
-        Self { name: name.into(), make, kept: Mutex::default() }
+    pub(super) fn new(name: &Path, maker: Maker) -> Self {
+        Self { name: name.into(), maker, kept: Mutex::default() }
     }
 
     /// The code that `case` runs.
     pub(super) fn code(&self, manifest: &Manifest, file: &Path, case: &Case) -> Result<Arc<Code>, BackendError> {
-        let ptx = (self.make)(case).map_err(BackendError::NotMade)?;
-        let recipe = Recipe { ptx, entries: entries_of(manifest, case)? };
-        let slot = self.slot(&recipe);
-        let make = || {
-            let Recipe { ptx, entries } = recipe;
-            let code = Code::with_entries(Against { manifest, file }, &self.name, ptx, &entries);
-            code.map(Arc::new).map_err(|error| not_made(&error))
+        let of = match &self.maker {
+            Maker::Closure(make) => vec![make(case).map_err(BackendError::NotMade)?],
+            Maker::Compiler(compiler) => compiler.options(manifest, case)?,
         };
-        slot.get_or_init(make).clone()
+        let recipe = Recipe { of, entries: entries_of(manifest, case)? };
+        let slot = self.slot(&recipe);
+        slot.get_or_init(|| self.make(Against { manifest, file }, recipe).map(Arc::new)).clone()
+    }
+
+    fn make(&self, against: Against<'_>, recipe: Recipe) -> Result<Code, BackendError> {
+        let Recipe { mut of, entries } = recipe;
+        let Compiled { ptx, symbols } = match &self.maker {
+            Maker::Closure(_) => Compiled { ptx: of.pop().unwrap_or_default(), symbols: Vec::new() },
+            Maker::Compiler(compiler) => {
+                let names: Vec<String> = entries.iter().map(|(_, entry)| entry.clone()).collect();
+                compiler.compile(&of, &names)?
+            }
+        };
+        let symbol = |entry: &str| {
+            let index = entries.iter().position(|(_, name)| name == entry);
+            index.and_then(|index| symbols.get(index)).map_or_else(|| entry.to_owned(), String::clone)
+        };
+        Code::with_entries(against, &self.name, ptx, &entries, symbol).map_err(|e| BackendError::NotMade(e.to_string()))
+    }
+
+    /// A hash of what code is made of, but for a closure.
+    pub(super) fn hash(&self) -> u64 {
+        match &self.maker {
+            Maker::Closure(_) => 0,
+            Maker::Compiler(compiler) => compiler.hash(),
+        }
     }
 
     fn slot(&self, recipe: &Recipe) -> Arc<Slot> {
@@ -67,18 +98,14 @@ impl Made {
     }
 }
 
-fn not_made(error: &OpenError) -> BackendError {
-    BackendError::NotMade(error.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn what_was_asked_for_last_is_kept() {
-        let made = Made::new(Path::new("made"), Box::new(|_| Err("not asked".into())));
-        let recipe = |n: usize| Recipe { ptx: n.to_string(), entries: Vec::new() };
+        let made = Made::new(Path::new("made"), Maker::Closure(Box::new(|_| Err("not asked".into()))));
+        let recipe = |n: usize| Recipe { of: vec![n.to_string()], entries: Vec::new() };
         let first = made.slot(&recipe(0));
         for n in 1..MOST_KEPT {
             made.slot(&recipe(n));

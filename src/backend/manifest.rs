@@ -2,13 +2,20 @@
 //!
 //! `read` makes a [`Manifest`] of the text.
 
+mod arg;
+mod layout;
 mod read;
 
+pub use crate::case::variables::{VARIABLES, variables};
+pub use arg::{Arg, Index, IndexType, Memory, Pointer, Scalar, Struct};
+pub use layout::{Axis, LayoutError, Placement, TensorLayout};
+
 use crate::bound::{Contract, FormulaError, LseBase};
-use crate::case::{Case, Domain, Poison, Relation, TensorName};
+use crate::case::{Domain, Poison, Relation, TensorName};
 use crate::expr::{Expr, ExprError};
 use crate::float::Dtype;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -26,12 +33,20 @@ pub struct Manifest {
     pub source: Option<String>,
     /// PTX, relative to the manifest's folder; absent if the code is made for each case.
     pub ptx: Option<String>,
+    /// Machine code for a GPU, relative to the manifest's folder; instead of PTX.
+    pub cubin: Option<String>,
     /// How the PTX is made from the source.
     pub compile: Option<CompileSpec>,
+    /// Macros that depend on the case, where the PTX is made for each.
+    pub defines: Vec<Define>,
     /// What the kernel claims to support.
     pub domain: Domain,
     /// What the kernel promises about its arithmetic.
     pub numerics: Contract,
+    /// Whether the manifest says so; if not, that is what is assumed of any kernel.
+    pub numerics_stated: bool,
+    /// Layouts of the tensors of a step that do not lie as this program has them.
+    pub layouts: BTreeMap<TensorName, TensorLayout>,
     /// Relations that hold to the bit because of how the kernel orders its operations.
     pub exact_relations: Vec<Relation>,
     /// The log-sum-exp that the kernel returns; absent if it returns none.
@@ -40,6 +55,24 @@ pub struct Manifest {
     pub workspaces: Vec<Workspace>,
     /// Launches of one step, in order.
     pub launches: Vec<Launch>,
+}
+
+/// A macro of the source whose value depends on the case.
+#[derive(Clone, Debug)]
+pub struct Define {
+    /// Its name.
+    pub name: String,
+    /// What it stands for.
+    pub value: DefineValue,
+}
+
+/// What a macro stands for.
+#[derive(Clone, Debug)]
+pub enum DefineValue {
+    /// A number.
+    Number(Box<Expr>),
+    /// A text for each dtype of the domain.
+    Text(Vec<(Dtype, String)>),
 }
 
 /// What a kernel says of the log-sum-exp it returns.
@@ -59,12 +92,27 @@ pub struct Workspace {
     pub dtype: WorkspaceType,
     /// Elements; the most over the steps of a case, since it is kept from step to step.
     pub elements: Expr,
-    /// Whether it is zero before the first step. If not, it is poison.
-    pub zeroed: bool,
+    /// What it holds before the first step.
+    pub initial: Initial,
+}
+
+/// What a workspace holds before the first step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Initial {
+    /// Nothing that may be read.
+    Poison,
+    /// Zeros.
+    Zero,
+    /// The number one.
+    One,
+    /// Minus infinity.
+    MinusInfinity,
+    /// This byte everywhere.
+    Byte(u8),
 }
 
 /// Type of a workspace's elements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WorkspaceType {
     /// The case's dtype.
@@ -86,15 +134,46 @@ pub enum WorkspaceType {
 }
 
 impl WorkspaceType {
+    /// Its format, if its elements are floating-point numbers.
+    pub fn float(self, storage: Dtype) -> Option<Dtype> {
+        match self {
+            Self::Storage => Some(storage),
+            Self::F16 => Some(Dtype::F16),
+            Self::Bf16 => Some(Dtype::Bf16),
+            Self::F32 => Some(Dtype::F32),
+            Self::I32 | Self::U32 | Self::I64 | Self::U64 => None,
+        }
+    }
+
+    /// Bytes of an element.
+    pub fn size_bytes(self, storage: Dtype) -> usize {
+        match self {
+            Self::I64 | Self::U64 => 8,
+            other => other.float(storage).unwrap_or(Dtype::F32).size_bytes(),
+        }
+    }
+
     /// Bytes of an element that holds `poison`; integers get the bits of a poisoned binary32.
     pub fn poison(self, poison: Poison, storage: Dtype) -> Vec<u8> {
-        let float = |dtype: Dtype| poison.bits(dtype).to_le_bytes()[..dtype.size_bytes()].to_vec();
-        match self {
-            Self::Storage => float(storage),
-            Self::F16 => float(Dtype::F16),
-            Self::Bf16 => float(Dtype::Bf16),
-            Self::F32 | Self::I32 | Self::U32 => float(Dtype::F32),
-            Self::I64 | Self::U64 => float(Dtype::F32).repeat(2),
+        let dtype = self.float(storage).unwrap_or(Dtype::F32);
+        let bits = poison.bits(dtype).to_le_bytes()[..dtype.size_bytes()].to_vec();
+        bits.repeat(self.size_bytes(storage) / dtype.size_bytes())
+    }
+
+    /// Bytes of an element of a workspace that begins with `initial`; none if that is poison.
+    pub fn initial(self, initial: Initial, storage: Dtype) -> Option<Vec<u8>> {
+        let size = self.size_bytes(storage);
+        let number = |x: f64| match self.float(storage) {
+            Some(dtype) => dtype.encode(x).to_le_bytes()[..size].to_vec(),
+            // The only whole number asked for is 1: `read` refuses an infinite one.
+            None => (x as u64).to_le_bytes()[..size].to_vec(),
+        };
+        match initial {
+            Initial::Poison => None,
+            Initial::Zero => Some(vec![0; size]),
+            Initial::One => Some(number(1.0)),
+            Initial::MinusInfinity => Some(number(f64::NEG_INFINITY)),
+            Initial::Byte(byte) => Some(vec![byte; size]),
         }
     }
 }
@@ -108,6 +187,8 @@ pub struct Launch {
     pub grid: [Expr; 3],
     /// Threads of a block along x, y, z.
     pub block: [Expr; 3],
+    /// Blocks of a cluster along x, y, z.
+    pub cluster: [Expr; 3],
     /// Dynamic shared memory in bytes.
     pub shared_bytes: Expr,
     /// Arguments in the kernel's order.
@@ -129,94 +210,8 @@ enum NamePart {
     Text(String),
     Dtype,
     Number(Box<Expr>),
-}
-
-/// One kernel argument.
-#[derive(Clone, Debug)]
-pub enum Arg {
-    /// Address of a tensor's first element; null for sinks that the case has not.
-    Tensor(TensorName),
-    /// Address of an `i32` array of lengths.
-    Lengths(Lengths),
-    /// Address of the block table: `i32`, `[request, page]`, rows of `pages_per_request` entries. Those behind a request's
-    /// last page are [`NO_PAGE`](crate::case::NO_PAGE).
-    BlockTable,
-    /// Address of the workspace with this place in [`Manifest::workspaces`].
-    Workspace(usize),
-    /// A number.
-    Value(Box<Expr>, Scalar),
-}
-
-/// Arrays of lengths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Lengths {
-    /// Tokens in the cache before the step, one for each request.
-    PastLen,
-    /// Tokens in the cache after the step, one for each request.
-    KvLen,
-    /// Query tokens of the step, one for each request.
-    QLen,
-    /// Query tokens of the step in all requests before each, and in all.
-    CuQLen,
-    /// Tokens in the cache after the step in all requests before each, and in all.
-    CuKvLen,
-}
-
-impl Lengths {
-    /// Every array.
-    pub const ALL: [Self; 5] = [Self::PastLen, Self::KvLen, Self::QLen, Self::CuQLen, Self::CuKvLen];
-
-    /// Its name in arguments and reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::PastLen => "past_len",
-            Self::KvLen => "kv_len",
-            Self::QLen => "q_len",
-            Self::CuQLen => "cu_q_len",
-            Self::CuKvLen => "cu_kv_len",
-        }
-    }
-
-    /// What it holds at `step`.
-    pub fn of(self, case: &Case, step: u32) -> Vec<u32> {
-        let requests = 0..case.shape.requests.len();
-        let each = |len: &dyn Fn(usize) -> u32| requests.clone().map(len).collect::<Vec<u32>>();
-        let sums = |lens: Vec<u32>| {
-            let sums = lens.into_iter().scan(0u32, |sum, n| {
-                *sum = sum.wrapping_add(n);
-                Some(*sum)
-            });
-            std::iter::once(0).chain(sums).collect()
-        };
-        let q_lens = || each(&|r| case.shape.requests[r].q_len);
-        let kv_lens = || each(&|r| case.kv_len_at(r, step));
-        match self {
-            Self::PastLen => each(&|r| case.past_len_at(r, step)),
-            Self::KvLen => kv_lens(),
-            Self::QLen => q_lens(),
-            Self::CuQLen => sums(q_lens()),
-            Self::CuKvLen => sums(kv_lens()),
-        }
-    }
-}
-
-/// Type of a number argument.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Scalar {
-    /// 32-bit signed.
-    I32,
-    /// 64-bit signed.
-    I64,
-    /// 32-bit unsigned.
-    U32,
-    /// 64-bit unsigned.
-    U64,
-    /// binary32.
-    F32,
-    /// binary64.
-    F64,
+    /// A macro's text for each dtype.
+    Define(Vec<(Dtype, String)>),
 }
 
 /// What is wrong with a manifest.
@@ -251,121 +246,6 @@ struct Colon(Option<usize>);
 impl fmt::Display for Colon {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.map_or(Ok(()), |line| write!(f, ":{line}"))
-    }
-}
-
-/// Variables of manifest expressions, in the order of [`variables`]; the kernel's knobs come after them.
-pub const VARIABLES: [&str; 30] = [
-    "batch",
-    "num_kv_heads",
-    "q_per_kv",
-    "num_q_heads",
-    "head_dim",
-    "v_head_dim",
-    "total_q_len",
-    "q_len_max",
-    "past_len_max",
-    "kv_len_max",
-    "capacity",
-    "scale",
-    "step",
-    "element_bytes",
-    "k_stride_request",
-    "k_stride_head",
-    "k_stride_token",
-    "v_stride_request",
-    "v_stride_head",
-    "v_stride_token",
-    "total_kv_len",
-    "causal",
-    "window",
-    "softcap",
-    "sinks",
-    "page_size",
-    "num_pages",
-    "pages_per_request",
-    "k_stride_page",
-    "v_stride_page",
-];
-
-/// Values of [`VARIABLES`] and then of the knobs of `domain` for one step. Lengths in tokens, strides in elements.
-///
-/// `causal` and `sinks` are 0 or 1; `window` and `softcap` are 0 if there is none. A stride that the cache has not, such as
-/// that from request to request in a packed one, is NaN, which no argument takes.
-pub fn variables(domain: &Domain, case: &Case, step: u32) -> Vec<f64> {
-    let shape = &case.shape;
-    let max = |f: &dyn Fn(usize) -> u32| f64::from((0..shape.requests.len()).map(f).max().unwrap_or(0));
-    let k = case.cache_map(shape.head_dim);
-    let v = case.cache_map(shape.v_head_dim);
-    let stride = |stride: Option<u64>| stride.map_or(f64::NAN, |n| n as f64);
-    let page_size = case.cache.storage.pages().map_or(f64::NAN, |pages| f64::from(pages.size));
-    let features = &case.features;
-    let total_kv_len: u64 = (0..shape.requests.len()).map(|r| u64::from(case.kv_len_at(r, step))).sum();
-    let fixed: [f64; VARIABLES.len()] = [
-        f64::from(shape.batch()),
-        f64::from(shape.num_kv_heads),
-        f64::from(shape.q_per_kv),
-        f64::from(shape.num_q_heads()),
-        f64::from(shape.head_dim),
-        f64::from(shape.v_head_dim),
-        f64::from(shape.total_q_len()),
-        max(&|r| shape.requests[r].q_len),
-        max(&|r| case.past_len_at(r, step)),
-        max(&|r| case.kv_len_at(r, step)),
-        f64::from(case.cache.capacity),
-        f64::from(case.scale),
-        f64::from(step),
-        case.dtype.size_bytes() as f64,
-        stride(k.request_stride()),
-        k.head_stride() as f64,
-        k.token_stride() as f64,
-        stride(v.request_stride()),
-        v.head_stride() as f64,
-        v.token_stride() as f64,
-        total_kv_len as f64,
-        f64::from(u8::from(features.causal)),
-        f64::from(features.window.unwrap_or(0)),
-        f64::from(features.softcap.unwrap_or(0.0)),
-        f64::from(u8::from(features.sinks)),
-        page_size,
-        case.num_pages() as f64,
-        f64::from(case.pages_per_request()),
-        stride(k.page_stride()),
-        stride(v.page_stride()),
-    ];
-    let knobs = domain.knobs.keys().map(|name| case.knobs.get(name).map_or(f64::NAN, |&n| f64::from(n)));
-    fixed.into_iter().chain(knobs).collect()
-}
-
-impl Scalar {
-    /// Bytes of an argument of this type.
-    pub fn size_bytes(self) -> usize {
-        match self {
-            Self::I32 | Self::U32 | Self::F32 => 4,
-            Self::I64 | Self::U64 | Self::F64 => 8,
-        }
-    }
-
-    /// The argument's bytes for `expr`, or why it doesn't fit.
-    pub fn bytes(self, expr: &Expr, values: &[f64]) -> Result<Vec<u8>, ExprError> {
-        Ok(match self {
-            Self::I32 => (expr.whole(values, i64::from(i32::MIN), i64::from(i32::MAX))? as i32).to_le_bytes().to_vec(),
-            Self::U32 => (expr.whole(values, 0, i64::from(u32::MAX))? as u32).to_le_bytes().to_vec(),
-            Self::I64 => expr.whole(values, -(1 << 53), 1 << 53)?.to_le_bytes().to_vec(),
-            Self::U64 => expr.whole(values, 0, 1 << 53)?.to_le_bytes().to_vec(),
-            Self::F32 => (expr.value(values) as f32).to_le_bytes().to_vec(),
-            Self::F64 => expr.value(values).to_le_bytes().to_vec(),
-        })
-    }
-}
-
-impl Arg {
-    /// Bytes the argument takes in the kernel's parameter space; also its alignment.
-    pub fn size_bytes(&self) -> usize {
-        match self {
-            Self::Tensor(_) | Self::Lengths(_) | Self::BlockTable | Self::Workspace(_) => 8,
-            Self::Value(_, scalar) => scalar.size_bytes(),
-        }
     }
 }
 
@@ -415,6 +295,9 @@ impl EntryName {
             Ok(match part {
                 NamePart::Text(text) => text.clone(),
                 NamePart::Dtype => dtype.to_string(),
+                NamePart::Define(texts) => {
+                    texts.iter().find(|(of, _)| *of == dtype).map(|(_, text)| text.clone()).unwrap_or_default()
+                }
                 NamePart::Number(expr) => expr.whole(values, 0, i64::from(u32::MAX))?.to_string(),
             })
         };
@@ -431,6 +314,8 @@ fn may_be(parts: &[NamePart], entry: &str, dtype: &str) -> bool {
     let Some((first, rest)) = parts.split_first() else { return entry.is_empty() };
     match first {
         NamePart::Text(text) => entry.strip_prefix(text.as_str()).is_some_and(|tail| may_be(rest, tail, dtype)),
+        // Stored code has no macros.
+        NamePart::Define(_) => false,
         NamePart::Dtype => entry.strip_prefix(dtype).is_some_and(|tail| may_be(rest, tail, dtype)),
         NamePart::Number(_) => {
             let digits = entry.bytes().take_while(u8::is_ascii_digit).count();

@@ -4,11 +4,14 @@
 //! Three families of bad news stay apart: a [`Fault`](crate::outcome::Fault) is the kernel's doing and is data,
 //! [`BackendError`] is this program's or the machine's limit, [`OpenError`] is a wrong file or name.
 
+mod builder;
 mod claim;
 pub mod closure;
 mod code;
 pub mod compile;
+mod compiler;
 mod coverage;
+mod cubin;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(not(feature = "cuda"))]
@@ -19,6 +22,7 @@ pub mod cuda_bare;
 #[cfg(feature = "cuda")]
 pub mod cuda_raw;
 mod emulated;
+mod explain;
 mod kernel;
 mod made;
 pub mod manifest;
@@ -32,10 +36,12 @@ mod nvrtc_search;
 mod plan;
 mod sources;
 
+pub use builder::KernelBuilder;
 pub use claim::Claim;
-pub use code::Code;
+pub use code::{Code, Image};
 pub use coverage::{CoverageMap, Held, Point, PointKind, Points, Recording};
 pub use emulated::{Emulator, Lines, Observed, Watch, elements_times_keys};
+pub use explain::{Bound, Dims, Explained};
 pub use kernel::{Kernel, MutantError, NoPtx, OpenError, SMALL_BUDGET, SMALL_WARPS, shipped_names};
 pub use sources::{CompileJob, Mutant};
 

@@ -68,6 +68,18 @@ impl Nvrtc {
 
     /// Compiles `source` to PTX for `arch` (such as `compute_75`).
     pub fn compile(&self, source: &Source, arch: &str, options: &[String]) -> Result<String, CompileError> {
+        self.compile_named(source, arch, options, &[]).map(|(ptx, _)| ptx)
+    }
+
+    /// The same, and what the PTX calls each of `names`, expressions that name an entry point in the source, such as
+    /// `decode<float, 64>`. They are instantiated by being asked for.
+    pub fn compile_named(
+        &self,
+        source: &Source,
+        arch: &str,
+        options: &[String],
+        names: &[String],
+    ) -> Result<(String, Vec<String>), CompileError> {
         let mut arguments = vec![c_string("arch", &format!("--gpu-architecture={arch}"))?];
         for option in options {
             arguments.push(c_string("options", option)?);
@@ -75,9 +87,17 @@ impl Nvrtc {
         if let Some(dir) = &self.include_dir {
             arguments.push(c_string("include path", &format!("--include-path={}", dir.display()))?);
         }
+        for dir in &source.include {
+            arguments.push(c_string("include path", &format!("--include-path={}", dir.display()))?);
+        }
         let program = Program::new(&self.functions, source)?;
+        let names = names.iter().map(|name| c_string("name of an entry", name)).collect::<Result<Vec<_>, _>>()?;
+        for name in &names {
+            program.ask_for(name)?;
+        }
         program.compile(&source.main.name, &arguments)?;
-        program.ptx()
+        let symbols = names.iter().map(|name| program.symbol(name)).collect::<Result<_, _>>()?;
+        Ok((program.ptx()?, symbols))
     }
 
     fn load(path: &Path) -> Result<Self, String> {
@@ -133,6 +153,28 @@ impl<'a> Program<'a> {
         self.functions.check("nvrtcCompileProgram", code)
     }
 
+    /// Before compiling.
+    fn ask_for(&self, name: &CStr) -> Result<(), CompileError> {
+        // SAFETY: the handle is live, and the call copies the string.
+        let code = unsafe { (self.functions.add_name_expression)(self.handle, name.as_ptr()) };
+        self.functions.check("nvrtcAddNameExpression", code)
+    }
+
+    /// After compiling, for a name that was asked for.
+    fn symbol(&self, name: &CStr) -> Result<String, CompileError> {
+        let call = "nvrtcGetLoweredName";
+        let mut symbol: *const c_char = ptr::null();
+        // SAFETY: the handle is live, the string outlives the call, and `symbol` is a live pointer that the call writes.
+        let code = unsafe { (self.functions.lowered_name)(self.handle, name.as_ptr(), &mut symbol) };
+        self.functions.check(call, code)?;
+        if symbol.is_null() {
+            return Err(CompileError::CallFailed { call, reason: "no name was given".into() });
+        }
+        // SAFETY: on success it is a terminated string that lives as long as the program.
+        let symbol = unsafe { CStr::from_ptr(symbol) };
+        symbol.to_str().map(str::to_owned).map_err(|_| CompileError::NotText { call })
+    }
+
     fn ptx(&self) -> Result<String, CompileError> {
         self.text("nvrtcGetPTX", self.functions.ptx_size, self.functions.ptx)
     }
@@ -179,6 +221,8 @@ struct Functions {
     ) -> c_int,
     destroy_program: unsafe extern "C" fn(*mut Handle) -> c_int,
     compile_program: unsafe extern "C" fn(Handle, c_int, *const *const c_char) -> c_int,
+    add_name_expression: unsafe extern "C" fn(Handle, *const c_char) -> c_int,
+    lowered_name: unsafe extern "C" fn(Handle, *const c_char, *mut *const c_char) -> c_int,
     ptx_size: SizeFn,
     ptx: FillFn,
     log_size: SizeFn,
@@ -196,6 +240,8 @@ impl Functions {
                 create_program: *library.get("nvrtcCreateProgram")?,
                 destroy_program: *library.get("nvrtcDestroyProgram")?,
                 compile_program: *library.get("nvrtcCompileProgram")?,
+                add_name_expression: *library.get("nvrtcAddNameExpression")?,
+                lowered_name: *library.get("nvrtcGetLoweredName")?,
                 ptx_size: *library.get("nvrtcGetPTXSize")?,
                 ptx: *library.get("nvrtcGetPTX")?,
                 log_size: *library.get("nvrtcGetProgramLogSize")?,

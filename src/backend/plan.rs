@@ -1,14 +1,22 @@
 //! What both backends do with a case: which regions of memory there are, what is in them, what is launched.
 
-use super::manifest::{self, Arg, Lengths, Manifest, Workspace, WorkspaceType};
+mod launch;
+mod region;
+
+pub(super) use launch::PlannedLaunch;
+pub(super) use region::{Initialised, Region};
+
+use super::manifest::{self, Index, IndexType, Manifest, Memory, Placement, WorkspaceType};
 use super::{BackendError, Kernel, Run};
-use crate::case::{Case, Inputs, MAX_TENSOR_ELEMENTS, NO_PAGE, Poison, TensorName};
-use crate::expr::{Expr, ExprError};
+use crate::case::{Case, Inputs, Poison, TensorName};
+use crate::expr::ExprError;
 use crate::float::Dtype;
 use crate::outcome::Output;
 use crate::tensor::Buffer;
-use std::collections::BTreeMap;
-use std::ops::Range;
+use launch::{StepRegions, dims, plan_launch};
+use region::{Address, Use};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Regions and launches of one run.
 #[derive(Clone)]
@@ -16,86 +24,6 @@ pub(super) struct Plan {
     pub(super) regions: Vec<Region>,
     /// The launches of each step.
     pub(super) steps: Vec<Vec<PlannedLaunch>>,
-}
-
-/// One tensor or array in memory.
-#[derive(Clone)]
-pub(super) struct Region {
-    pub(super) name: String,
-    /// What it holds before the first launch; empty in a sketch, unless it holds lengths or pages.
-    pub(super) bytes: Vec<u8>,
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a GPU is given memory without content"))]
-    pub(super) size_bytes: usize,
-    /// Byte ranges that hold data before the launch; the rest is poison.
-    pub(super) initialised: Initialised,
-    pub(super) writable: bool,
-    /// What becomes of it in the Output.
-    use_: Use,
-    /// Type of its elements, if there are any that must not be read.
-    poisoned: Option<WorkspaceType>,
-}
-
-#[derive(Clone)]
-pub(super) enum Initialised {
-    All,
-    Nothing,
-    Ranges(Vec<Range<usize>>),
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Use {
-    Input,
-    KCache,
-    VCache,
-    Out,
-    Lse,
-    Workspace,
-}
-
-/// One launch with everything evaluated but the addresses.
-#[derive(Clone)]
-pub(super) struct PlannedLaunch {
-    pub(super) entry: String,
-    pub(super) grid: [u32; 3],
-    pub(super) block: [u32; 3],
-    pub(super) shared_bytes: u32,
-    pub(super) args: Vec<PlannedArg>,
-}
-
-impl PlannedLaunch {
-    /// The bytes of each argument, where a region is at `address` of its index.
-    pub(super) fn arg_bytes(&self, address: impl Fn(usize) -> u64) -> Vec<Vec<u8>> {
-        let bytes = |arg: &PlannedArg| match arg {
-            PlannedArg::Region(index) => address(*index).to_le_bytes().to_vec(),
-            PlannedArg::Bytes(bytes) => bytes.clone(),
-        };
-        self.args.iter().map(bytes).collect()
-    }
-}
-
-#[derive(Clone)]
-pub(super) enum PlannedArg {
-    /// The address of the region with this index.
-    Region(usize),
-    /// These bytes.
-    Bytes(Vec<u8>),
-}
-
-/// Index of each region of a step.
-struct StepRegions {
-    /// The first workspace; the others follow.
-    workspaces: usize,
-    /// Only of a kernel that returns it.
-    lse: Option<usize>,
-    q: usize,
-    /// New keys and values, of a kernel that appends them.
-    new: Option<[usize; 2]>,
-    out: usize,
-    /// Those that some launch takes.
-    lengths: BTreeMap<Lengths, usize>,
-    block_table: Option<usize>,
-    /// Only of a case that has them.
-    sinks: Option<usize>,
 }
 
 const K_CACHE: usize = 0;
@@ -148,49 +76,72 @@ impl Plan {
             regions.push(region);
             regions.len() - 1
         };
-        let input = |name: &str, dtype: Dtype, len: usize, content: Option<Buffer>| {
-            Region::of(name, dtype, len, content, Initialised::All, Use::Input)
-        };
-        let output = |name: &str, dtype: Dtype, len: usize, use_: Use| {
-            let poison = run.map(|run| Buffer::filled(dtype, len, run.poison.bits(dtype)));
-            let poisoned = Some(if use_ == Use::Lse { WorkspaceType::F32 } else { WorkspaceType::Storage });
-            Region { poisoned, ..Region::of(name, dtype, len, poison, Initialised::Nothing, use_) }
-        };
-        let takes = |wanted: &dyn Fn(&Arg) -> bool| manifest.launches.iter().flat_map(|l| &l.args).any(wanted);
-        let block_table = takes(&|arg| matches!(arg, Arg::BlockTable))
-            .then(|| add(Region::new("block_table", block_table(case), Initialised::All, Use::Input)));
-        let has_sinks = case.features.sinks && takes(&|arg| matches!(arg, Arg::Tensor(TensorName::Sinks)));
-        let num_q_heads = shape.num_q_heads() as usize;
-        let sinks = has_sinks.then(|| add(input("sinks", Dtype::F32, num_q_heads, sinks)));
+        let taken: Vec<Memory> =
+            manifest.launches.iter().flat_map(|l| &l.args).flat_map(|arg| arg.memories()).collect();
+        let indices: BTreeSet<(Index, IndexType)> = taken
+            .iter()
+            .filter_map(|memory| if let Memory::Index(index, kind) = memory { Some((*index, *kind)) } else { None })
+            .collect();
+        let pointers: BTreeSet<TensorName> = taken
+            .iter()
+            .filter_map(|memory| if let Memory::Pointers(name) = memory { Some(*name) } else { None })
+            .collect();
+        // Block tables are the same in each step.
+        let mut of_case = BTreeMap::new();
+        for &(index, kind) in indices.iter().filter(|(index, _)| index.is_constant()) {
+            of_case.insert((index, kind), add(index_region(index, kind, case, 0)?));
+        }
+        let mut tensors = BTreeMap::from([(TensorName::KCache, K_CACHE), (TensorName::VCache, V_CACHE)]);
+        if case.features.sinks && taken.contains(&Memory::Tensor(TensorName::Sinks)) {
+            let num_q_heads = shape.num_q_heads() as usize;
+            let sinks = Region::input("sinks", Dtype::F32, num_q_heads, sinks, None, 0);
+            tensors.insert(TensorName::Sinks, add(sinks));
+        }
+        let poison = |dtype: Dtype| run.map(|run| run.poison.bits(dtype));
         let mut step_inputs = step_inputs.into_iter();
         let mut steps = Vec::new();
         for step in 0..case.steps {
+            let values = &variables[step as usize];
+            let mut placements = BTreeMap::new();
+            for (&name, layout) in &manifest.layouts {
+                let placement = layout.place(name, case, values).map_err(|e| BackendError::Launch(e.to_string()))?;
+                placements.insert(name, Arc::new(placement));
+            }
+            let place = |name: TensorName| placements.get(&name).cloned();
             let (q, new) = step_inputs.next().map(|tensors| (tensors.q, [tensors.k_new, tensors.v_new])).unzip();
             let [k_new, v_new] = new.map_or([None, None], |new| new.map(Some));
             let [k_len, v_len] = [shape.head_dim, shape.v_head_dim].map(|dim| case.new_token_layout(dim).span());
-            let at = StepRegions {
-                workspaces,
-                lse: manifest.lse.map(|_| add(output("lse", Dtype::F32, case.lse_layout().span(), Use::Lse))),
-                q: add(input("q", case.dtype, case.query_layout().span(), q)),
-                new: case.features.append.then(|| {
-                    [("k_new", k_len, k_new), ("v_new", v_len, v_new)]
-                        .map(|(name, len, content)| add(input(name, case.dtype, len, content)))
-                }),
-                out: add(output("out", case.dtype, case.output_layout().span(), Use::Out)),
-                lengths: Lengths::ALL
-                    .into_iter()
-                    .filter(|wanted| takes(&|arg| matches!(arg, Arg::Lengths(lengths) if lengths == wanted)))
-                    .map(|which| {
-                        let bytes = int32s(&which.of(case, step));
-                        (which, add(Region::new(which.name(), bytes, Initialised::All, Use::Input)))
-                    })
-                    .collect(),
-                block_table,
-                sinks,
+            let input = |name: TensorName, len: usize, content: Option<Buffer>| {
+                let bits = poison(case.dtype).unwrap_or(0);
+                Region::input(&name.to_string(), case.dtype, len, content, place(name), bits)
             };
-            let values = &variables[step as usize];
+            let output = |name: TensorName, dtype: Dtype, len: usize, use_: Use| {
+                Region::output(&name.to_string(), dtype, len, use_, place(name), poison(dtype))
+            };
+            let mut tensors = tensors.clone();
+            if manifest.lse.is_some() {
+                let lse = output(TensorName::Lse, Dtype::F32, case.lse_layout().span(), Use::Lse);
+                tensors.insert(TensorName::Lse, add(lse));
+            }
+            tensors.insert(TensorName::Q, add(input(TensorName::Q, case.query_layout().span(), q)));
+            if case.features.append {
+                tensors.insert(TensorName::KNew, add(input(TensorName::KNew, k_len, k_new)));
+                tensors.insert(TensorName::VNew, add(input(TensorName::VNew, v_len, v_new)));
+            }
+            let out = output(TensorName::Out, case.dtype, case.output_layout().span(), Use::Out);
+            tensors.insert(TensorName::Out, add(out));
+            let mut of_step = of_case.clone();
+            for &(index, kind) in indices.iter().filter(|(index, _)| !index.is_constant()) {
+                of_step.insert((index, kind), add(index_region(index, kind, case, step)?));
+            }
+            let mut of_requests = BTreeMap::new();
+            for &name in &pointers {
+                let Some(&region) = tensors.get(&name) else { continue };
+                of_requests.insert(name, add(pointers_region(name, region, place(name).as_deref(), case)));
+            }
+            let at = StepRegions { workspaces, tensors, indices: of_step, pointers: of_requests };
             let launches = manifest.launches.iter().map(|launch| plan_launch(launch, case, values, &at));
-            steps.push(launches.collect::<Result<_, ExprError>>()?);
+            steps.push(launches.collect::<Result<_, BackendError>>()?);
         }
         Ok(Self { regions, steps })
     }
@@ -221,9 +172,9 @@ impl Plan {
     /// Puts the Output together; `bytes` gives a region's bytes after the run.
     pub(super) fn output(&self, case: &Case, mut bytes: impl FnMut(usize) -> Vec<u8>) -> Output {
         let mut read = |wanted: Use| -> Vec<Buffer> {
-            let indices = self.regions.iter().enumerate().filter(|(_, r)| r.use_ == wanted).map(|(i, _)| i);
+            let found = self.regions.iter().enumerate().filter(|(_, region)| region.use_ == wanted);
             let dtype = if wanted == Use::Lse { Dtype::F32 } else { case.dtype };
-            indices.map(|i| Buffer::from_bytes(dtype, bytes(i))).collect()
+            found.map(|(index, region)| region.gathered(dtype, bytes(index))).collect()
         };
         let [out, lse] = [Use::Out, Use::Lse].map(&mut read);
         let [k_cache, v_cache] = [Use::KCache, Use::VCache]
@@ -231,66 +182,72 @@ impl Plan {
         Output { out, lse, k_cache, v_cache }
     }
 
-    /// Whether region `index` is an output, all of whose elements must be written.
-    pub(super) fn is_out(&self, index: usize) -> bool {
-        matches!(self.regions[index].use_, Use::Out | Use::Lse)
+    /// The first byte of region `index` that should have been written and was not: every element of an output.
+    /// `first_clear` gives the first byte in a range that was not written.
+    pub(super) fn unwritten(
+        &self,
+        case: &Case,
+        index: usize,
+        first_clear: impl Fn(std::ops::Range<usize>) -> Option<usize>,
+    ) -> Option<usize> {
+        let region = &self.regions[index];
+        let size = match region.use_ {
+            Use::Out => case.dtype.size_bytes(),
+            Use::Lse => Dtype::F32.size_bytes(),
+            _ => return None,
+        };
+        match &region.placement {
+            None => first_clear(0..region.size_bytes),
+            Some(placement) => {
+                placement.ranges().into_iter().find_map(|range| first_clear(range.start * size..range.end * size))
+            }
+        }
     }
 
     /// The element of an output that a byte belongs to, such as `out[0, 3, 0]`.
     pub(super) fn element(&self, case: &Case, index: usize, byte: usize) -> String {
-        let (layout, size) = match self.regions[index].use_ {
+        let region = &self.regions[index];
+        let (layout, size) = match region.use_ {
             Use::Lse => (case.lse_layout(), Dtype::F32.size_bytes()),
             _ => (case.output_layout(), case.dtype.size_bytes()),
         };
-        let at = layout.coordinate(byte / size).unwrap_or_default();
-        format!("{}[{}]", self.regions[index].name, at.iter().map(u64::to_string).collect::<Vec<_>>().join(", "))
+        let axes = layout.extents().len();
+        let placed = |placement: &Arc<Placement>| Some(placement.coordinate(byte / size)?[..axes].to_vec());
+        let at = region.placement.as_ref().map_or_else(|| layout.coordinate(byte / size), placed).unwrap_or_default();
+        format!("{}[{}]", region.name, at.iter().map(u64::to_string).collect::<Vec<_>>().join(", "))
     }
 }
 
-impl Region {
-    fn new(name: &str, bytes: Vec<u8>, initialised: Initialised, use_: Use) -> Self {
-        let size_bytes = bytes.len();
-        Self { name: name.into(), bytes, size_bytes, initialised, writable: use_ != Use::Input, use_, poisoned: None }
-    }
+fn index_region(index: Index, kind: IndexType, case: &Case, step: u32) -> Result<Region, BackendError> {
+    let name = index.region_name();
+    let too_large = |n| BackendError::Launch(format!("{name}: expected numbers that fit into 32 bits, found {n}"));
+    let bytes = kind.bytes(&index.of(case, step)).map_err(too_large)?;
+    Ok(Region::new(name, bytes, Initialised::All, Use::Input))
+}
 
-    /// A tensor of so many elements, with its content unless it is part of a sketch.
-    fn of(name: &str, dtype: Dtype, len: usize, content: Option<Buffer>, initialised: Initialised, use_: Use) -> Self {
-        let bytes = content.map(Buffer::into_bytes).unwrap_or_default();
-        Self { size_bytes: len * dtype.size_bytes(), ..Self::new(name, bytes, initialised, use_) }
-    }
-
-    /// A workspace as it is before the first step, as large as any step asks for.
-    fn workspace(
-        workspace: &Workspace,
-        case: &Case,
-        run: Option<Run>,
-        variables: &[Vec<f64>],
-    ) -> Result<Self, ExprError> {
-        let mut elements = 0;
-        for values in variables {
-            elements = elements.max(workspace.elements.whole(values, 0, MAX_TENSOR_ELEMENTS as i64)?);
+/// The addresses of each request's first row in a tensor.
+fn pointers_region(name: TensorName, region: usize, placement: Option<&Placement>, case: &Case) -> Region {
+    let shape = &case.shape;
+    let size = if name == TensorName::Lse { Dtype::F32 } else { case.dtype }.size_bytes();
+    let row = |layout: crate::tensor::Layout| layout.strides()[0] as usize;
+    let start = |request: usize| -> usize {
+        let before = || shape.requests[..request].iter().map(|r| r.q_len as usize).sum::<usize>();
+        match (name, placement) {
+            (TensorName::KCache, _) => case.cache_map(shape.head_dim).offset(request as u32, 0, 0),
+            (TensorName::VCache, _) => case.cache_map(shape.v_head_dim).offset(request as u32, 0, 0),
+            (_, Some(placement)) => placement.start(request),
+            (TensorName::KNew, None) => before() * row(case.new_token_layout(shape.head_dim)),
+            (TensorName::VNew, None) => before() * row(case.new_token_layout(shape.v_head_dim)),
+            (TensorName::Out, None) => before() * row(case.output_layout()),
+            (TensorName::Lse, None) => before() * row(case.lse_layout()),
+            (_, None) => before() * row(case.query_layout()),
         }
-        let elements = elements as usize;
-        let poison = workspace.dtype.poison(run.map_or(case.poison, |run| run.poison), case.dtype);
-        let (element, initialised) =
-            if workspace.zeroed { (vec![0; poison.len()], Initialised::All) } else { (poison, Initialised::Nothing) };
-        let bytes = if run.is_some() { element.repeat(elements) } else { Vec::new() };
-        let size_bytes = elements * element.len();
-        let poisoned = Some(workspace.dtype);
-        Ok(Self { size_bytes, poisoned, ..Self::new(&workspace.name, bytes, initialised, Use::Workspace) })
-    }
-}
-
-fn int32s(numbers: &[u32]) -> Vec<u8> {
-    numbers.iter().flat_map(|n| n.to_le_bytes()).collect()
-}
-
-/// The rows of a block table, those behind a request's last page included.
-fn block_table(case: &Case) -> Vec<u8> {
-    let row_len = case.pages_per_request() as usize;
-    let mut rows = case.block_table();
-    rows.iter_mut().for_each(|row| row.resize(row_len, NO_PAGE as u32));
-    int32s(&rows.concat())
+    };
+    let requests = 0..shape.requests.len();
+    let address = |request: usize| Address { at: 8 * request, region, offset: (start(request) * size) as u64 };
+    let addresses = requests.clone().map(address).collect();
+    let name = format!("pointers of {name}");
+    Region { addresses, ..Region::new(&name, vec![0; 8 * requests.len()], Initialised::All, Use::Input) }
 }
 
 /// Warps of all launches of every step.
@@ -305,48 +262,6 @@ pub(super) fn warps(manifest: &Manifest, case: &Case) -> Result<u64, ExprError> 
         }
     }
     Ok(warps)
-}
-
-fn dims(exprs: &[Expr; 3], values: &[f64]) -> Result<[u32; 3], ExprError> {
-    let [x, y, z] = exprs;
-    let dim = |expr: &Expr| Ok(expr.whole(values, 1, i64::from(u32::MAX))? as u32);
-    Ok([dim(x)?, dim(y)?, dim(z)?])
-}
-
-fn plan_launch(
-    launch: &manifest::Launch,
-    case: &Case,
-    values: &[f64],
-    at: &StepRegions,
-) -> Result<PlannedLaunch, ExprError> {
-    let declared = |region: Option<usize>| {
-        PlannedArg::Region(region.unwrap_or_else(|| unreachable!("the manifest declares what it binds")))
-    };
-    let args = launch.args.iter().map(|arg| {
-        Ok(match arg {
-            Arg::Tensor(TensorName::Q) => PlannedArg::Region(at.q),
-            Arg::Tensor(TensorName::KNew) => declared(at.new.map(|[k, _]| k)),
-            Arg::Tensor(TensorName::VNew) => declared(at.new.map(|[_, v]| v)),
-            Arg::Tensor(TensorName::KCache) => PlannedArg::Region(K_CACHE),
-            Arg::Tensor(TensorName::VCache) => PlannedArg::Region(V_CACHE),
-            Arg::Tensor(TensorName::Out) => PlannedArg::Region(at.out),
-            Arg::Tensor(TensorName::Lse) => declared(at.lse),
-            Arg::Tensor(TensorName::Sinks) => {
-                at.sinks.map_or_else(|| PlannedArg::Bytes(0u64.to_le_bytes().into()), PlannedArg::Region)
-            }
-            Arg::Workspace(index) => PlannedArg::Region(at.workspaces + index),
-            Arg::Lengths(lengths) => declared(at.lengths.get(lengths).copied()),
-            Arg::BlockTable => declared(at.block_table),
-            Arg::Value(expr, scalar) => PlannedArg::Bytes(scalar.bytes(expr, values)?),
-        })
-    });
-    Ok(PlannedLaunch {
-        entry: launch.entry.of(case.dtype, values)?,
-        args: args.collect::<Result<_, ExprError>>()?,
-        grid: dims(&launch.grid, values)?,
-        block: dims(&launch.block, values)?,
-        shared_bytes: launch.shared_bytes.whole(values, 0, i64::from(u32::MAX))? as u32,
-    })
 }
 
 #[cfg(test)]

@@ -24,8 +24,8 @@ pub struct Mutant {
     pub tier: u8,
     /// The least a case must have to show it.
     pub needs: String,
-    /// Mutated PTX, relative to the mutant's file.
-    pub ptx: String,
+    /// Mutated PTX, relative to the mutant's file; absent where the parent's is compiled for each case too.
+    pub ptx: Option<String>,
     /// Changes of the source.
     #[serde(rename = "edit")]
     pub edits: Vec<Edit>,
@@ -41,8 +41,22 @@ pub(super) struct Sources {
     pub(super) mutant: Option<Mutant>,
     /// CUDA source, edits applied.
     pub(super) source: Option<Source>,
-    /// None of a kernel whose code is made.
-    pub(super) ptx_file: Option<PathBuf>,
+    pub(super) code: CodeFile,
+}
+
+/// Where a kernel's code is.
+pub(super) enum CodeFile {
+    Ptx(PathBuf),
+    Cubin(PathBuf),
+    /// It is made of the source.
+    None,
+}
+
+impl CodeFile {
+    fn of(file: &Path, ptx: Option<&String>, cubin: Option<&String>) -> Self {
+        let cubin = || cubin.map_or(Self::None, |cubin| Self::Cubin(beside(file, cubin)));
+        ptx.map_or_else(cubin, |ptx| Self::Ptx(beside(file, ptx)))
+    }
 }
 
 /// What `attnfuzz compile` needs of a kernel. Its PTX need not be there yet.
@@ -80,7 +94,10 @@ impl CompileJob {
         Ok(Self {
             source: sources.source.clone().ok_or_else(|| missing("source"))?,
             spec: sources.manifest.compile.clone().ok_or_else(|| missing("compile"))?,
-            ptx_file: sources.ptx_file.clone().ok_or_else(|| missing("ptx"))?,
+            ptx_file: match &sources.code {
+                CodeFile::Ptx(file) => file.clone(),
+                _ => return Err(missing("ptx")),
+            },
         })
     }
 }
@@ -96,7 +113,7 @@ impl Sources {
     pub(super) fn built_in(file: PathBuf, manifest: Manifest, text: &str, source: &str) -> Self {
         Self {
             manifest_hash: fnv1a(text.as_bytes()),
-            ptx_file: manifest.ptx.as_ref().map(|ptx| beside(&file, ptx)),
+            code: CodeFile::of(&file, manifest.ptx.as_ref(), None),
             source: manifest.source.as_ref().map(|name| Source::of(name, source)),
             file,
             manifest,
@@ -111,7 +128,7 @@ impl Sources {
         Ok(Self {
             file: path.into(),
             source: source.transpose()?,
-            ptx_file: manifest.ptx.as_ref().map(|ptx| beside(path, ptx)),
+            code: CodeFile::of(path, manifest.ptx.as_ref(), manifest.cubin.as_ref()),
             mutant: None,
             manifest,
             manifest_hash: fnv1a(text.as_bytes()),
@@ -119,8 +136,9 @@ impl Sources {
     }
 
     /// Reads the headers too: whoever compiles needs them, whoever runs the PTX doesn't.
-    fn with_headers(mut self) -> Result<Self, OpenError> {
+    pub(super) fn with_headers(mut self) -> Result<Self, OpenError> {
         let (Some(source), Some(compile)) = (&mut self.source, &self.manifest.compile) else { return Ok(self) };
+        source.include = compile.include.iter().map(|folder| beside(&self.file, folder)).collect();
         for header in &compile.headers {
             let file = beside(&self.file, header);
             let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -146,9 +164,14 @@ impl Sources {
         let stem = path.file_stem().map_or_else(|| mutant.id.clone(), |s| s.to_string_lossy().into_owned());
         manifest.name = format!("{}.{stem}", manifest.name);
         manifest.summary.clone_from(&mutant.summary);
-        let ptx_file = Some(beside(path, &mutant.ptx));
+        if manifest.ptx.is_some() != mutant.ptx.is_some() {
+            let message = "expected it if the kernel that is changed has it, and not otherwise".into();
+            let (file, key) = (path.into(), "ptx: ".into());
+            return Err(ManifestError { file, line: None, key, message }.into());
+        }
+        let code = CodeFile::of(path, mutant.ptx.as_ref(), None);
         let manifest_hash = parent.manifest_hash;
-        Ok(Self { file: path.into(), source, ptx_file, mutant: Some(mutant), manifest, manifest_hash })
+        Ok(Self { file: path.into(), source, code, mutant: Some(mutant), manifest, manifest_hash })
     }
 }
 
@@ -172,6 +195,12 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
 
 pub(super) fn read(file: &Path) -> Result<String, OpenError> {
     let error = |source| OpenError::Read { file: file.into(), source };
+    String::from_utf8(read_bytes(file)?)
+        .map_err(|_| error(io::Error::new(io::ErrorKind::InvalidData, "expected text in UTF-8, found other bytes")))
+}
+
+pub(super) fn read_bytes(file: &Path) -> Result<Vec<u8>, OpenError> {
+    let error = |source| OpenError::Read { file: file.into(), source };
     let metadata = std::fs::metadata(file).map_err(error)?;
     if !metadata.is_file() {
         return Err(error(io::Error::new(io::ErrorKind::InvalidInput, "expected a file, found a folder or a device")));
@@ -180,5 +209,5 @@ pub(super) fn read(file: &Path) -> Result<String, OpenError> {
         let message = format!("expected at most {MAX_FILE_BYTES} bytes, found {}", metadata.len());
         return Err(error(io::Error::new(io::ErrorKind::FileTooLarge, message)));
     }
-    std::fs::read_to_string(file).map_err(error)
+    std::fs::read(file).map_err(error)
 }

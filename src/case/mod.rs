@@ -16,6 +16,7 @@ mod only;
 mod recipe;
 mod relation;
 pub mod values;
+pub mod variables;
 mod view;
 
 pub use cache::{Cache, CacheMap, CacheOrder, NO_PAGE, Pages, Storage, StorageKind};

@@ -13,7 +13,7 @@ pub(super) fn run() -> Result<Exit, Failure> {
 }
 
 /// What a kernel claims to support.
-fn claims(kernel: &Kernel) {
+pub(super) fn claims(kernel: &Kernel) {
     let domain = &kernel.manifest.domain;
     println!("{}: {}", kernel.name(), kernel.manifest.summary);
     let list = |items: Vec<String>| items.join(", ");

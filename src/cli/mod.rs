@@ -4,12 +4,14 @@
 
 mod backends;
 mod cases;
+mod check;
 mod compile;
 mod corpus;
 mod coverage;
 mod doctor;
 mod emulate;
 mod fuzz;
+mod init;
 mod inputs;
 mod kernels;
 mod mutate;
@@ -98,6 +100,10 @@ enum Command {
     Kernels,
     /// Say what this machine has, and what each missing piece costs
     Doctor,
+    /// Write the manifest of a kernel of yours, as far as its code tells
+    Init(init::InitArgs),
+    /// Say what a manifest comes to, run three tiny cases and guess at what is wrong with it
+    Check(check::CheckArgs),
     /// Make a kernel's PTX from its source, or check that it is fresh
     Compile(CompileArgs),
     /// Run one launch of any kernel's PTX in the emulator, with arguments of yours
@@ -444,6 +450,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Show(args)) => show::run(&args),
         Some(Command::Kernels) => kernels::run(),
         Some(Command::Doctor) => doctor::run(),
+        Some(Command::Init(args)) => init::run(&args),
+        Some(Command::Check(args)) => check::run(&args),
         Some(Command::Compile(args)) => compile::run(&args),
         Some(Command::Emulate(args)) => emulate::run(&args),
         Some(Command::Worker(args)) => worker::run(&args),

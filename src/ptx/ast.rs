@@ -22,6 +22,14 @@ impl Module {
         self.functions.iter().filter(|f| f.is_entry && f.body.is_some()).map(|f| f.name.as_str())
     }
 
+    /// What each kernel says of how it is launched, in the order of the text.
+    pub fn signatures(&self) -> Vec<Signature> {
+        let is_dynamic = |v: &Variable| v.space == Space::Shared && v.is_extern;
+        let has_dynamic_shared = self.variables.iter().any(is_dynamic);
+        let kernels = self.functions.iter().filter(|f| f.is_entry && f.body.is_some());
+        kernels.map(|function| function.signature(has_dynamic_shared)).collect()
+    }
+
     /// The `.target`, such as `sm_80`.
     pub fn target(&self) -> &str {
         &self.target
@@ -31,6 +39,19 @@ impl Module {
     pub fn version(&self) -> (u32, u32) {
         self.version
     }
+}
+
+/// What a kernel says of how it is launched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// The entry point's name.
+    pub name: String,
+    /// Name, type and size in bytes of each parameter; of an array the type is its elements'.
+    pub params: Vec<(String, Type, usize)>,
+    /// Threads of a block, if the kernel asks for a number, and the directive that does.
+    pub block: Option<(u64, &'static str)>,
+    /// Whether the module has shared memory whose size the launch says.
+    pub has_dynamic_shared: bool,
 }
 
 /// A variable or a group of registers.
@@ -76,6 +97,25 @@ pub(super) struct Function {
     /// Limits such as `maxntid`, with their numbers.
     pub(super) directives: Vec<(String, Vec<u64>)>,
     pub(super) body: Option<Vec<Statement>>,
+}
+
+impl Function {
+    fn signature(&self, has_dynamic_shared: bool) -> Signature {
+        let size = |v: &Variable| {
+            let elements = u64::from(v.vector).saturating_mul(v.array.unwrap_or(1));
+            usize::try_from(elements).unwrap_or(usize::MAX).saturating_mul(v.ty.size_bytes())
+        };
+        let threads = |name: &'static str| {
+            let (_, dims) = self.directives.iter().find(|(n, _)| n == name)?;
+            Some((dims.iter().fold(1u64, |n, &dim| n.saturating_mul(dim)), name))
+        };
+        Signature {
+            name: self.name.clone(),
+            params: self.params.iter().map(|v| (v.name.clone(), v.ty, size(v))).collect(),
+            block: threads("reqntid").or_else(|| threads("maxntid")),
+            has_dynamic_shared,
+        }
+    }
 }
 
 /// One line of a function's body.

@@ -20,7 +20,7 @@ mod program;
 mod types;
 mod unwritten;
 
-pub use ast::{Base, Instruction, Module, Operand};
+pub use ast::{Base, Instruction, Module, Operand, Signature};
 pub use edit::Place;
 pub use error::{Error, Position};
 pub use idle::Idle;

@@ -1,8 +1,8 @@
 //! What a closure gets and gives.
 
 use super::Tensor;
-use crate::backend::manifest::Lengths;
-use crate::case::{self, CacheMap, Case, NO_PAGE, Poison, StepInputs};
+use crate::backend::manifest::Index;
+use crate::case::{self, CacheMap, Case, Poison, StepInputs};
 use crate::float::Dtype;
 use crate::tensor::Buffer;
 
@@ -44,7 +44,7 @@ pub struct Inputs {
     pub cu_q_len: Vec<i32>,
     /// Tokens in the cache after the step, of the requests before each, and of all: `batch + 1` numbers.
     pub cu_kv_len: Vec<i32>,
-    /// Pages of each request, `[batch, pages_per_request]`, [`NO_PAGE`] behind its last; empty without pages.
+    /// Pages of each request, `[batch, pages_per_request]`, [`NO_PAGE`](crate::case::NO_PAGE) behind its last; empty without pages.
     pub block_table: Vec<i32>,
     /// Logits of the sinks, `[num_q_heads]`; empty without sinks.
     pub sinks: Vec<f32>,
@@ -141,13 +141,8 @@ impl Inputs {
         poison: Poison,
     ) -> Self {
         // Lengths that are legal are below 2^31.
-        let lengths = |which: Lengths| which.of(case, step).into_iter().map(|n| n as i32).collect::<Vec<i32>>();
+        let lengths = |which: Index| which.of(case, step).into_iter().map(|n| n as i32).collect::<Vec<i32>>();
         let lse_bits = poison.bits(Dtype::F32);
-        let row_len = case.pages_per_request() as usize;
-        let block_table = case.block_table().into_iter().flat_map(|row| {
-            let behind = row_len.saturating_sub(row.len());
-            row.into_iter().map(|page| page as i32).chain(std::iter::repeat_n(NO_PAGE, behind))
-        });
         Self {
             step,
             q: Tensor::of(&tensors.q),
@@ -159,12 +154,12 @@ impl Inputs {
             v_layout: case.cache_map(case.shape.v_head_dim),
             out: Tensor::of(&Buffer::filled(case.dtype, case.output_layout().span(), poison.bits(case.dtype))),
             lse: if with_lse { vec![f32::from_bits(lse_bits); case.lse_layout().span()] } else { Vec::new() },
-            past_len: lengths(Lengths::PastLen),
-            kv_len: lengths(Lengths::KvLen),
-            q_len: lengths(Lengths::QLen),
-            cu_q_len: lengths(Lengths::CuQLen),
-            cu_kv_len: lengths(Lengths::CuKvLen),
-            block_table: block_table.collect(),
+            past_len: lengths(Index::PastLen),
+            kv_len: lengths(Index::KvLen),
+            q_len: lengths(Index::QLen),
+            cu_q_len: lengths(Index::CuQLen),
+            cu_kv_len: lengths(Index::CuKvLen),
+            block_table: lengths(Index::Padded),
             sinks: sinks.map(|sinks| Tensor::of(sinks).to_f32()).unwrap_or_default(),
             scale: case.scale,
         }

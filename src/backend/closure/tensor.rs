@@ -5,6 +5,7 @@ use crate::tensor::Buffer;
 
 /// The elements of a tensor in memory order, gaps between rows included.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Tensor {
     /// binary32.
     F32(Vec<f32>),

@@ -1,6 +1,7 @@
 //! A kernel's CUDA source with its own headers, and the edits that make a mutant's of it.
 
 use serde::Deserialize;
+use std::path::PathBuf;
 
 /// What NVRTC is given to compile.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,6 +10,8 @@ pub struct Source {
     pub main: SourceFile,
     /// Headers that it, or one of them, includes by name. Names are unique.
     pub headers: Vec<SourceFile>,
+    /// Folders to look for further headers in.
+    pub include: Vec<PathBuf>,
 }
 
 /// A file of CUDA source.
@@ -35,7 +38,7 @@ pub struct Edit {
 impl Source {
     /// A source that includes no header of its own.
     pub fn of(name: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { main: SourceFile { name: name.into(), text: text.into() }, headers: Vec::new() }
+        Self { main: SourceFile { name: name.into(), text: text.into() }, headers: Vec::new(), include: Vec::new() }
     }
 
     /// A mutant's source. All edits refer to the parent, so their order doesn't matter.
@@ -57,7 +60,7 @@ impl Source {
         }
         let mut files = self.files().zip(&edits_of).map(|(file, edits)| file.edited(edits));
         let main = files.next().unwrap_or_else(|| Ok(self.main.clone()))?;
-        Ok(Self { main, headers: files.collect::<Result<_, _>>()? })
+        Ok(Self { main, headers: files.collect::<Result<_, _>>()?, include: self.include.clone() })
     }
 
     fn files(&self) -> impl Iterator<Item = &SourceFile> {

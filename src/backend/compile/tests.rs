@@ -5,7 +5,7 @@ use super::*;
 use crate::backend::CompileJob;
 
 fn spec() -> CompileSpec {
-    CompileSpec { arch: "compute_75".to_owned(), options: vec!["-lineinfo".to_owned()], headers: Vec::new() }
+    CompileSpec { arch: "compute_75".to_owned(), options: vec!["-lineinfo".to_owned()], ..CompileSpec::default() }
 }
 
 fn edit(find: &str, replace: &str) -> Edit {
@@ -118,7 +118,7 @@ fn an_edit_changes_the_file_it_names_and_no_other() {
 
 #[test]
 fn the_hash_is_fnv_1a() {
-    let spec = CompileSpec { arch: String::new(), options: Vec::new(), headers: Vec::new() };
+    let spec = CompileSpec { arch: String::new(), ..CompileSpec::default() };
     let source_hash = |text: &str, spec: &CompileSpec| source_hash(&Source::of("k.cu", text), spec);
     // FNV-1a of the three bytes `a`, 0, 0, from the published definition.
     let expected = [b'a', 0, 0]
