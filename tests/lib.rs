@@ -6,6 +6,7 @@ mod architecture;
 mod bound;
 mod brought;
 mod builder;
+mod by_struct;
 mod campaign;
 mod check;
 mod cli;

@@ -46,7 +46,7 @@ extern "C" __global__ void __launch_bounds__(128) by_struct_decode(const __grid_
     const char* values = p.v.data + request * p.v.stride_batch + head / p.q_per_kv * p.v.stride_head;
     const float log2e = 1.4426950408889634f;
 
-    float largest = -INFINITY, sum = 0.0f;
+    float largest = -__int_as_float(0x7f800000), sum = 0.0f;
     float2 part[2] = {{0.0f, 0.0f}, {0.0f, 0.0f}};
     for (long long token = 0; token < p.kv_lens[request]; ++token) {
         const __half2* key = reinterpret_cast<const __half2*>(keys + token * p.k.stride_token);

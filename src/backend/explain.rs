@@ -7,6 +7,7 @@ use crate::expr::{Expr, ExprError};
 
 /// A launch of a case, with everything evaluated.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Explained {
     /// The entry point.
     pub entry: String,
@@ -22,6 +23,7 @@ pub struct Explained {
 
 /// What a launch hands over at one place.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Bound {
     /// Number of the argument, from 0, and for a field of a struct its byte: `2+16`.
     pub place: String,
@@ -33,6 +35,7 @@ pub struct Bound {
 
 /// Three numbers and the expressions that they came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Dims {
     /// The numbers.
     pub numbers: [i64; 3],

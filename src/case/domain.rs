@@ -381,6 +381,13 @@ mod tests {
     }
 
     #[test]
+    fn ranges_are_written_as_rust_writes_them() {
+        assert_eq!(Range::from(7), Range::Span(7, 7));
+        assert_eq!(Range::from(0..=9), Range::Span(0, 9));
+        assert_eq!(Range::from([128, 64, 128]), Range::List(vec![64, 128]));
+    }
+
+    #[test]
     fn a_part_of_a_range_is_ascending() {
         let list = Range::List(vec![96, 4, 4, 1]);
         assert_eq!(list.within(2, 100), Some(Range::List(vec![4, 96])));

@@ -43,6 +43,7 @@ impl Module {
 
 /// What a kernel says of how it is launched.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Signature {
     /// The entry point's name.
     pub name: String,

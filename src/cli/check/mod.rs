@@ -144,6 +144,9 @@ fn tell(launch: &Explained) {
 fn tell_guesses(file: &Path, text: &str, kernel: &Kernel, cases: &[Case]) {
     let shown = file.display();
     let mut any = false;
+    if let Err(why) = kernel.ptx() {
+        println!("\nmistakes of the manifest are not tried: {why}");
+    }
     for guess in guesses::all(text) {
         if guesses::helps(&guess, file, kernel) {
             any = true;

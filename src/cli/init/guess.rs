@@ -28,8 +28,11 @@ pub(super) enum Element {
 impl Kind {
     /// Of a type as C++ or a demangler writes it.
     pub(super) fn of_type(text: &str) -> Self {
+        let is_pointer = text.contains('*');
+        // A struct of floats is no float.
+        let text = text.split('<').next().unwrap_or(text);
         let has = |word: &str| text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|found| found == word);
-        if text.contains('*') {
+        if is_pointer {
             let element = match () {
                 () if has("float") => Some(Element::F32),
                 () if has("half") || has("__half") || has("half_t") => Some(Element::F16),
@@ -45,12 +48,15 @@ impl Kind {
         let is_unsigned = has("unsigned") || text.trim_start_matches("const ").starts_with('u');
         match () {
             () if has("float") => Self::Number("f32"),
+            () if has("bool") => Self::Number("bool"),
+            () if has("char") || has("int8_t") || has("uint8_t") => Self::Number(if is_unsigned { "u8" } else { "i8" }),
+            () if has("short") || has("int16_t") || has("uint16_t") => {
+                Self::Number(if is_unsigned { "u16" } else { "i16" })
+            }
             () if has("double") => Self::Number("f64"),
             () if has("size_t") || has("uint64_t") || has("long") && is_unsigned => Self::Number("u64"),
             () if has("long") || has("int64_t") || has("ptrdiff_t") => Self::Number("i64"),
-            () if has("uint32_t") || has("uint") || has("unsigned") && !has("char") && !has("short") => {
-                Self::Number("u32")
-            }
+            () if has("uint32_t") || has("uint") || has("unsigned") => Self::Number("u32"),
             () if has("int") || has("int32_t") => Self::Number("i32"),
             () => Self::Unknown,
         }
@@ -66,6 +72,8 @@ impl Kind {
             Type::U64 | Type::B64 => Self::Pointer { element: None, is_const: false },
             Type::S64 => Self::Number("i64"),
             Type::U32 | Type::B32 | Type::S32 => Self::Number("i32"),
+            Type::U16 | Type::B16 | Type::S16 => Self::Number("i16"),
+            Type::U8 | Type::B8 | Type::S8 => Self::Number("i8"),
             _ => Self::Bytes(size_bytes),
         }
     }
@@ -343,7 +351,10 @@ mod tests {
             ("size_t", Kind::Number("u64")),
             ("long long", Kind::Number("i64")),
             ("float", Kind::Number("f32")),
-            ("bool", Kind::Unknown),
+            ("bool", Kind::Number("bool")),
+            ("unsigned short", Kind::Number("u16")),
+            ("int8_t", Kind::Number("i8")),
+            ("Params<float>", Kind::Unknown),
             ("__half const*", Kind::Pointer { element: Some(Element::F16), is_const: true }),
             ("__nv_bfloat16*", Kind::Pointer { element: Some(Element::Bf16), is_const: false }),
             ("T*", Kind::Pointer { element: None, is_const: false }),

@@ -54,6 +54,7 @@ struct Entry {
     /// See [`source::Function::block_indices`].
     block_indices: Option<[Vec<String>; 3]>,
     has_dynamic_shared: bool,
+    is_template: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -215,6 +216,7 @@ fn of_module(module: &Module, functions: &[source::Function]) -> Vec<Entry> {
                 .or_else(|| bounds(function)),
             block_indices: function.map(|f| f.block_indices.clone()),
             has_dynamic_shared: signature.has_dynamic_shared,
+            is_template: false,
             name: Some(signature.name),
             shown,
         }
@@ -248,6 +250,7 @@ fn of_function(function: &source::Function, name: Option<String>) -> Entry {
         block: bounds(Some(function)),
         block_indices: Some(function.block_indices.clone()),
         has_dynamic_shared: function.has_dynamic_shared,
+        is_template: function.is_template,
     }
 }
 

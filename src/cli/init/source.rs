@@ -119,7 +119,7 @@ fn param_of(text: &str) -> (String, Option<String>) {
 /// Variables that `blockIdx` of an axis is put into: `int head = blockIdx.x`.
 fn made_of_index(code: &str, axis: char) -> Vec<String> {
     let index = format!("blockIdx.{axis}");
-    let statements = code.split([';', '{', '}']);
+    let statements = code.split([';', '{', '}', ',']);
     let made = statements.filter_map(|statement| {
         let (left, right) = statement.split_once('=')?;
         if !right.contains(&index) {
@@ -182,7 +182,11 @@ fn without_comments(text: &str) -> String {
             rest.find('\n').unwrap_or(rest.len())
         } else if rest.starts_with("/*") {
             rest.find("*/").map_or(rest.len(), |end| end + 2)
-        } else if c == '"' && !rest.starts_with("\"C\"") {
+        } else if let Some(after) = rest.strip_prefix("\"C\"") {
+            clean.push_str("\"C\"");
+            rest = after;
+            continue;
+        } else if c == '"' {
             let mut escaped = false;
             let end = rest[1..].find(|c| {
                 let ends = c == '"' && !escaped || c == '\n';
@@ -228,7 +232,7 @@ mod tests {
             __global__ void declared(const float* q);
             extern "C" __global__ void __launch_bounds__(128, 2) decode(const float* __restrict__ q, /* rows */ int n) {
                 extern __shared__ float tile[];
-                const int head = blockIdx.x, b = 0;
+                const int b = 0, head = blockIdx.x;
                 int split = blockIdx.y / 2;
                 if (blockIdx.x == 0) { return; }
             }

@@ -96,11 +96,9 @@ fn launch(text: &mut String, entry: &Entry, bound: &[Bound]) {
         Some(name) if *name == entry.shown => drop(writeln!(text, "entry = \"{name}\"")),
         Some(name) => drop(writeln!(text, "entry = \"{name}\"  # {}", entry.shown)),
         None => {
-            let _ = writeln!(
-                text,
-                "entry = \"{TODO}\"  # TODO: the name of `{}` in the PTX, or make it extern \"C\"",
-                entry.shown
-            );
+            let other =
+                if entry.is_template { "an instance, such as `f<64>`, with no `ptx`" } else { "make it extern \"C\"" };
+            let _ = writeln!(text, "entry = \"{TODO}\"  # TODO: the name of `{}` in the PTX, or {other}", entry.shown);
         }
     }
     let axes = entry.block_indices.as_ref().map(|axes| {
@@ -170,13 +168,15 @@ fn argument(meaning: Meaning, kind: Kind) -> String {
 fn unbound(kind: Kind) -> String {
     match kind {
         Kind::Number(scalar) => format!("{{ value = \"{TODO}\", type = \"{scalar}\" }}"),
-        Kind::Pointer { .. } | Kind::Bytes(_) | Kind::Unknown => format!("{{ tensor = \"{TODO}\" }}"),
+        Kind::Pointer { .. } => format!("{{ tensor = \"{TODO}\" }}"),
+        Kind::Bytes(_) | Kind::Unknown => format!("{{ struct = [{{ tensor = \"{TODO}\" }}] }}"),
     }
 }
 
 /// What an argument may be besides what stands there.
 fn hint(kind: Kind) -> &'static str {
     match kind {
+        Kind::Bytes(_) | Kind::Unknown => ": its fields in order, as arguments are",
         Kind::Pointer { element: None, .. } => ": an address, or { value = ..., type = \"i64\" }",
         _ => "",
     }
