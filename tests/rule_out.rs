@@ -37,7 +37,7 @@ const PLANTED: [(&str, &str, bool); 20] = [
     ("gqa_decode/m51_scale_ignored", "scale", true),
     ("gqa_decode/p02_no_scale", "scale", true),
     ("gqa_decode/m23_no_rescale", "softmax", false),
-    ("gqa_decode/m26_no_max_subtraction", "softmax", false),
+    ("gqa_decode/m26_no_max_subtraction", "softmax", true),
     ("gqa_decode/p03_no_normalisation", "V aggregation", true),
     ("gqa_decode/p10_first_key_skipped", "V aggregation", true),
     ("gqa_decode/p17_last_column_from_its_neighbour", "output", true),

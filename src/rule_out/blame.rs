@@ -2,7 +2,8 @@
 //!
 //! A suspect that fields of a case stand for, such as heads or masks, is blamed if the case agrees once those fields are
 //! calm, whatever its values are. What a fault or a tensor tells by itself is blamed on that. Only where neither says
-//! anything is the failure in the plain computation, and values tell where: see [`Trial::computation`].
+//! anything is the failure in the plain computation, and the relation that is broken tells where, or values do: see
+//! [`Trial::computation`].
 //!
 //! The case should be minimal: what a larger one needs in order to fail may be its neighbour's doing.
 
@@ -46,7 +47,17 @@ pub(super) fn blame(
     };
     let blamed = suspects().filter(|suspect| told(&suspect.mark) || healed(&suspect.mark));
     let blamed: Vec<_> = blamed.map(|suspect| suspect.name).collect();
-    if blamed.is_empty() { vec![trial.computation()] } else { blamed }
+    if blamed.is_empty() { vec![of_relation(case, signature).unwrap_or_else(|| trial.computation())] } else { blamed }
+}
+
+/// The suspect in the plain computation whose cases alone ask for the relation that is broken, if that is what is wrong. Values
+/// would say less: the relation changes them.
+fn of_relation(case: &Case, signature: &Signature) -> Option<&'static str> {
+    let relation = case.relation.filter(|relation| signature.class == format!("relation {relation}"))?;
+    let of_values = suspects().filter(|suspect| matches!(suspect.mark, Mark::Values));
+    let mut asking = of_values.filter(|suspect| suspect.relations.contains(&relation));
+    let only = asking.next()?;
+    asking.next().is_none().then_some(only.name)
 }
 
 struct Trial<'a> {
