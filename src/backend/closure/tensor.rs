@@ -22,7 +22,7 @@ mod sealed {
     impl Sealed for crate::float::bf16 {}
 }
 
-/// A type that tensors are stored in: `f32`, [`f16`] or [`bf16`].
+/// A type that tensors are stored in: `f32`, [`f16`](struct@f16) or [`bf16`](struct@bf16).
 pub trait Storable: sealed::Sealed + Copy {
     /// Its name as a dtype.
     const DTYPE: Dtype;

@@ -192,7 +192,9 @@ fn of_module(module: &Module, functions: &[source::Function]) -> Vec<Entry> {
         let demangled = demangled(&signature.name);
         let shown = demangled.clone().unwrap_or_else(|| signature.name.clone());
         let count = signature.params.len();
-        let function = functions.iter().find(|f| f.name == base(&shown) && f.params.len() == count);
+        let alike = || functions.iter().filter(|f| f.params.len() == count);
+        let made = || alike().next().filter(|f| f.is_macro && alike().count() == 1);
+        let function = alike().find(|f| f.name == base(&shown)).or_else(made);
         let types = demangled.as_deref().map(types_of).filter(|types| types.len() == count);
         let params = signature.params.iter().enumerate().map(|(index, (name, ty, size))| {
             let in_source = function.map(|f| &f.params[index]);
@@ -244,7 +246,7 @@ fn of_function(function: &source::Function, name: Option<String>) -> Entry {
         ty: ty.clone(),
     });
     Entry {
-        name: name.or_else(|| function.is_extern_c.then(|| function.name.clone())),
+        name: name.or_else(|| (function.is_extern_c && !function.is_macro).then(|| function.name.clone())),
         shown: function.name.clone(),
         params: params.collect(),
         block: bounds(Some(function)),

@@ -7,6 +7,8 @@ pub(super) struct Function {
     /// Whether its name in the PTX is the same.
     pub(super) is_extern_c: bool,
     pub(super) is_template: bool,
+    /// Whether a macro's body has it, so that its name and types may be the macro's parameters.
+    pub(super) is_macro: bool,
     /// Type and name of each parameter; the name may be missing.
     pub(super) params: Vec<(String, Option<String>)>,
     /// First number of `__launch_bounds__`, as written.
@@ -78,6 +80,7 @@ fn function(text: &str, start: usize, mut at: usize) -> Option<(Function, usize)
         Function {
             is_extern_c: in_extern_c(&text[..start]) || head.contains("extern \"C\""),
             is_template: head.contains("template"),
+            is_macro: head.rsplit_once(DEFINE).is_some_and(|(_, line)| !line.contains('\n')),
             name,
             params,
             launch_bounds,
@@ -173,12 +176,22 @@ pub(super) fn split(text: &str) -> Vec<String> {
     parts
 }
 
-/// The text with spaces for comments and preprocessor lines, and strings emptied but for the C of `extern "C"`.
+/// What stands for `#define`, whose body is kept: kernels may be made by macros.
+const DEFINE: &str = "@define";
+
+/// The text with spaces for comments and other preprocessor lines, and strings emptied but for the C of `extern "C"`.
 fn without_comments(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
-        let skipped = if rest.starts_with("//") || rest.starts_with('#') && at_line_start(&clean) {
+        let skipped = if let Some(body) = rest.strip_prefix("#define").filter(|_| at_line_start(&clean)) {
+            clean.push(';');
+            clean.push_str(DEFINE);
+            rest = body;
+            continue;
+        } else if rest.starts_with("\\\n") {
+            2
+        } else if rest.starts_with("//") || rest.starts_with('#') && at_line_start(&clean) {
             rest.find('\n').unwrap_or(rest.len())
         } else if rest.starts_with("/*") {
             rest.find("*/").map_or(rest.len(), |end| end + 2)
@@ -269,6 +282,16 @@ mod tests {
         assert_eq!(params("unsigned int"), expected("unsigned int", None));
         assert_eq!(params("int n = 4"), expected("int", Some("n")));
         assert_eq!(params("void"), Vec::new());
+    }
+
+    #[test]
+    fn a_kernel_that_a_macro_makes_has_its_parameters() {
+        let text = "#define KERNEL(NAME, T) \\\n  extern \"C\" __global__ void NAME(const T* q, \\\n int n) \\\n { body<T>(q, n); }\n\
+                    #if 1\nKERNEL(f, float)\n#endif\n#define WIDTH 4\n__global__ void g(int n) {}\n";
+        let both = functions(text);
+        let told: Vec<_> = both.iter().map(|f| (f.name.as_str(), f.is_macro, f.params.len())).collect();
+        assert_eq!(told, [("NAME", true, 2), ("g", false, 1)]);
+        assert_eq!(both[0].params[1], ("int".to_owned(), Some("n".to_owned())));
     }
 
     #[test]
