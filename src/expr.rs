@@ -1,18 +1,48 @@
 //! Arithmetic expressions in manifests: grid sizes, strides, depths.
 //!
-//! `+ - * / ^`, parentheses, and the functions of `exmex` (`ceil`, `floor`, `min(a, b)`, `max(a, b)`, `log2`, ...) over
-//! named variables, in f64: whole numbers are exact up to 2^53.
+//! `+ - * / ^`, comparisons, `&& || !`, parentheses, `mod(a, b)` and the functions of `exmex` (`ceil`, `floor`, `min(a, b)`,
+//! `max(a, b)`, `log2`, ...) over named variables, in f64: whole numbers are exact up to 2^53. What is true is 1, what is
+//! false 0.
 
-use exmex::{Express, FlatEx};
+use exmex::{BinOp, Express, FlatEx, FloatOpsFactory, MakeOperators, Operator};
 use std::fmt;
 
 /// A parsed expression whose variables are all known.
 #[derive(Clone)]
 pub struct Expr {
     text: String,
-    parsed: FlatEx<f64>,
+    parsed: FlatEx<f64, Operators>,
     /// For each variable of `parsed`, its index in the names given to [`Expr::parse`].
     slots: Vec<usize>,
+}
+
+/// What expressions are made of, beside variables and numbers.
+#[derive(Clone, Debug)]
+struct Operators;
+
+impl MakeOperators<f64> for Operators {
+    fn make<'a>() -> Vec<Operator<'a, f64>> {
+        fn truth(holds: bool) -> f64 {
+            f64::from(u8::from(holds))
+        }
+        let binary = |text, prio, apply| Operator::make_bin(text, BinOp { apply, prio, is_commutative: false });
+        let mut operators = FloatOpsFactory::<f64>::make();
+        operators.extend([
+            // As in C, all of these bind less tightly than a sum does.
+            binary("||", -4, |a, b| truth(a != 0.0 || b != 0.0)),
+            binary("&&", -3, |a, b| truth(a != 0.0 && b != 0.0)),
+            binary("==", -2, |a, b| truth(a == b)),
+            binary("!=", -2, |a, b| truth(a != b)),
+            binary("<=", -1, |a, b| truth(a <= b)),
+            binary(">=", -1, |a, b| truth(a >= b)),
+            binary("<", -1, |a, b| truth(a < b)),
+            binary(">", -1, |a, b| truth(a > b)),
+            // A function like `min`: where `%` binds beside `*` and `/`, everybody remembers differently.
+            binary("mod", 0, |a, b| a % b),
+            Operator::make_unary("!", |a| truth(a == 0.0)),
+        ]);
+        operators
+    }
 }
 
 /// Why a text is no expression, or an expression no number of the wanted kind.
@@ -60,7 +90,7 @@ impl Expr {
         if text.len() > MAX_TEXT {
             return Err(syntax(format!("it is {} bytes long, at most {MAX_TEXT} are read", text.len())));
         }
-        let parsed = exmex::parse::<f64>(text).map_err(|e| syntax(e.msg().to_owned()))?;
+        let parsed = FlatEx::<f64, Operators>::parse(text).map_err(|e| syntax(e.msg().to_owned()))?;
         let slots = parsed
             .var_names()
             .iter()
@@ -112,6 +142,25 @@ mod tests {
     fn expressions_are_evaluated_over_named_variables() {
         let expr = Expr::parse("batch * ceil(q_per_kv / 8) + max(batch, 5)", &["q_per_kv", "batch"]).unwrap();
         assert_eq!(expr.whole(&[9.0, 3.0], 0, 100), Ok(11));
+    }
+
+    #[test]
+    fn conditions_are_one_or_zero_and_bind_as_in_c() {
+        for (text, expected) in [
+            ("d <= 128 || n == 1", 1.0),
+            ("d <= 127 || n == 2", 0.0),
+            ("n + 1 < 3 && mod(d, 16) == 0", 1.0),
+            ("n + 1 < 2 && mod(d, 16) == 0", 0.0),
+            ("n == 1 || n == 2 && d == 0", 1.0),
+            ("!(n > d) && n != d", 1.0),
+            ("n >= d", 0.0),
+            ("7 - mod(5 + n, 4) * 2", 3.0),
+            ("2 * mod(7, 4) / 3", 2.0),
+            ("log2(e) * 2", 2.0 * std::f64::consts::LOG2_E),
+        ] {
+            assert_eq!(Expr::parse(text, &["n", "d"]).unwrap().value(&[1.0, 128.0]), expected, "{text}");
+        }
+        assert!(Expr::parse("n < ", &["n"]).is_err() && Expr::parse("n <", &["n"]).is_err());
     }
 
     #[test]

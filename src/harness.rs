@@ -9,6 +9,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod manifest;
 mod own;
 pub mod ptx;
 mod seeds;

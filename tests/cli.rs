@@ -1,5 +1,6 @@
 //! The command line, run as a user runs it: exit codes, messages, files.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -527,4 +528,49 @@ fn coverage_names_what_is_missed_and_a_failing_kernel() {
     assert!(wrong.contains("--lcov: can't write /nowhere/at/all.info"), "{wrong}");
     let output = attnfuzz(&["coverage", "gqa_decode", "--backend", "cuda"]);
     assert_eq!(code(&output), 2);
+}
+
+#[test]
+fn what_is_assumed_of_a_kernel_is_said_first() {
+    let findings = tempfile::tempdir().unwrap();
+    let fuzz = |kernel: &str| {
+        let output = attnfuzz(&["fuzz", kernel, "--cases", "3", "--regressions", &findings.path().to_string_lossy()]);
+        assert_eq!(code(&output), 0, "{output:?}");
+        stdout(&output).lines().nth(1).unwrap_or_default().to_owned()
+    };
+    let line = fuzz("tests/manifests/params.toml");
+    assert!(line.starts_with("numerics of params: nothing stated, assumed: binary32 accumulation"), "{line}");
+    assert!(!fuzz("gqa_decode").contains("numerics"));
+}
+
+#[test]
+fn code_that_can_not_be_made_or_run_here_is_no_pass() {
+    let findings = tempfile::tempdir().unwrap();
+    let fuzz = |kernel: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_attnfuzz"))
+            .args(["fuzz", kernel, "--cases", "3", "--regressions", &findings.path().to_string_lossy()])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env("ATTNFUZZ_NVRTC", findings.path().join("libnvrtc.so.12"))
+            .output()
+            .unwrap();
+        assert_eq!(code(&output), 4, "{output:?}");
+        assert!(stdout(&output).contains("verdict: none, no case was run"), "{output:?}");
+        stdout(&output)
+    };
+    let text = fuzz("tests/made/decode.toml");
+    assert!(text.contains("decode.cu has to be compiled, and nvrtc is not available: "), "{text}");
+    let cubin = findings.path().join("k.toml");
+    fs::copy("tests/made/params.cubin", findings.path().join("params.cubin")).unwrap();
+    let manifest = fs::read_to_string("tests/made/decode.toml").unwrap();
+    let domain = &manifest[manifest.find("[domain]").unwrap()..manifest.find("[[launch]]").unwrap()];
+    let launch =
+        "[[launch]]\nentry = \"_Z9unmangledPf\"\ngrid = [\"1\", \"1\", \"1\"]\nblock = [\"1\", \"1\", \"1\"]\n";
+    let text = format!("name = \"k\"\ncubin = \"params.cubin\"\n{domain}{launch}args = [{{ tensor = \"out\" }}]\n");
+    fs::write(&cubin, text).unwrap();
+    let text = fuzz(&cubin.to_string_lossy());
+    assert!(text.contains("params.cubin is machine code, which only a GPU runs"), "{text}");
+    for command in [&["coverage"][..], &["mutate"], &["fuzz", "--guided", "--cases", "1"]] {
+        let arguments = [command, &["tests/made/decode.toml"]].concat();
+        assert!(refused(&arguments).contains("compiled_decode has no PTX of its own: it is made for each case"));
+    }
 }

@@ -518,6 +518,7 @@ fn any_domain() -> impl Strategy<Value = Domain> {
                 storage,
                 page_size,
                 knobs,
+                require: Vec::new(),
             },
         )
 }

@@ -37,6 +37,7 @@ mod reduction;
 mod relations;
 mod replay;
 mod reports;
+mod require;
 mod rule_out;
 mod rules;
 mod sanitizer;

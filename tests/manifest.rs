@@ -197,3 +197,174 @@ fn missing_files_are_named() {
     let message = Kernel::open(&path).unwrap_err().to_string();
     assert!(message.contains("can't read") && message.contains("kernel.ptx"), "{message}");
 }
+
+#[cfg(unix)]
+#[test]
+fn links_do_not_lead_out_of_the_folder() {
+    let (folder, path) = copy(|text| text);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let ptx = elsewhere.path().join("kernel.ptx");
+    fs::rename(folder.path().join("kernel.ptx"), &ptx).unwrap();
+    std::os::unix::fs::symlink(&ptx, folder.path().join("kernel.ptx")).unwrap();
+    let message = Kernel::open(&path).unwrap_err().to_string();
+    assert!(
+        message.contains("kernel.toml: ptx: expected a file inside the manifest's folder, found a link to "),
+        "{message}"
+    );
+    // A link to a file of the folder is one of its files.
+    fs::remove_file(folder.path().join("kernel.ptx")).unwrap();
+    fs::rename(&ptx, folder.path().join("real.ptx")).unwrap();
+    std::os::unix::fs::symlink("real.ptx", folder.path().join("kernel.ptx")).unwrap();
+    Kernel::open(&path).unwrap();
+}
+
+#[test]
+fn arguments_layouts_code_and_conditions_are_told_by_line_and_key() {
+    let text = include_str!("manifests/params.toml");
+    let null = "{ null = true }";
+    let last = "launch.args[10]";
+    let compile = "[compile]\narch = \"compute_75\"";
+    for (from, to, expected) in [
+        (null, "{ null = false }", format!("52: {last}.null: expected true, found false")),
+        (
+            null,
+            "{ }",
+            format!(
+                "52: {last}: expected one of the keys tensor, lengths, block_table, pointers, workspace, null, value, struct, found none"
+            ),
+        ),
+        (
+            null,
+            "{ null = true, tensor = \"q\" }",
+            format!(
+                "52: {last}: expected one of the keys tensor, lengths, block_table, pointers, workspace, null, value, struct, found tensor and null"
+            ),
+        ),
+        (
+            null,
+            "{ null = true, offset = \"1\" }",
+            format!(
+                "52: {last}.offset: expected it beside tensor, lengths, block_table, pointers, workspace only, found it beside null"
+            ),
+        ),
+        (
+            null,
+            "{ tensor = \"q\", type = \"i32\" }",
+            format!("52: {last}.type: expected it beside value, lengths, block_table only, found it beside tensor"),
+        ),
+        (null, "{ tensor = \"q\", packed = true }", format!("52: {last}.packed: expected it beside struct only")),
+        (null, "{ tensor = \"q\", at = 4 }", format!("52: {last}.at: expected it for a field of a struct only")),
+        (null, "{ value = \"1\" }", format!("52: {last}.type: expected the number's type, found nothing")),
+        (
+            null,
+            "{ value = \"1\", type = \"i128\" }",
+            format!("52: {last}.type: unknown variant `i128`, expected one of `bool`"),
+        ),
+        (
+            null,
+            "{ lengths = \"kv_len\", type = \"f32\" }",
+            format!("52: {last}.type: unknown variant `f32`, expected `i32` or `i64`"),
+        ),
+        (
+            null,
+            "{ lengths = \"padded\" }",
+            format!(
+                "52: {last}.lengths: expected one of past_len, kv_len, q_len, cu_q_len, cu_kv_len, found \"padded\""
+            ),
+        ),
+        (
+            null,
+            "{ block_table = \"csr\" }",
+            format!("52: {last}.block_table: expected one of padded, padded_slots, kv_indptr"),
+        ),
+        (null, "{ block_table = \"kv_indptr\" }", "52: launch.args: expected no block table".into()),
+        (null, "{ pointers = \"sinks\" }", format!("52: {last}.pointers: expected a tensor with rows of each request")),
+        (null, "{ tensor = \"q\", offset = \"bytes\" }", format!("52: {last}.offset: unknown variable \"bytes\"")),
+        (null, "{ struct = [] }", format!("52: {last}.struct: expected at least one field, found none")),
+        (
+            null,
+            "{ struct = [{ null = true }], align = 3 }",
+            format!("52: {last}.align: expected a power of two from 1 to 128, found 3"),
+        ),
+        (
+            null,
+            "{ struct = [{ value = \"n\", type = \"i8\" }] }",
+            format!("52: {last}.struct[0].value: unknown variable \"n\""),
+        ),
+        (
+            "k_new = \"head, token, dim\"",
+            "k_cache = \"head, token, dim\"",
+            "25: layout.k_cache: expected one of q, k_new, v_new, out, lse, found".into(),
+        ),
+        ("out = \"head, token, dim\"", "out = \"head, token\"", "27: layout.out: expected token, head and dim".into()),
+        (
+            "out = \"head, token, dim\"",
+            "out = \"head, head, token, dim\"",
+            "27: layout.out: expected each of request, token, head, dim once, found \"head\"".into(),
+        ),
+        (
+            "out = \"head, token, dim\"",
+            "out = { head = \"1\", token = \"x\", dim = \"1\" }",
+            "27: layout.out: unknown variable \"x\"".into(),
+        ),
+        (
+            "lse = \"head, token\"",
+            "lse = \"head, token, dim\"",
+            "28: layout.lse: expected token and head, and no dim".into(),
+        ),
+        (
+            "block = [",
+            "cluster = [\"1\", \"1\", \"x\"]\nblock = [",
+            "33: launch.cluster: unknown variable \"x\"".into(),
+        ),
+        (
+            compile,
+            "[compile]\ndefine = { DIM = \"head_dim\" }",
+            "8: compile.define: expected neither ptx nor cubin beside it".into(),
+        ),
+        (
+            "[layout]",
+            "[[domain.require]]\nexpr = \"head_dim <\"\nbecause = \"b\"\n[layout]",
+            "23: domain.require[0].expr: expected an expression, found \"head_dim <\"".into(),
+        ),
+        (
+            "[layout]",
+            "[[domain.require]]\nexpr = \"1\"\nbecause = \" \"\n[layout]",
+            "23: domain.require[0].because: expected a reason, found nothing".into(),
+        ),
+        ("[layout]", "[[domain.require]]\nexpr = \"1\"\n[layout]", "missing field `because`".into()),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let message = Manifest::parse(Path::new("k.toml"), &text.replacen(from, to, 1)).expect_err(to).to_string();
+        assert!(message.starts_with("k.toml:") && message.contains(&expected), "{to}:\n{message}\n{expected}");
+    }
+    let made = text.replacen("ptx = \"params.ptx\"\n", "", 1);
+    for (define, expected) in [
+        ("T = 1", "compile.define.T: expected more than a letter"),
+        ("\"A B\" = 1", "compile.define.A B: expected a macro's name"),
+        ("\"1A\" = 1", "compile.define.1A: expected a macro's name"),
+        ("AB = \"x\"", "compile.define.AB: unknown variable \"x\""),
+        (
+            "AB = { f16 = \"__half\" }",
+            "compile.define.AB: expected a text for each dtype of the domain, found none for f32",
+        ),
+        ("AB = { f32 = \"a\\nb\" }", "compile.define.AB: expected at most 1000 characters of one line"),
+        ("AB = { f64 = \"double\" }", "expected a number, an expression, or a text for each of f32, f16 and bf16"),
+        ("AB = [1]", "expected a number, an expression, or a text for each of f32, f16 and bf16"),
+    ] {
+        let text = made.replacen(compile, &format!("{compile}\ndefine = {{ {define} }}"), 1);
+        let message = Manifest::parse(Path::new("k.toml"), &text).expect_err(define).to_string();
+        assert!(message.starts_with("k.toml:") && message.contains(expected), "{define}:\n{message}\n{expected}");
+    }
+    let both = text.replacen("ptx = \"params.ptx\"", "ptx = \"params.ptx\"\ncubin = \"params.cubin\"", 1);
+    let message = Manifest::parse(Path::new("k.toml"), &both).unwrap_err().to_string();
+    assert_eq!(message, "k.toml:5: cubin: expected either ptx or cubin, found both");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("k.toml");
+    fs::write(&path, made.replacen("source = \"params.cu\"\n", "", 1)).unwrap();
+    let message = Kernel::open(&path.to_string_lossy()).unwrap_err().to_string();
+    assert!(
+        message.contains("k.toml: ptx: expected it, or cubin, or source to compile for each case, found none"),
+        "{message}"
+    );
+}

@@ -138,7 +138,7 @@ fn includes(option: &str) -> bool {
 }
 
 /// The folder that made PTX is kept in: below `ATTNFUZZ_CACHE`, else below the user's caches. None if that is set and empty.
-pub(super) fn cache_folder() -> Option<PathBuf> {
+pub fn cache_folder() -> Option<PathBuf> {
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if env::var_os("ATTNFUZZ_CACHE").is_some() {
         return set("ATTNFUZZ_CACHE");

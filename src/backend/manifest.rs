@@ -231,7 +231,8 @@ pub struct ManifestError {
 impl ManifestError {
     /// What the TOML reader said.
     pub(super) fn of_toml(file: &Path, text: &str, error: &toml::de::Error) -> Self {
-        let line = error.span().map(|span| line_of(text, &span));
+        // What is missing from the whole is told on the first line.
+        let line = Some(error.span().map_or(1, |span| line_of(text, &span)));
         Self { file: file.into(), line, key: String::new(), message: error.message().trim().replace('\n', ", ") }
     }
 }
@@ -259,6 +260,10 @@ impl Manifest {
     pub(super) fn check_claim(&self, file: &Path) -> Result<(), ManifestError> {
         let error = |key: String, message| ManifestError { file: file.into(), line: None, key, message };
         read::check_name(&self.name).map_err(|message| error("name: ".into(), message))?;
+        for (index, require) in self.domain.require.iter().enumerate() {
+            let wrong = |why: ExprError| error(format!("domain.require[{index}].expr: "), why.to_string());
+            require.parse(&self.domain).map_err(wrong)?;
+        }
         let settings = read::knob_settings(&self.domain);
         let wrong = |(field, why): (&str, FormulaError)| error(format!("numerics.{field}: "), why.to_string());
         self.numerics.check(&settings).map_err(wrong)

@@ -39,6 +39,7 @@ mod sources;
 pub use builder::KernelBuilder;
 pub use claim::Claim;
 pub use code::{Code, Image};
+pub use compiler::cache_folder;
 pub use coverage::{CoverageMap, Held, Point, PointKind, Points, Recording};
 pub use emulated::{Emulator, Lines, Observed, Watch, elements_times_keys};
 pub use explain::{Bound, Dims, Explained};

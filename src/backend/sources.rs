@@ -123,6 +123,10 @@ impl Sources {
 
     fn of_kernel(path: &Path, text: &str) -> Result<Self, OpenError> {
         let manifest = Manifest::parse(path, text)?;
+        let files = [("source", &manifest.source), ("ptx", &manifest.ptx), ("cubin", &manifest.cubin)];
+        for (key, file) in files.iter().filter_map(|(key, file)| Some((key, file.as_deref()?))) {
+            check_inside(path, key, file)?;
+        }
         let source =
             manifest.source.as_ref().map(|name| Ok::<_, OpenError>(Source::of(name, read(&beside(path, name))?)));
         Ok(Self {
@@ -173,6 +177,18 @@ impl Sources {
         let manifest_hash = parent.manifest_hash;
         Ok(Self { file: path.into(), source, code, mutant: Some(mutant), manifest, manifest_hash })
     }
+}
+
+/// A file that the manifest says is in its folder must not be elsewhere, be it through a link.
+fn check_inside(manifest: &Path, key: &str, file: &str) -> Result<(), OpenError> {
+    let folder = manifest.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // What is not there is told by who reads it.
+    let (Ok(folder), Ok(found)) = (folder.canonicalize(), beside(manifest, file).canonicalize()) else { return Ok(()) };
+    if found.starts_with(&folder) {
+        return Ok(());
+    }
+    let message = format!("expected a file inside the manifest's folder, found a link to {}", found.display());
+    Err(ManifestError { file: manifest.into(), line: None, key: format!("{key}: "), message }.into())
 }
 
 pub(super) fn beside(file: &Path, relative: &str) -> PathBuf {

@@ -1,6 +1,6 @@
 //! The set of cases a kernel claims to support.
 
-use super::{CacheOrder, Case, KnobName, StorageKind};
+use super::{CacheOrder, Case, KnobName, Require, StorageKind};
 use crate::float::Dtype;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -70,6 +70,9 @@ pub struct Domain {
     /// The kernel's knobs and the values they may have.
     #[serde(default)]
     pub knobs: BTreeMap<KnobName, Range>,
+    /// Conditions that every case meets.
+    #[serde(default)]
+    pub require: Vec<Require>,
 }
 
 impl Range {
@@ -196,6 +199,10 @@ impl Domain {
             .or_else(|| self.excludes_features(case))
             .or_else(|| self.excludes_storage(case))
             .or_else(|| self.excludes_knobs(case))
+            .or_else(|| {
+                let broken = self.require.iter().find(|require| !require.is_met(self, case))?;
+                Some(format!("{} (the kernel claims {})", broken.because, broken.expr))
+            })
     }
 
     fn excludes_features(&self, case: &Case) -> Option<String> {
@@ -285,6 +292,7 @@ impl Default for Domain {
             storage: per_request(),
             page_size: None,
             knobs: BTreeMap::new(),
+            require: Vec::new(),
         }
     }
 }

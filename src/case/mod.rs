@@ -15,6 +15,7 @@ mod knobs;
 mod only;
 mod recipe;
 mod relation;
+mod require;
 pub mod values;
 pub mod variables;
 mod view;
@@ -28,6 +29,7 @@ pub use knobs::{KnobName, Knobs, MAX_KNOBS};
 pub use only::{Axis, Element, FEW, MAX_REGIONS, Only, Region, Span};
 pub use recipe::Recipe;
 pub use relation::Relation;
+pub use require::Require;
 pub use values::Values;
 pub use view::View;
 

@@ -1,7 +1,7 @@
 //! `attnfuzz doctor`.
 
 use super::{Exit, Failure};
-use crate::backend::{cuda, nvrtc::Nvrtc};
+use crate::backend::{cache_folder, cuda, nvrtc::Nvrtc};
 use crate::worker::Sanitizer;
 
 pub(super) fn run() -> Result<Exit, Failure> {
@@ -44,6 +44,10 @@ pub(super) fn run() -> Result<Exit, Failure> {
         Err(why) => println!(
             "NVRTC      missing: {why}\n           without it `attnfuzz compile` can't make PTX; checked-in PTX still runs"
         ),
+    }
+    match cache_folder() {
+        Some(folder) => println!("cache      {}: PTX that was compiled for cases", folder.display()),
+        None => println!("cache      none: what is compiled for cases is compiled again each time"),
     }
     Ok(Exit::Clean)
 }

@@ -154,6 +154,18 @@ fn interrupts() -> Result<Arc<AtomicBool>, Failure> {
     Ok(stop)
 }
 
+/// What is assumed of kernels whose manifests state nothing of their arithmetic.
+fn assumed(kernels: &[Arc<Kernel>]) -> Option<String> {
+    let silent: Vec<&str> = kernels.iter().filter(|k| !k.manifest.numerics_stated).map(|k| k.name()).collect();
+    (!silent.is_empty()).then(|| {
+        format!(
+            "numerics of {}: nothing stated, assumed: binary32 accumulation in any order and tiling, fast math, weights \
+             rounded to the storage type (the preset `any`, docs/manifest.md)",
+            silent.join(", ")
+        )
+    })
+}
+
 fn campaign(args: &FuzzArgs, config: &Config, journal: Option<Journal>, path: Option<&Path>) -> Result<Exit, Failure> {
     let by_backend = backends::sanitizers(&args.backend, &args.isolation, &args.sanitize, &config.backends);
     let sanitizing = Sanitizing { by_backend, every: args.sanitize_every };
@@ -224,6 +236,8 @@ struct Screen {
     /// When progress was last told where no bar is drawn, and how often it is.
     last: Instant,
     every: Duration,
+    /// What is assumed of the kernels, to be said first.
+    assumed: Option<String>,
 }
 
 impl Screen {
@@ -239,13 +253,16 @@ impl Screen {
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.progress_chars("=> "));
         let start = Instant::now();
-        Self { bar, start, last: start, every }
+        Self { bar, start, last: start, every, assumed: assumed(&config.kernels) }
     }
 
     fn show(&mut self, event: &Event) {
         match event {
             Event::Started { kernels, backends, seed, .. } => {
                 self.say(&format!("fuzzing {} on {} (seed {seed})", kernels.join(", "), backends.join(" and ")));
+                if let Some(assumed) = &self.assumed {
+                    self.say(assumed);
+                }
             }
             Event::Progress { cases, paces, reach, .. } => {
                 let mut lines: Vec<String> = paces.iter().map(human::pace).collect();

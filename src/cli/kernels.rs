@@ -34,6 +34,9 @@ pub(super) fn claims(kernel: &Kernel) {
     for (name, range) in &domain.knobs {
         println!("  {:<13} {range} (knob)", name.as_str());
     }
+    for require in &domain.require {
+        println!("  requires      {}: {}", require.expr, require.because);
+    }
     for &dtype in &domain.dtype {
         if let Some(why) = kernel.emulator_limit(dtype) {
             println!("  not in the emulator with {dtype}: {why}");

@@ -26,6 +26,18 @@ pub enum EmptyDomain {
     /// A field with no choice.
     #[error("domain.{0}: expected at least one choice, found none")]
     NoChoice(&'static str),
+    /// No case that was drawn meets every condition.
+    #[error(
+        "domain.require: expected a case that meets every condition, found none among {drawn} that were drawn; {because}: {expr}"
+    )]
+    Unmet {
+        /// How many.
+        drawn: u64,
+        /// A condition that the smallest case breaks, or the first.
+        expr: String,
+        /// Its reason.
+        because: String,
+    },
     /// Each field is legal, but even the smallest case of the domain is not.
     #[error("the smallest case of the domain is illegal: {0}")]
     Smallest(#[from] crate::case::Invalid),
@@ -38,6 +50,8 @@ pub struct Space {
     pub(super) budget: u64,
     smallest: Case,
     limit: Option<Limit>,
+    /// Some cases that meet the domain's conditions; none of a domain without.
+    examples: Vec<Case>,
 }
 
 /// A number of each case, which is not to be too high.
@@ -94,7 +108,18 @@ impl Space {
         for (name, range) in &mut domain.knobs {
             cut(name.as_str(), range, 0, u32::MAX)?;
         }
-        Ok(Self { smallest: Case::new(smallest(&domain))?, domain, budget: super::DEFAULT_BUDGET, limit: None })
+        let smallest = Case::new(smallest(&domain))?;
+        let open = Self { smallest, domain, budget: super::DEFAULT_BUDGET, limit: None, examples: Vec::new() };
+        open.keeping_conditions()
+    }
+
+    /// The same space, where cases that break a condition become like these.
+    pub(super) fn with_examples(self, examples: Vec<Case>, smallest: Case) -> Self {
+        Self { examples, smallest, ..self }
+    }
+
+    pub(super) fn examples(&self) -> &[Case] {
+        &self.examples
     }
 
     /// The same space, where [`Space::draw`] keeps the [cost](super::cost) of a case within `budget` wherever the domain has so small a case.
@@ -113,7 +138,7 @@ impl Space {
         &self.domain
     }
 
-    /// The smallest case of the domain.
+    /// The smallest case of the domain; where there are conditions, the cheapest that was found to meet them.
     pub fn smallest(&self) -> &Case {
         &self.smallest
     }
@@ -157,7 +182,12 @@ impl Space {
         }
     }
 
-    fn legalize_if(&self, mut parts: CaseParts, accept: impl Fn(&Case) -> bool) -> Case {
+    fn legalize_if(&self, parts: CaseParts, accept: impl Fn(&Case) -> bool) -> Case {
+        self.meeting(self.fitted(parts, &accept), |parts| self.fitted(parts, &accept))
+    }
+
+    /// The same without the domain's conditions.
+    fn fitted(&self, mut parts: CaseParts, accept: impl Fn(&Case) -> bool) -> Case {
         self.pull_fields(&mut parts);
         let capacity = parts.cache.capacity;
         parts.cache.capacity = capacity.clamp(1, MAX_TOKENS).max(parts.needed_capacity());

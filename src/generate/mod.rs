@@ -18,6 +18,7 @@ mod draw;
 mod legalize;
 mod mutate;
 pub mod presets;
+mod require;
 mod statistics;
 mod tables;
 

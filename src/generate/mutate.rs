@@ -81,7 +81,7 @@ impl Space {
 
 /// What a step can change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Field {
+pub(super) enum Field {
     KvHeads,
     QPerKv,
     HeadDim,
@@ -111,7 +111,7 @@ enum Field {
 }
 
 impl Field {
-    const ALL: [Self; 26] = [
+    pub(super) const ALL: [Self; 26] = [
         Self::KvHeads,
         Self::QPerKv,
         Self::HeadDim,
@@ -141,7 +141,7 @@ impl Field {
     ];
 
     /// Makes the field what it is in `other`.
-    fn take(self, parts: &mut CaseParts, other: &CaseParts) {
+    pub(super) fn take(self, parts: &mut CaseParts, other: &CaseParts) {
         let (shape, others) = (&mut parts.shape, &other.shape);
         let pairs = || others.requests.iter().cycle();
         match self {
@@ -190,7 +190,7 @@ fn spare_tokens(parts: &CaseParts) -> u32 {
 }
 
 /// Applies `change`; unless it is about them, unused slots stay as many and a default scale stays the default.
-fn settled(parts: &mut CaseParts, change: impl FnOnce(&mut CaseParts)) {
+pub(super) fn settled(parts: &mut CaseParts, change: impl FnOnce(&mut CaseParts)) {
     let (capacity, scale) = (parts.cache.capacity, parts.scale);
     let (spare, was_default) = (spare_tokens(parts), parts.scale == default_scale(parts.shape.head_dim));
     change(parts);

@@ -253,7 +253,7 @@ mod tests {
             layout.place(TensorName::Out, &case(), &[])
         };
         assert_eq!(place("40", "6", "1").unwrap().span(), 5 * 40 + 5 * 6 + 5);
-        assert_eq!(place("30", "5", "1").unwrap().ranges(), [0..180]);
+        assert_eq!(place("30", "5", "1").unwrap().ranges().as_slice(), std::slice::from_ref(&(0..180)));
         let overlap = |axis, least, found| Some(LayoutError::Overlap { tensor: TensorName::Out, axis, least, found });
         assert_eq!(place("30", "4", "1").err(), overlap("head", 5, 4));
         assert_eq!(place("29", "5", "1").err(), overlap("token", 30, 29));

@@ -122,7 +122,9 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn error(&self, span: &Range<usize>, key: &str, message: impl fmt::Display) -> ManifestError {
         let line = Some(line_of(self.text, span));
-        ManifestError { file: self.file.into(), line, key: format!("{key}: "), message: message.to_string() }
+        // What the file says may stand in both, and an error is one line.
+        let [key, message] = [format!("{key}: "), message.to_string()].map(|text| text.replace(['\n', '\r'], " "));
+        ManifestError { file: self.file.into(), line, key, message }
     }
 
     /// The error of a value that serde gives no place: the key leads there.

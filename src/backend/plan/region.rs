@@ -15,7 +15,6 @@ pub(in crate::backend) struct Region {
     pub(in crate::backend) name: String,
     /// What it holds before the first launch; empty in a sketch, unless it holds lengths or pages.
     pub(in crate::backend) bytes: Vec<u8>,
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a GPU is given memory without content"))]
     pub(in crate::backend) size_bytes: usize,
     /// Byte ranges that hold data before the launch; the rest is poison.
     pub(in crate::backend) initialised: Initialised,

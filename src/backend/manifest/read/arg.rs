@@ -13,7 +13,7 @@ use toml::Spanned;
 /// Most bytes of a struct: what a launch's parameters may have together.
 const MAX_STRUCT_BYTES: usize = 4096;
 /// Structs inside of structs.
-const MAX_DEPTH: usize = 8;
+const MAX_DEPTH: usize = 4;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,8 +25,9 @@ pub(super) struct RawArg {
     workspace: Option<String>,
     null: Option<bool>,
     value: Option<String>,
+    /// Read one by one: serde's own recursion takes a hundred times the stack.
     #[serde(rename = "struct")]
-    fields: Option<Vec<RawArg>>,
+    fields: Option<Vec<toml::Value>>,
     #[serde(rename = "type")]
     kind: Option<String>,
     /// Bytes from the start of the memory.
@@ -59,6 +60,12 @@ struct Place<'a> {
 impl Place<'_> {
     fn error(&self, key: &str, message: impl Display) -> ManifestError {
         self.reader.error(&self.span, key, message)
+    }
+
+    /// Not inlined: what serde makes of it takes hundreds of kilobytes of stack, and `fields` is recursive.
+    #[inline(never)]
+    fn raw(&self, key: &str, field: &toml::Value) -> Result<RawArg, ManifestError> {
+        field.clone().try_into().map_err(|error: toml::de::Error| self.error(key, error.message().trim()))
     }
 
     fn arg(&self, key: &str, raw: &RawArg, depth: usize) -> Result<Arg, ManifestError> {
@@ -174,7 +181,8 @@ impl Place<'_> {
         let (mut fields, mut size_bytes, mut align_bytes) = (Vec::new(), 0usize, 1usize);
         for (index, field) in raw.fields.iter().flatten().enumerate() {
             let key = format!("{key}[{index}]");
-            let arg = self.arg(&key, field, depth + 1)?;
+            let field = self.raw(&key, field)?;
+            let arg = self.arg(&key, &field, depth + 1)?;
             let align = if packed { 1 } else { arg.align_bytes() };
             let start = field.at.unwrap_or_else(|| size_bytes.next_multiple_of(align));
             if start < size_bytes {

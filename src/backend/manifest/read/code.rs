@@ -27,7 +27,7 @@ pub(super) struct RawCompile {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a number, an expression or a text for each dtype")]
+#[serde(untagged, expecting = "expected a number, an expression, or a text for each of f32, f16 and bf16")]
 enum RawDefine {
     Whole(i64),
     Expression(String),

@@ -40,6 +40,18 @@ pub(super) fn check_domain(reader: &Reader<'_>, domain: &Domain, launches: &[Lau
     if let Some(range) = domain.window.as_ref().filter(|range| range.low() == 0) {
         return Err(reader.error_at(&["domain", "window"], format!("expected at least 1 key, found {range}")));
     }
+    for (index, require) in domain.require.iter().enumerate() {
+        let key = format!("domain.require[{index}].");
+        let error = |field: &str, message: String| {
+            let path = ["domain", "require"];
+            let found = reader.error_at(&path, message);
+            ManifestError { key: format!("{key}{field}: "), ..found }
+        };
+        require.parse(domain).map_err(|e| error("expr", e.to_string()))?;
+        if require.because.trim().is_empty() {
+            return Err(error("because", "expected a reason, found nothing".into()));
+        }
+    }
     for name in [TensorName::KNew, TensorName::VNew] {
         if let Some(line) = find(&tensor(name)).filter(|_| !domain.append) {
             return Err(at(line, format!("expected no {name}, since the domain has append = false")));
