@@ -233,8 +233,27 @@ impl ManifestError {
     pub(super) fn of_toml(file: &Path, text: &str, error: &toml::de::Error) -> Self {
         // What is missing from the whole is told on the first line.
         let line = Some(error.span().map_or(1, |span| line_of(text, &span)));
-        Self { file: file.into(), line, key: String::new(), message: error.message().trim().replace('\n', ", ") }
+        Self {
+            file: file.into(),
+            line,
+            key: String::new(),
+            message: one_line(&error.message().trim().replace('\n', ", ")),
+        }
     }
+}
+
+/// `text` on one line, its middle left out where it is very long: an error may quote what a file says.
+fn one_line(text: &str) -> String {
+    /// Characters of the beginning and of the end that stay.
+    const KEPT: (usize, usize) = (900, 300);
+    let text: String = text.replace(['\n', '\r'], " ");
+    let length = text.chars().count();
+    if length <= KEPT.0 + KEPT.1 {
+        return text;
+    }
+    let first: String = text.chars().take(KEPT.0).collect();
+    let last: String = text.chars().skip(length - KEPT.1).collect();
+    format!("{first} ... {last}")
 }
 
 /// Line of a span's start, from 1.

@@ -11,7 +11,7 @@ pub(super) use domain::knob_settings;
 
 use super::{
     Axis, Define, Initial, Launch, Lse, Manifest, ManifestError, Memory, TensorLayout, VARIABLES, Workspace,
-    WorkspaceType, line_of,
+    WorkspaceType, line_of, one_line,
 };
 use crate::bound::Contract;
 use crate::case::{Domain, KnobName, Relation, TensorName};
@@ -122,8 +122,8 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn error(&self, span: &Range<usize>, key: &str, message: impl fmt::Display) -> ManifestError {
         let line = Some(line_of(self.text, span));
-        // What the file says may stand in both, and an error is one line.
-        let [key, message] = [format!("{key}: "), message.to_string()].map(|text| text.replace(['\n', '\r'], " "));
+        // What the file says may stand in both.
+        let [key, message] = [format!("{key}: "), message.to_string()].map(|text| one_line(&text));
         ManifestError { file: self.file.into(), line, key, message }
     }
 
