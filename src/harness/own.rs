@@ -152,7 +152,6 @@ impl Harness {
 /// use attnfuzz::case::{Case, Domain};
 /// use attnfuzz::harness::{Inputs, Outputs};
 ///
-/// # #[allow(unused)]
 /// fn decode_on_my_gpu(case: &Case, inputs: Inputs) -> Outputs {
 ///     // Copy to the device, launch, copy back.
 ///     # Outputs::new(inputs.out)
