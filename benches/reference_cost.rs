@@ -73,7 +73,7 @@ fn right_output(kernel: &Kernel, case: &Case) -> Output {
         out.set_values(case.output_layout().offset(&[row.at[0], row.at[1], 0]), &row.reference.o);
         if let Some(kind) = kernel.manifest.lse {
             let numbers = kernel.manifest.numerics.at_case(row.n, case);
-            let (value, _) = kind.base.value_and_bound(&row.reference, &numbers);
+            let (value, _) = kind.base.value_and_bound(&row.reference, &numbers, 0.0);
             lse.set_values(case.lse_layout().offset(&row.at), &[value]);
         }
     });

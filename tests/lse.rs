@@ -2,7 +2,7 @@
 
 use attnfuzz::backend::manifest::Lse;
 use attnfuzz::backend::{Backend, BackendError, BackendKind, Emulator, Kernel, Run};
-use attnfuzz::bound::LseBase;
+use attnfuzz::bound::{LseBase, lse_bound};
 use attnfuzz::case::Case;
 use attnfuzz::float::Dtype;
 use attnfuzz::oracle::{ExpectedRow, Tier, Verdict, examine, for_each_row, judge};
@@ -27,7 +27,8 @@ fn judged(case: &Case, base: LseBase, change: &dyn Fn(&ExpectedRow<'_>, f64) -> 
     manifest.lse = Some(Lse { base });
     let mut output = right(case);
     for_each_row(case, |row| {
-        let (_, bound) = base.value_and_bound(&row.reference, &manifest.numerics.at_case(row.n, case));
+        let numbers = manifest.numerics.at_case(row.n, case);
+        let (_, bound) = base.value_and_bound(&row.reference, &numbers, lse_bound(&row.reference, &numbers));
         let at = case.lse_layout().offset(&row.at);
         output.lse[row.step as usize].set_values(at, &[change(&row, bound)]);
     });

@@ -62,6 +62,9 @@ fn lower_edge(x: f64, dtype: Dtype) -> f64 {
 
 /// The next smaller value of `dtype`, for finite `x` above the smallest.
 fn below(x: f64, dtype: Dtype) -> f64 {
+    if dtype == Dtype::F32 {
+        return f64::from((x as f32).next_down());
+    }
     let sign = 1u32 << (dtype.size_bytes() * 8 - 1);
     let bits = dtype.encode(x);
     let magnitude = bits & (sign - 1);

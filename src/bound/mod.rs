@@ -100,6 +100,7 @@ pub use contract::{Contract, EmptyRow, PDen, Resolved, Rounding, TensorCore, Unk
 pub use formula::{Depth, Formula, FormulaError};
 
 use crate::reference::Reference;
+use model::Models;
 use row::{Column, RowErrors, additions};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -116,6 +117,8 @@ pub struct Bounds {
     pub sgn: Vec<f64>,
     /// Holds if rounding errors were independent and V's signs random. Never above `det`.
     pub hm: Vec<f64>,
+    /// On the error of the log-sum-exp, in nats: [`lse_bound`].
+    pub lse: f64,
 }
 
 /// The bounds of one row. `lambda` is how many standard deviations `sgn` and `hm` allow: 8 for a chance
@@ -124,31 +127,30 @@ pub fn bounds(reference: &Reference<'_>, contract: &Resolved, lambda: f64) -> Bo
     let columns = reference.v_head_dim;
     if reference.elements() == 0 {
         let zeros = vec![0.0; columns];
-        return Bounds { det: zeros.clone(), sgn: zeros.clone(), hm: zeros };
+        return Bounds { det: zeros.clone(), sgn: zeros.clone(), hm: zeros, lse: 0.0 };
     }
     let weights = Weights::of(reference, contract);
     let terms = Terms::of(reference, contract, &weights);
     let sums = Columns::of(reference, contract, &terms);
     let row = RowErrors::of(reference, contract, &weights, &terms);
+    let lse = lse(reference, contract, &weights, &terms);
     let exact = exact::bounds(reference, contract, &weights.delta);
     let undivided = contract.p_lse.then(|| {
         let common = common::error(reference, contract, &weights, &terms, row.mu);
         Resolved { e_div: contract.e_div + common + contract.e_div * common, ..contract.clone() }
     });
     let contract = undivided.as_ref().unwrap_or(contract);
+    let models = Models::of(contract, &row, lambda);
 
-    let mut bounds =
-        Bounds { det: Vec::with_capacity(columns), sgn: Vec::with_capacity(columns), hm: Vec::with_capacity(columns) };
+    let [det, sgn, hm] = std::array::from_fn(|_| Vec::with_capacity(columns));
+    let mut bounds = Bounds { det, sgn, hm, lse };
     for t in 0..columns {
         let column = Column::of(reference, contract, &terms, &sums, &row, t);
         let reference_error = column.reference_error;
         let exact = exact.as_ref().and_then(|exact| exact[t]).unwrap_or(f64::INFINITY);
         let det = row.deterministic(contract, &column).min(exact);
         let (sgn, hm) = if terms.kept > 0.0 && det.is_finite() {
-            (
-                model::random_signs(contract, &row, &column, lambda).min(det),
-                model::independent_roundings(contract, &row, &column, lambda).min(det + reference_error),
-            )
+            (models.random_signs(&column).min(det), models.independent_roundings(&column).min(det + reference_error))
         } else {
             (det, det)
         };
@@ -165,19 +167,20 @@ pub fn bounds(reference: &Reference<'_>, contract: &Resolved, lambda: f64) -> Bo
 /// `max(ln sum p_j e^D_j, -ln Z)`; to that come the denominator's sum (`mu`), the logarithm
 /// (`2^-21.4` for `lg2.approx`) and the roundings of its sum with the maximum.
 pub fn lse_bound(reference: &Reference<'_>, contract: &Resolved) -> f64 {
-    let n = reference.elements();
-    if n == 0 {
+    if reference.elements() == 0 {
         return 0.0;
     }
-    let u = contract.u;
     let weights = Weights::of(reference, contract);
     let terms = Terms::of(reference, contract, &weights);
-    let mu = growth(additions(contract.h_l, reference) + weights.most_rescales() + 1.0, u);
+    lse(reference, contract, &weights, &terms)
+}
+
+fn lse(reference: &Reference<'_>, contract: &Resolved, weights: &Weights, terms: &Terms) -> f64 {
+    let mu = growth(additions(contract.h_l, reference) + weights.most_rescales() + 1.0, contract.u);
     if mu >= 0.5 {
         return f64::INFINITY;
     }
-    let grown: f64 = reference.p.iter().zip(&weights.delta).map(|(p, d)| p * libm::exp(d.min(LARGEST_EXPONENT))).sum();
-    let mut weight_error = libm::log(grown);
+    let mut weight_error = libm::log1p(terms.grown_mass);
     if terms.any_dropped {
         weight_error = weight_error.max(-libm::log(terms.kept));
     }
@@ -230,11 +233,10 @@ impl LseBase {
         }
     }
 
-    /// The reference's log-sum-exp in this base, and the bound on a kernel's error before it is stored.
+    /// The reference's log-sum-exp in this base, and the bound on a kernel's error before it is stored, from that in nats.
     ///
     /// A kernel that works in nats may get to base 2 by one more multiplication, with a rounded constant.
-    pub fn value_and_bound(self, reference: &Reference<'_>, contract: &Resolved) -> (f64, f64) {
-        let bound = lse_bound(reference, contract);
+    pub fn value_and_bound(self, reference: &Reference<'_>, contract: &Resolved, bound: f64) -> (f64, f64) {
         if self == Self::E || reference.lse.is_infinite() {
             return (reference.lse, bound);
         }
@@ -260,7 +262,8 @@ pub fn domain_ok(reference: &Reference<'_>, contract: &Resolved) -> bool {
     let overhang = libm::exp(contract.lazy).max(256.0);
     dot.is_finite()
         && reference.s.iter().all(|s| s.is_finite())
-        && reference.v.iter().all(|v| v.is_finite())
+        // An element of V that is not finite leaves no mean of its column that is.
+        && reference.o.iter().all(|o| o.is_finite())
         && reference.q_max * factor < limit
         && unscaled * factor < limit
         && (reference.keys == 0 || elements * values * overhang < limit)

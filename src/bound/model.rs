@@ -1,6 +1,6 @@
 //! Bounds that hold with a probability.
 //!
-//! **Random signs** ([`random_signs`]). The fuzzer chooses V, so let its signs be independent and random,
+//! **Random signs** ([`Models::random_signs`]). The fuzzer chooses V, so let its signs be independent and random,
 //! independent of Q, K, `|V|` and of the order of the sums. The kernel's weights and the rounding of P
 //! depend on Q and K only; given them, sums over V are Rademacher sums, and by Hoeffding's inequality
 //! each of these fails with probability at most `2 exp(-lambda^2/2)`:
@@ -25,7 +25,7 @@
 //! cost `blocks * block_error` times that. No rounding error is assumed random: truncating tensor cores and biased exponentials are covered.
 //! On V whose signs are not random it is wrong by factors of 10 and more.
 //!
-//! **Independent roundings** ([`independent_roundings`]). If in addition rounding errors were independent
+//! **Independent roundings** ([`Models::independent_roundings`]). If in addition rounding errors were independent
 //! with mean zero, the kernel were one linear function of them, and its error at most `lambda` standard
 //! deviations (Higham & Mary 2019, 2020). They are neither: on structured rows (ties, constant V, sorted
 //! V) this fails by factors up to 170. It is a reason to look again, never a verdict.
@@ -35,55 +35,79 @@ use super::contract::{PDen, Resolved};
 use super::growth;
 use super::row::{Column, RowErrors};
 
-/// The bound for V with random signs, less the reference's error.
-pub(super) fn random_signs(contract: &Resolved, row: &RowErrors, column: &Column, lambda: f64) -> f64 {
-    let u = contract.u;
-    let lambda_n = (lambda * lambda + 2.0 * libm::log(row.n.max(2.0))).sqrt();
-    let weights = (lambda * column.weighted_rms + column.o.abs() * row.eta_mass) / row.kept;
-    let o = column.o.abs() + weights;
-    let others = (row.n * row.rescales).sqrt() + (contract.k_pv + contract.r_comb) * row.n.sqrt();
-    let additions = if let Some(tc) = contract.tc {
-        let blocks = (row.n / f64::from(tc.width.max(1))).ceil() + row.rescales + 1.0;
-        blocks * tc.block_error() + u * others
-    } else {
-        u * ((row.n * row.h_pv).sqrt() + others)
-    };
-    let sum = column.sum.min(additions * lambda_n * column.term_rms * (1.0 + 2.0 * growth(row.n, u)));
-    let p_den = if contract.p_den == PDen::Either { o * (1.0 + 2.0 * contract.u_p) } else { 0.0 };
-    let p_round = row.u_num * (lambda * column.term_rms + p_den);
-    let sums = row.quotient(sum, p_round, o, column.underflow);
-    weights + sums + contract.e_div * (o + sums) + contract.final_underflow()
+/// What is the same in both bounds for every column of a row.
+pub(super) struct Models<'a> {
+    contract: &'a Resolved,
+    row: &'a RowErrors,
+    lambda: f64,
+    /// `S / T^` with random signs.
+    signs_sum: f64,
+    /// `S` over the sum of absolute values, with independent roundings.
+    rounded_sum: f64,
+    /// Of what a denominator errs by then, and rounded weights in it, the factor on `|o|`.
+    denominator: f64,
+    /// The roundings of a term's factors then, over their root of squares.
+    operands: f64,
 }
 
-/// The bound were rounding errors independent and V's signs random.
-pub(super) fn independent_roundings(contract: &Resolved, row: &RowErrors, column: &Column, lambda: f64) -> f64 {
-    /// Second-order terms.
-    const HIGHER_ORDERS: f64 = 1e-3;
-    /// Rescales that a row of independent logits sees: records of a random sequence, about `ln n`.
-    const RECORDS: f64 = 64.0;
-    let (u, o) = (contract.u, column.o.abs());
-    let rescales = row.rescales.min(RECORDS);
-    let absolute = column.mean_abs.min(3.0 * column.rms);
-    let sum = if let Some(tc) = contract.tc {
-        let blocks = (row.n / f64::from(tc.width.max(1))).ceil() + rescales + 1.0;
-        blocks * tc.block_error() * absolute
-    } else {
-        lambda * u * (row.h_pv + rescales + contract.k_pv).sqrt() * absolute
-    };
-    let operands = (contract.u_p * contract.u_p + 2.0 * contract.u_in * contract.u_in).sqrt();
-    let p_den = if contract.p_den == PDen::No { 0.0 } else { lambda * contract.u_p * row.p_norm2 * o };
-    let p_round = lambda * operands * column.rms + p_den;
-    let denominator = lambda * u * (row.h_l + rescales + 1.0).sqrt() * o;
-    let total = lambda * column.sigma
-        + column.systematic
-        + sum
-        + p_round
-        + denominator
-        + column.underflow
-        + row.underflow * (1.0 + o);
-    total * (1.0 + HIGHER_ORDERS)
-        + contract.e_div * (o + total)
-        + column.reference_error
-        + column.dropped
-        + contract.final_underflow()
+/// Second-order terms of independent roundings.
+const HIGHER_ORDERS: f64 = 1e-3;
+/// Rescales that a row of independent logits sees: records of a random sequence, about `ln n`.
+const RECORDS: f64 = 64.0;
+
+impl<'a> Models<'a> {
+    pub(super) fn of(contract: &'a Resolved, row: &'a RowErrors, lambda: f64) -> Self {
+        let u = contract.u;
+        let lambda_n = (lambda * lambda + 2.0 * libm::log(row.n.max(2.0))).sqrt();
+        let others = (row.n * row.rescales).sqrt() + (contract.k_pv + contract.r_comb) * row.n.sqrt();
+        let records = row.rescales.min(RECORDS);
+        let (additions, rounded_sum) = if let Some(tc) = contract.tc {
+            let blocks = (row.n / f64::from(tc.width.max(1))).ceil();
+            let error = |rescales: f64| (blocks + rescales + 1.0) * tc.block_error();
+            (error(row.rescales) + u * others, error(records))
+        } else {
+            let independent = lambda * u * (row.h_pv + records + contract.k_pv).sqrt();
+            (u * ((row.n * row.h_pv).sqrt() + others), independent)
+        };
+        let p_den = if contract.p_den == PDen::No { 0.0 } else { lambda * contract.u_p * row.p_norm2 };
+        Self {
+            contract,
+            row,
+            lambda,
+            signs_sum: additions * lambda_n * (1.0 + 2.0 * growth(row.n, u)),
+            rounded_sum,
+            denominator: lambda * u * (row.h_l + records + 1.0).sqrt() + p_den,
+            operands: lambda * (contract.u_p * contract.u_p + 2.0 * contract.u_in * contract.u_in).sqrt(),
+        }
+    }
+
+    /// The bound for V with random signs, less the reference's error.
+    pub(super) fn random_signs(&self, column: &Column) -> f64 {
+        let Self { contract, row, lambda, .. } = *self;
+        let weights = (lambda * column.weighted_rms + column.o.abs() * row.eta_mass) / row.kept;
+        let o = column.o.abs() + weights;
+        let sum = column.sum.min(self.signs_sum * column.term_rms);
+        let p_den = if contract.p_den == PDen::Either { o * (1.0 + 2.0 * contract.u_p) } else { 0.0 };
+        let p_round = row.u_num * (lambda * column.term_rms + p_den);
+        let sums = row.quotient(sum, p_round, o, column.underflow);
+        weights + sums + contract.e_div * (o + sums) + contract.final_underflow()
+    }
+
+    /// The bound were rounding errors independent and V's signs random.
+    pub(super) fn independent_roundings(&self, column: &Column) -> f64 {
+        let Self { contract, row, lambda, .. } = *self;
+        let o = column.o.abs();
+        let total = lambda * column.sigma
+            + column.systematic
+            + self.rounded_sum * column.mean_abs.min(3.0 * column.rms)
+            + self.operands * column.rms
+            + self.denominator * o
+            + column.underflow
+            + row.underflow * (1.0 + o);
+        total * (1.0 + HIGHER_ORDERS)
+            + contract.e_div * (o + total)
+            + column.reference_error
+            + column.dropped
+            + contract.final_underflow()
+    }
 }

@@ -3,6 +3,7 @@
 use super::contract::{PDen, Resolved};
 use super::weights::{Weights, tensor_core_blocks};
 use super::{FLUSH, LARGEST_EXPONENT, SUBNORMAL, TINY, growth};
+use crate::float::tile::{ROWS, put, tile};
 use crate::reference::Reference;
 
 /// Per-element coefficients, and their sums over the row.
@@ -25,6 +26,8 @@ pub(super) struct Terms {
     pub(super) any_dropped: bool,
     /// `sum p_j eta_j`.
     pub(super) eta_mass: f64,
+    /// `sum p_j expm1(D_j)`.
+    pub(super) grown_mass: f64,
     /// One absolute unit of the kernel's sums, in units of its denominator (step 6).
     pub(super) unit: f64,
     /// One absolute unit of a weight before it is normalised, likewise.
@@ -62,6 +65,7 @@ impl Terms {
             kept: 0.0,
             any_dropped: false,
             eta_mass: 0.0,
+            grown_mass: 0.0,
             unit: 1.0,
             unit_weight: 1.0,
             split: None,
@@ -83,9 +87,10 @@ impl Terms {
         for j in 0..n {
             let (p, s) = (reference.p[j], reference.s[j]);
             let delta = weights.delta[j].min(LARGEST_EXPONENT);
-            let relative = libm::exp(s - reference.max);
-            let grown = libm::exp(delta);
+            let relative = p * reference.sum;
             let mut eta = libm::expm1(delta);
+            let grown = 1.0 + eta;
+            terms.grown_mass += p * eta;
             let mut least = 1.0 / grown;
             let dropped = relative <= cut * overhang * grown;
             if dropped {
@@ -132,11 +137,15 @@ impl Split {
     /// The split with the least `u (K + 2) + (weight of the small terms)`.
     fn of(reference: &Reference<'_>, contract: &Resolved, weights: &Weights, eta: &[f64]) -> Option<Self> {
         let n = reference.elements();
-        let mut sorted = reference.p.clone();
-        sorted.sort_unstable_by(|a, b| b.total_cmp(a));
+        // The first candidate, without small terms, costs this. A term that alone costs more is in no better candidate's
+        // tail, so of those only the lightest can be a threshold.
+        let limit = contract.u * (n as f64 + 2.0);
+        let mut sorted: Vec<f64> = reference.p.iter().copied().filter(|&p| p <= limit).collect();
+        sorted.sort_unstable_by(f64::total_cmp);
+        let heavier = reference.p.iter().copied().filter(|&p| p > limit).min_by(f64::total_cmp);
         let (mut tail, mut best, mut threshold) = (0.0, f64::INFINITY, 0.0);
         // From the lightest up, so that the tails' sums lose nothing.
-        for (k, &p) in sorted.iter().enumerate().rev() {
+        for (p, k) in sorted.into_iter().chain(heavier).zip((0..n).rev()) {
             let cost = contract.u * (k as f64 + 3.0) + tail;
             // On a tie the smaller K wins.
             if cost <= best {
@@ -225,6 +234,55 @@ pub(super) struct Columns {
     pub(super) dropped_deviation: Vec<f64>,
 }
 
+/// What the columns' sums multiply an element's value by.
+#[derive(Clone, Copy, Default)]
+struct Factors {
+    eta: f64,
+    /// `p_j (1 + eta_j)`.
+    grown: f64,
+    sigma: f64,
+    systematic: f64,
+    reference: f64,
+}
+
+impl Factors {
+    #[inline(always)]
+    fn of(reference: &Reference<'_>, terms: &Terms, j: usize) -> Self {
+        Self {
+            eta: terms.eta[j],
+            grown: reference.p[j] + terms.eta[j],
+            sigma: terms.sigma[j],
+            systematic: terms.systematic[j],
+            reference: terms.reference[j],
+        }
+    }
+}
+
+/// The pass over V for each kind of processor: the same operations in the same order, only their width differs.
+struct Sum<'a, 'r> {
+    sums: &'a mut Columns,
+    reference: &'a Reference<'r>,
+    terms: &'a Terms,
+    either: bool,
+}
+
+impl pulp::WithSimd for Sum<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        let Self { sums, reference, terms, either } = self;
+        let columns = reference.v_head_dim.max(1);
+        for (values, block) in reference.v.chunks(columns * ROWS).zip(0..) {
+            // One vector for each column's sums.
+            match S::F64_LANES {
+                8 => sums.add::<8>(reference, terms, either, block * ROWS, values),
+                _ => sums.add::<4>(reference, terms, either, block * ROWS, values),
+            }
+        }
+    }
+}
+
 impl Columns {
     /// One pass over V.
     pub(super) fn of(reference: &Reference<'_>, contract: &Resolved, terms: &Terms) -> Self {
@@ -245,55 +303,92 @@ impl Columns {
             dropped_deviation: zeros(),
         };
         let either = contract.p_den == PDen::Either;
-        // The same operations in the same order whatever the processor has: only their width differs.
-        pulp::Arch::new().dispatch(|| {
-            for (j, v) in reference.value_rows().enumerate() {
-                sums.add(reference, terms, either, j, v);
-            }
-        });
+        pulp::Arch::new().dispatch(Sum { sums: &mut sums, reference, terms, either });
         if reference.sink.is_some() {
-            sums.add(reference, terms, either, reference.keys, &zeros());
+            sums.add::<1>(reference, terms, either, reference.keys, &zeros());
         }
         sums
     }
 
+    /// Adds the values of some keys, of which `first` is the first.
     #[inline(always)]
-    fn add(&mut self, reference: &Reference<'_>, terms: &Terms, either: bool, j: usize, v: &[f64]) {
-        let columns = v.len();
-        let o = &reference.o[..columns];
-        let eta = terms.eta[j];
-        let grown = reference.p[j] + eta;
-        let (sigma, systematic, own) = (terms.sigma[j], terms.systematic[j], terms.reference[j]);
-        {
-            let (a, b, c) = (
-                &mut self.eta_deviation[..columns],
-                &mut self.grown_absolute[..columns],
-                &mut self.grown_deviation[..columns],
-            );
-            let (d, e, f) = (
-                &mut self.deviation[..columns],
-                &mut self.reference_deviation[..columns],
-                &mut self.systematic_deviation[..columns],
-            );
-            for t in 0..columns {
-                let (value, deviation) = (v[t].abs(), (v[t] - o[t]).abs());
-                a[t] += eta * deviation;
-                b[t] += grown * value;
-                c[t] += grown * deviation;
-                d[t] += deviation;
-                e[t] += own * deviation;
-                f[t] += systematic * deviation;
+    fn add<const TILE: usize>(
+        &mut self,
+        reference: &Reference<'_>,
+        terms: &Terms,
+        either: bool,
+        first: usize,
+        values: &[f64],
+    ) {
+        let columns = reference.v_head_dim;
+        let mut factors = [Factors::default(); ROWS];
+        let keys = values.len() / columns.max(1);
+        for (key, factors) in factors[..keys].iter_mut().enumerate() {
+            *factors = Factors::of(reference, terms, first + key);
+        }
+        for tile in 0..columns / TILE {
+            self.add_tile::<TILE>(reference, &factors[..keys], values, tile * TILE);
+        }
+        for column in columns - columns % TILE..columns {
+            self.add_tile::<1>(reference, &factors[..keys], values, column);
+        }
+        for (v, j) in values.chunks_exact(columns.max(1)).zip(first..) {
+            self.add_seldom(reference, terms, either, j, v);
+        }
+    }
+
+    #[inline(always)]
+    fn add_tile<const N: usize>(
+        &mut self,
+        reference: &Reference<'_>,
+        factors: &[Factors],
+        values: &[f64],
+        start: usize,
+    ) {
+        let o: [f64; N] = tile(&reference.o, start);
+        let mut eta_deviation: [f64; N] = tile(&self.eta_deviation, start);
+        let mut grown_absolute: [f64; N] = tile(&self.grown_absolute, start);
+        let mut grown_deviation: [f64; N] = tile(&self.grown_deviation, start);
+        let mut deviation: [f64; N] = tile(&self.deviation, start);
+        let mut reference_deviation: [f64; N] = tile(&self.reference_deviation, start);
+        let mut systematic_deviation: [f64; N] = tile(&self.systematic_deviation, start);
+        let mut eta_squares: [f64; N] = tile(&self.eta_squares, start);
+        let mut grown_squares: [f64; N] = tile(&self.grown_squares, start);
+        let mut sigma_squares: [f64; N] = tile(&self.sigma_squares, start);
+        for (key, f) in factors.iter().enumerate() {
+            let v: [f64; N] = tile(values, key * reference.v_head_dim + start);
+            for t in 0..N {
+                let (value, distance) = (v[t].abs(), (v[t] - o[t]).abs());
+                let (x, y, z) = (f.eta * value, f.grown * value, f.sigma * distance);
+                eta_deviation[t] += f.eta * distance;
+                grown_absolute[t] += y;
+                grown_deviation[t] += f.grown * distance;
+                deviation[t] += distance;
+                reference_deviation[t] += f.reference * distance;
+                systematic_deviation[t] += f.systematic * distance;
+                eta_squares[t] += x * x;
+                grown_squares[t] += y * y;
+                sigma_squares[t] += z * z;
             }
         }
-        let (a, b, c) =
-            (&mut self.eta_squares[..columns], &mut self.grown_squares[..columns], &mut self.sigma_squares[..columns]);
-        for t in 0..columns {
-            let (x, y, z) = (eta * v[t], grown * v[t], sigma * (v[t] - o[t]));
-            a[t] += x * x;
-            b[t] += y * y;
-            c[t] += z * z;
-        }
+        put(&mut self.eta_deviation, start, eta_deviation);
+        put(&mut self.grown_absolute, start, grown_absolute);
+        put(&mut self.grown_deviation, start, grown_deviation);
+        put(&mut self.deviation, start, deviation);
+        put(&mut self.reference_deviation, start, reference_deviation);
+        put(&mut self.systematic_deviation, start, systematic_deviation);
+        put(&mut self.eta_squares, start, eta_squares);
+        put(&mut self.grown_squares, start, grown_squares);
+        put(&mut self.sigma_squares, start, sigma_squares);
+    }
+
+    /// What only some terms are in.
+    #[inline(always)]
+    fn add_seldom(&mut self, reference: &Reference<'_>, terms: &Terms, either: bool, j: usize, v: &[f64]) {
+        let columns = v.len();
+        let o = &reference.o[..columns];
         if terms.split.as_ref().is_some_and(|split| reference.p[j] < split.threshold) {
+            let grown = reference.p[j] + terms.eta[j];
             for (sum, v) in self.small_absolute.iter_mut().zip(v) {
                 *sum += grown * v.abs();
             }

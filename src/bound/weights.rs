@@ -127,10 +127,10 @@ fn logit_errors(reference: &Reference<'_>, contract: &Resolved) -> (Vec<f64>, Ve
         let raw = reference.raw_logits()[j].abs();
         let mut underflow = scale * tau * (2.0 * d + 2.0);
         if contract.ftz {
-            underflow += scale * d * FLUSH * (reference.q_max + reference.k_max[j]);
+            underflow += scale * d * FLUSH * (reference.q_max + reference.k_max(j));
         }
         if contract.prescale_lossy {
-            underflow += d * tau * reference.k_max[j];
+            underflow += d * tau * reference.k_max(j);
         }
         let mut error = if is_exact(reference, contract, j) {
             if exact_scale { 0.0 } else { u * raw }
@@ -214,35 +214,60 @@ fn rescales(reference: &Reference<'_>, contract: &Resolved, logit: &[f64]) -> Ve
     if declared == Some(0.0) {
         return vec![contract.r_comb; reference.elements()];
     }
-    let mut rescales = ranks(reference, contract, logit);
+    let declared = declared.unwrap_or(f64::INFINITY);
+    let mut rescales = ranks(reference, contract, logit, declared);
     for r in &mut rescales {
-        *r = r.min(declared.unwrap_or(f64::INFINITY)) + contract.r_comb;
+        *r = r.min(declared) + contract.r_comb;
     }
     rescales
 }
 
-/// How many other elements may have a larger computed logit.
-fn ranks(reference: &Reference<'_>, contract: &Resolved, logit: &[f64]) -> Vec<f64> {
+/// How many other elements may have a larger computed logit; of more than `most`, only that there are more.
+fn ranks(reference: &Reference<'_>, contract: &Resolved, logit: &[f64], most: f64) -> Vec<f64> {
     let s = &reference.s;
     let ordered: Vec<bool> = (0..reference.elements()).map(|j| keeps_order(reference, contract, j)).collect();
-    let mut all: Vec<f64> = s.iter().zip(logit).map(|(s, e)| s + e).collect();
-    let mut blurred: Vec<f64> = all.iter().zip(&ordered).filter(|(_, ordered)| !**ordered).map(|(&x, _)| x).collect();
-    let mut sharp: Vec<f64> = s.iter().zip(&ordered).filter(|(_, ordered)| **ordered).map(|(&x, _)| x).collect();
-    for list in [&mut all, &mut blurred, &mut sharp] {
-        list.sort_unstable_by(f64::total_cmp);
+    // An element may be above itself.
+    let counted = if most < s.len() as f64 { most as usize + 2 } else { s.len() };
+    let all = Largest::of(s.iter().zip(logit).map(|(s, e)| s + e), counted);
+    if !ordered.contains(&true) {
+        return s.iter().zip(logit).map(|(s, e)| (all.above(s - e) - usize::from(s + e > s - e)) as f64).collect();
     }
-    let above = |list: &[f64], x: f64| list.len() - list.partition_point(|&y| y <= x);
+    let blurred = s.iter().zip(logit).zip(&ordered).filter(|(_, ordered)| !**ordered).map(|((s, e), _)| s + e);
+    let blurred = Largest::of(blurred, counted);
+    let sharp = Largest::of(s.iter().zip(&ordered).filter(|(_, ordered)| **ordered).map(|(&s, _)| s), counted);
     (0..s.len())
         .map(|j| {
             let (low, high) = (s[j] - logit[j], s[j] + logit[j]);
             let count = if ordered[j] {
-                above(&sharp, s[j]) + above(&blurred, low)
+                sharp.above(s[j]) + blurred.above(low)
             } else {
-                above(&all, low) - usize::from(high > low)
+                all.above(low) - usize::from(high > low)
             };
             count as f64
         })
         .collect()
+}
+
+/// The largest of some numbers, from the least up.
+struct Largest(Vec<f64>);
+
+impl Largest {
+    /// At most so many of them.
+    fn of(numbers: impl Iterator<Item = f64>, count: usize) -> Self {
+        let mut numbers: Vec<f64> = numbers.collect();
+        let rest = numbers.len().saturating_sub(count);
+        if rest > 0 {
+            numbers.select_nth_unstable_by(rest, f64::total_cmp);
+            numbers.drain(..rest);
+        }
+        numbers.sort_unstable_by(f64::total_cmp);
+        Self(numbers)
+    }
+
+    /// How many are larger, as far as they were kept.
+    fn above(&self, x: f64) -> usize {
+        self.0.len() - self.0.partition_point(|&y| y <= x)
+    }
 }
 
 /// Whether computed logits of two such elements are in the order of their exact ones, or equal.

@@ -134,15 +134,31 @@ impl Values {
 fn fill(out: &mut Vec<f64>, hash: u64, dim: u32, dtype: Dtype, element: impl Fn(u32, u64) -> f64) {
     let start = out.len();
     out.resize(start + dim as usize, 0.0);
-    let row = &mut out[start..];
-    // The same operations whatever the processor has: only their width differs.
-    pulp::Arch::new().dispatch(|| {
-        row.iter_mut().zip(0..).for_each(|(x, d)| *x = element(d, mix(hash ^ u64::from(d))));
+    pulp::Arch::new().dispatch(Fill { row: &mut out[start..], hash, dtype, element });
+}
+
+/// What [`fill`] does for each kind of processor: the same operations, only their width differs.
+struct Fill<'a, F> {
+    row: &'a mut [f64],
+    hash: u64,
+    dtype: Dtype,
+    element: F,
+}
+
+impl<F: Fn(u32, u64) -> f64> pulp::WithSimd for Fill<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        let Self { row, hash, dtype, element } = self;
+        for (x, d) in row.iter_mut().zip(0..) {
+            *x = element(d, mix(hash ^ u64::from(d)));
+        }
         match dtype {
             Dtype::F32 => row.iter_mut().for_each(|x| *x = f64::from(*x as f32)),
             Dtype::F16 | Dtype::Bf16 => row.iter_mut().for_each(|x| *x = dtype.round(*x)),
         }
-    });
+    }
 }
 
 /// In [`Recipe::Mixed`] the last dimension of so many is one by which keys can be selected: the last of all where

@@ -10,6 +10,8 @@ use crate::float::Dtype;
 use crate::outcome::Output;
 use crate::reference;
 use crate::tensor::Buffer;
+use std::collections::HashMap;
+use std::rc::Rc;
 
 /// Judges the output of a run of `case` under `poison`, of a kernel with this manifest.
 pub fn judge(case: &Case, manifest: &Manifest, poison: Poison, output: &Output) -> Verdict {
@@ -22,6 +24,7 @@ pub fn judge(case: &Case, manifest: &Manifest, poison: Poison, output: &Output) 
         case,
         manifest,
         output,
+        numbers: HashMap::new(),
         agreement: Agreement::default(),
         out: Tally::default(),
         lse: Tally::default(),
@@ -48,6 +51,8 @@ struct Judging<'a> {
     case: &'a Case,
     manifest: &'a Manifest,
     output: &'a Output,
+    /// The contract's numbers of rows that see so many keys.
+    numbers: HashMap<usize, Rc<Resolved>>,
     agreement: Agreement,
     out: Tally,
     lse: Tally,
@@ -165,50 +170,54 @@ pub(super) fn allowed(case: &Case, manifest: &Manifest, row: &ExpectedRow<'_>) -
     let bounds = bounds_of_row(row, &numbers)?;
     let out = (0..bounds.det.len()).map(|dim| strictest(&bounds, dim, case.v_is_sign_random()).0).collect();
     let lse = manifest.lse.filter(|_| row.reference.elements() > 0);
-    let lse = lse.map(|lse| lse.base.value_and_bound(&row.reference, &numbers).1);
+    let lse = lse.map(|lse| lse.base.value_and_bound(&row.reference, &numbers, bounds.lse).1);
     Some(Allowed { out, lse, keys: row.n, underflows: underflows(&row.reference) })
 }
 
 impl Judging<'_> {
     fn row(&mut self, row: &ExpectedRow<'_>) {
-        let numbers = self.manifest.numerics.at_case(row.n, self.case);
+        let numbers = self.numbers.entry(row.n).or_insert_with(|| {
+            let numbers = self.manifest.numerics.at_case(row.n, self.case);
+            Rc::new(numbers)
+        });
+        let numbers = numbers.clone();
         let Some(bounds) = bounds_of_row(row, &numbers) else {
             self.agreement.out_of_domain += u64::from(self.case.shape.v_head_dim) + self.output.lse.len().min(1) as u64;
             return;
         };
         self.out_row(row, &bounds);
-        self.lse_element(row, &numbers);
+        self.lse_element(row, &numbers, &bounds);
     }
 
     fn out_row(&mut self, row: &ExpectedRow<'_>, bounds: &Bounds) {
         let case = self.case;
         let start = case.output_layout().offset(&[row.at[0], row.at[1], 0]);
         let signs_are_random = case.v_is_sign_random();
+        let out = &self.output.out[row.step as usize];
         for dim in 0..case.shape.v_head_dim as usize {
-            let found = self.output.out[row.step as usize].value(start + dim);
+            let found = out.value(start + dim);
             let o = row.reference.o[dim];
             let (b, tier) = strictest(bounds, dim, signs_are_random);
             if signs_are_random && bounds.hm[dim] < b && !bound::accepts(found, o, bounds.hm[dim], case.dtype) {
                 let model_ratio = bound::ratio(found, o, bounds.hm[dim], case.dtype);
                 self.agreement.model_ratio = self.agreement.model_ratio.max(model_ratio);
             }
-            let at = vec![row.at[0], row.at[1], dim as u64];
-            self.element(TensorName::Out, row.step, at, Element { found, o, b, tier, dtype: case.dtype });
+            self.element(row, Some(dim as u64), &Element { found, o, b, tier, dtype: case.dtype });
         }
     }
 
-    fn lse_element(&mut self, row: &ExpectedRow<'_>, numbers: &Resolved) {
+    fn lse_element(&mut self, row: &ExpectedRow<'_>, numbers: &Resolved, bounds: &Bounds) {
         let Some((buffer, lse)) = self.output.lse.get(row.step as usize).zip(self.manifest.lse) else { return };
-        let (o, b) = lse.base.value_and_bound(&row.reference, numbers);
+        let (o, b) = lse.base.value_and_bound(&row.reference, numbers, bounds.lse);
         let found = buffer.value(self.case.lse_layout().offset(&row.at));
-        let element = Element { found, o, b, tier: Tier::Det, dtype: Dtype::F32 };
-        self.element(TensorName::Lse, row.step, row.at.to_vec(), element);
+        self.element(row, None, &Element { found, o, b, tier: Tier::Det, dtype: Dtype::F32 });
     }
 
-    /// Judges one element by its bound.
-    fn element(&mut self, tensor: TensorName, step: u32, at: Vec<u64>, element: Element) {
-        let Element { found, o, b, tier, dtype } = element;
-        let tally = if tensor == TensorName::Lse { &mut self.lse } else { &mut self.out };
+    /// Judges one element by its bound: of the output where it has a `dim`, else the log-sum-exp.
+    fn element(&mut self, row: &ExpectedRow<'_>, dim: Option<u64>, element: &Element) {
+        let &Element { found, o, b, tier, dtype } = element;
+        let (tensor, tally) =
+            if dim.is_some() { (TensorName::Out, &mut self.out) } else { (TensorName::Lse, &mut self.lse) };
         self.agreement.elements += 1;
         tally.elements += 1;
         let ratio = bound::ratio(found, o, b, dtype);
@@ -221,8 +230,8 @@ impl Judging<'_> {
             approximate: false,
             relation: None,
             tensor: tensor.to_string(),
-            step,
-            at,
+            step: row.step,
+            at: row.at.into_iter().chain(dim).collect(),
             found,
             expected: o,
             low,

@@ -23,6 +23,7 @@
 mod dot;
 
 use crate::float::lowest_bit;
+use crate::float::tile::{ROWS, put, tile};
 use dot::Dot;
 
 /// One query row and what it may see.
@@ -74,8 +75,6 @@ pub struct Reference<'a> {
     pub nonzeros: Vec<u32>,
     /// Whether every partial sum of the dot product, in any order, is a binary32 number.
     pub exact: Vec<bool>,
-    /// `max_k |K_jk|` per element.
-    pub k_max: Vec<f64>,
     /// `p_j` per element.
     pub p: Vec<f64>,
     /// `max_k |q_k|`.
@@ -94,7 +93,9 @@ pub struct Reference<'a> {
     pub v_min: Vec<f64>,
     /// `max_j V_jt`, over elements.
     pub v_max: Vec<f64>,
-    /// The values of the row, borrowed.
+    /// The keys that the row sees, borrowed.
+    pub k: &'a [f64],
+    /// Their values, borrowed.
     pub v: &'a [f64],
     /// Visible keys, the sink not counted.
     pub keys: usize,
@@ -121,6 +122,12 @@ impl Reference<'_> {
         if self.uncapped.is_empty() { &self.s } else { &self.uncapped }
     }
 
+    /// `max_k |K_jk|` of an element; 0 for the sink.
+    pub fn k_max(&self, j: usize) -> f64 {
+        let key = self.k.chunks_exact(self.head_dim.max(1)).nth(j).unwrap_or_default();
+        key.iter().fold(0.0, |m, x| if x.abs() > m { x.abs() } else { m })
+    }
+
     /// The value rows, key by key. The sink has none.
     pub fn value_rows(&self) -> impl Iterator<Item = &[f64]> {
         // `chunks_exact` refuses 0; without columns there is nothing to iterate for.
@@ -133,6 +140,10 @@ impl Reference<'_> {
 /// # Panics
 /// If the slices do not have the lengths that `head_dim`, `v_head_dim` and `n` say.
 pub fn attend<'a>(row: &Row<'a>) -> Reference<'a> {
+    attend_on(pulp::Arch::new(), row)
+}
+
+fn attend_on<'a>(processor: pulp::Arch, row: &Row<'a>) -> Reference<'a> {
     let keys = row.keys();
     assert_eq!(row.q.len(), row.head_dim, "length of q");
     assert_eq!(row.k.len(), keys * row.head_dim, "length of k");
@@ -147,7 +158,6 @@ pub fn attend<'a>(row: &Row<'a>) -> Reference<'a> {
         dot_rms: Vec::with_capacity(elements),
         nonzeros: Vec::with_capacity(elements),
         exact: Vec::with_capacity(elements),
-        k_max: Vec::with_capacity(elements),
         p: Vec::new(),
         q_max: row.q.iter().fold(0.0, |m, x| nan_max(m, x.abs())),
         q_nonzeros: row.q.iter().filter(|&&x| x != 0.0).count(),
@@ -157,6 +167,7 @@ pub fn attend<'a>(row: &Row<'a>) -> Reference<'a> {
         v_rms: vec![0.0; row.v_head_dim],
         v_min: vec![f64::INFINITY; row.v_head_dim],
         v_max: vec![f64::NEG_INFINITY; row.v_head_dim],
+        k: row.k,
         v: row.v,
         keys,
         head_dim: row.head_dim,
@@ -165,12 +176,29 @@ pub fn attend<'a>(row: &Row<'a>) -> Reference<'a> {
         softcap: row.softcap.map(f64::from),
         sink: row.sink,
     };
-    // The same operations in the same order whatever the processor has: only their width differs.
-    let simd = pulp::Arch::new();
-    simd.dispatch(|| reference.score(row));
-    reference.weigh();
-    simd.dispatch(|| reference.average());
+    processor.dispatch(Attend { reference: &mut reference, row });
     reference
+}
+
+/// What [`attend`] does for each kind of processor: the same operations in the same order, only their width differs.
+struct Attend<'a, 'r> {
+    reference: &'a mut Reference<'r>,
+    row: &'a Row<'r>,
+}
+
+impl pulp::WithSimd for Attend<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        self.reference.score(self.row);
+        self.reference.weigh();
+        // One vector for each column's sums.
+        match S::F64_LANES {
+            8 => self.reference.average::<8>(),
+            _ => self.reference.average::<4>(),
+        }
+    }
 }
 
 impl Reference<'_> {
@@ -192,7 +220,6 @@ impl Reference<'_> {
             self.dot_rms.push(scale.abs() * dot.squares.sqrt());
             self.nonzeros.push(dot.nonzeros);
             self.exact.push(dot.is_exact(row.q, key, q_lowest));
-            self.k_max.push(dot.k_max);
         }
         if let Some(logit) = self.sink {
             self.s.push(logit);
@@ -203,11 +230,11 @@ impl Reference<'_> {
             self.dot_rms.push(0.0);
             self.nonzeros.push(0);
             self.exact.push(false);
-            self.k_max.push(0.0);
         }
     }
 
     /// The softmax.
+    #[inline(always)]
     fn weigh(&mut self) {
         if self.s.is_empty() {
             return;
@@ -225,34 +252,60 @@ impl Reference<'_> {
 
     /// Pass over V: the output, and its sums of absolute values and squares.
     #[inline(always)]
-    fn average(&mut self) {
+    fn average<const TILE: usize>(&mut self) {
         let columns = self.v_head_dim;
         if columns == 0 {
             return;
         }
-        let (o, mean_abs, squares) =
-            (&mut self.o[..columns], &mut self.v_mean_abs[..columns], &mut self.v_rms[..columns]);
-        let (low, high) = (&mut self.v_min[..columns], &mut self.v_max[..columns]);
-        for (v, &p) in self.v.chunks_exact(columns).zip(&self.p) {
-            for t in 0..columns {
-                let x = p * v[t];
-                o[t] += x;
-                mean_abs[t] += x.abs();
-                squares[t] += x * x;
-                low[t] = low[t].min(v[t]);
-                high[t] = high[t].max(v[t]);
+        let p = std::mem::take(&mut self.p);
+        for (v, p) in self.v.chunks(columns * ROWS).zip(p.chunks(ROWS)) {
+            for tile in 0..columns / TILE {
+                self.average_tile::<TILE>(v, p, tile * TILE);
+            }
+            for column in columns - columns % TILE..columns {
+                self.average_tile::<1>(v, p, column);
             }
         }
-        for x in squares {
+        self.p = p;
+        for x in &mut self.v_rms {
             *x = x.sqrt();
         }
         if self.sink.is_some() || self.keys == 0 {
             // The sink is an element whose value is zero, so it is a corner of the hull.
             for t in 0..columns {
-                low[t] = low[t].min(0.0);
-                high[t] = high[t].max(0.0);
+                self.v_min[t] = self.v_min[t].min(0.0);
+                self.v_max[t] = self.v_max[t].max(0.0);
             }
         }
+    }
+}
+
+impl Reference<'_> {
+    /// Adds the values of some keys with weights `p` to `N` columns.
+    #[inline(always)]
+    fn average_tile<const N: usize>(&mut self, values: &[f64], p: &[f64], start: usize) {
+        let mut o: [f64; N] = tile(&self.o, start);
+        let mut mean_abs: [f64; N] = tile(&self.v_mean_abs, start);
+        let mut squares: [f64; N] = tile(&self.v_rms, start);
+        let mut low: [f64; N] = tile(&self.v_min, start);
+        let mut high: [f64; N] = tile(&self.v_max, start);
+        for j in 0..values.len() / self.v_head_dim {
+            let (p, v) = (p[j], tile::<N>(values, j * self.v_head_dim + start));
+            for t in 0..N {
+                let x = p * v[t];
+                o[t] += x;
+                mean_abs[t] += x.abs();
+                squares[t] += x * x;
+                // One instruction each, unlike `f64::min` and `max`, which see to NaN.
+                low[t] = if v[t] < low[t] { v[t] } else { low[t] };
+                high[t] = if v[t] > high[t] { v[t] } else { high[t] };
+            }
+        }
+        put(&mut self.o, start, o);
+        put(&mut self.v_mean_abs, start, mean_abs);
+        put(&mut self.v_rms, start, squares);
+        put(&mut self.v_min, start, low);
+        put(&mut self.v_max, start, high);
     }
 }
 
@@ -264,9 +317,29 @@ fn nan_max(a: f64, b: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
 
     fn row<'a>(q: &'a [f64], k: &'a [f64], v: &'a [f64], v_head_dim: usize) -> Row<'a> {
         Row { q, k, v, head_dim: q.len(), v_head_dim, scale: 0.5, softcap: None, sink: None }
+    }
+
+    proptest! {
+        #[test]
+        fn every_processor_gives_the_same_bits(
+            (head_dim, v_head_dim, keys) in (1..40usize, 0..40usize, 0..80usize),
+            seed: u64,
+            softcap in proptest::option::of(1f32..50.0),
+            sink in proptest::option::of(-5f64..5.0),
+        ) {
+            let mut dice = ChaCha8Rng::seed_from_u64(seed);
+            let mut numbers = |count: usize| -> Vec<f64> { (0..count).map(|_| dice.random_range(-2.0..2.0)).collect() };
+            let (q, k, v) = (numbers(head_dim), numbers(keys * head_dim), numbers(keys * v_head_dim));
+            let row = Row { softcap, sink, ..row(&q, &k, &v, v_head_dim) };
+            let [scalar, wide] = [pulp::Arch::Scalar, pulp::Arch::new()].map(|arch| format!("{:?}", attend_on(arch, &row)));
+            prop_assert_eq!(scalar, wide);
+        }
     }
 
     #[test]

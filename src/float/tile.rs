@@ -1,0 +1,29 @@
+//! Tiles of columns, whose sums over many rows stay in registers.
+//!
+//! For code that is compiled for each kind of processor: closures and iterators that are not inlined there would be
+//! compiled for the oldest.
+
+/// Rows that all tiles pass over before any goes on, so that they come from the nearest cache.
+pub(crate) const ROWS: usize = 32;
+
+/// The `N` numbers from `start` on.
+#[inline(always)]
+#[expect(clippy::manual_memcpy, reason = "a call, where it is not inlined")]
+pub(crate) fn tile<const N: usize>(row: &[f64], start: usize) -> [f64; N] {
+    let row = &row[start..start + N];
+    let mut tile = [0.0; N];
+    for i in 0..N {
+        tile[i] = row[i];
+    }
+    tile
+}
+
+/// Puts a tile back.
+#[inline(always)]
+#[expect(clippy::manual_memcpy, reason = "a call, where it is not inlined")]
+pub(crate) fn put<const N: usize>(row: &mut [f64], start: usize, tile: [f64; N]) {
+    let row = &mut row[start..start + N];
+    for i in 0..N {
+        row[i] = tile[i];
+    }
+}
