@@ -51,6 +51,8 @@ pub struct Cuda {
     modules: Mutex<HashMap<u64, Module>>,
     /// Held while a case is on the device; nothing where several may be.
     turn: Option<Mutex<()>>,
+    /// Held while work is put into a stream. The driver has a lock of its own, at which threads would spin.
+    submitting: Mutex<()>,
     /// Why the context can't be used any more.
     lost: Mutex<Option<String>>,
 }
@@ -176,8 +178,8 @@ impl Cuda {
             .ok_or_else(|| Unavailable(format!("expected a CUDA device below {}, found {ordinal}", devices.len())))?;
         let context = CudaContext::new(ordinal).map_err(unavailable)?;
         let name = format!("cuda:{ordinal} {}", device.name);
-        let (idle, modules, lost) = Default::default();
-        Ok(Self { context: ManuallyDrop::new(context), name, idle, modules, turn, lost })
+        let (idle, modules, submitting, lost) = Default::default();
+        Ok(Self { context: ManuallyDrop::new(context), name, idle, modules, turn, submitting, lost })
     }
 
     fn lane(&self) -> Result<Lane, DriverError> {
@@ -247,6 +249,7 @@ impl Cuda {
         let code = kernel.code_for(case)?;
         let module = self.module(&code)?;
         let stream = lane.stream.cu_stream();
+        let submitting = lock(&self.submitting);
         // SAFETY: `device` has at least `host.len()` bytes (reserve), and `host` lives until the stream is waited for.
         unsafe { result::memcpy_htod_async(lane.device, &lane.host, stream) }.map_err(|e| self.trouble(e))?;
         let launches =
@@ -274,20 +277,12 @@ impl Cuda {
             }
             Err(error) => return self.blame(error, case),
         }
-        match self.copy_back(lane) {
+        let copied = copy_back(lane);
+        drop(submitting);
+        // SAFETY: the event is of this context.
+        match copied.and_then(|()| unsafe { result::event::synchronize(lane.done) }) {
             Ok(()) => Ok(refused),
             Err(error) => self.blame(error, case),
-        }
-    }
-
-    /// Copies the lane's arena back once everything before is done, and waits for that.
-    fn copy_back(&self, lane: &mut Lane) -> Result<(), DriverError> {
-        let stream = lane.stream.cu_stream();
-        // SAFETY: as for the copy to the device; the event is of this context.
-        unsafe {
-            result::memcpy_dtoh_async(&mut lane.host, lane.device, stream)?;
-            result::event::record(lane.done, stream)?;
-            result::event::synchronize(lane.done)
         }
     }
 
@@ -365,6 +360,16 @@ impl Cuda {
         };
         *lock(&self.lost) = Some(format!("{} after the case {case}", describe(error)));
         Ok(Fault::new(kind, describe(error)))
+    }
+}
+
+/// Has the lane's arena copied back, and its event told, once everything before is done.
+fn copy_back(lane: &mut Lane) -> Result<(), DriverError> {
+    let stream = lane.stream.cu_stream();
+    // SAFETY: as for the copy to the device; the event is of the lane's context.
+    unsafe {
+        result::memcpy_dtoh_async(&mut lane.host, lane.device, stream)?;
+        result::event::record(lane.done, stream)
     }
 }
 

@@ -47,6 +47,14 @@ pub fn ratio(out: f64, o: f64, b: f64, dtype: Dtype) -> f64 {
     if distance == 0.0 || b == f64::INFINITY { 0.0 } else { distance / b }
 }
 
+/// [`ratio`] and [`accepts`], faster than both.
+pub fn assess(out: f64, o: f64, b: f64, dtype: Dtype) -> (f64, bool) {
+    // Far enough from where they might differ by an f64 rounding.
+    const INSIDE: std::ops::Range<f64> = 1e-6..0.999_999;
+    let ratio = ratio(out, o, b, dtype);
+    (ratio, INSIDE.contains(&ratio) || accepts(out, o, b, dtype))
+}
+
 /// Where the numbers that round to `x` begin: halfway to the next smaller value.
 fn lower_edge(x: f64, dtype: Dtype) -> f64 {
     if x == f64::INFINITY {
@@ -120,6 +128,7 @@ mod tests {
                 prop_assert!(ratio >= 1.0 - 1e-9, "refused at {ratio}");
             }
             prop_assert!(ratio <= step.abs() + 1e-9);
+            prop_assert_eq!(assess(out, o, b, dtype), (ratio, accepts(out, o, b, dtype)));
         }
     }
 

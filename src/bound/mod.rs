@@ -94,7 +94,7 @@ mod row;
 mod sums;
 mod weights;
 
-pub use accept::{accepts, interval, ratio};
+pub use accept::{accepts, assess, interval, ratio};
 pub use constants::Constant;
 pub use contract::{Contract, EmptyRow, PDen, Resolved, Rounding, TensorCore, UnknownPreset};
 pub use formula::{Depth, Formula, FormulaError};
