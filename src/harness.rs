@@ -134,11 +134,11 @@ impl Harness {
             Verdict::Diverge(_) | Verdict::Fault(_) => {}
         }
         let found = minimise(&self.kernel, &*self.backend, case, &verdict, "harness".into(), MAX_SHRINK);
-        let Some(Minimised { finding, executions, others, internal_errors }) = found else {
+        let Some(Minimised { finding, executions, hung, others, internal_errors }) = found else {
             return Err(Failure::Report(format!("{case}: {verdict:?}")));
         };
         let id = finding.case.id();
-        let mut report = human::found(&self.saved(finding, executions));
+        let mut report = human::found(&Found { hung, ..self.saved(finding, executions) });
         for (case, message) in internal_errors {
             report += &format!("{case}: internal error, please report it: {message}\n");
         }

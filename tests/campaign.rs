@@ -37,19 +37,8 @@ impl Backend for Fragile {
 }
 
 fn campaign(backends: Vec<Arc<dyn Examiner>>, jobs: usize) -> (Vec<Event>, attnfuzz::campaign::Summary) {
-    let config = Config {
-        kernels: vec![Arc::new(Kernel::open("gqa_decode").unwrap())],
-        backends,
-        cases: Some(200),
-        time: None,
-        relations: Vec::new(),
-        guidance: None,
-        seed: 4,
-        jobs,
-        max_findings: 1,
-        max_shrink: 100,
-        store: None,
-    };
+    let kernels = vec![Arc::new(Kernel::open("gqa_decode").unwrap())];
+    let config = Config { cases: Some(200), seed: 4, jobs, max_shrink: 100, ..Config::new(kernels, backends) };
     let mut events = Vec::new();
     let summary = run(&config, &mut |event| events.push(event));
     (events, summary)

@@ -47,19 +47,9 @@ impl Backend for Quick {
 }
 
 fn config(backend: Quick, cases: u64) -> Config {
-    Config {
-        kernels: vec![Arc::new(Kernel::open("gqa_decode").unwrap())],
-        backends: vec![Arc::new(backend)],
-        cases: Some(cases),
-        time: None,
-        relations: Vec::new(),
-        guidance: None,
-        seed: 1,
-        jobs: 2,
-        max_findings: 3,
-        max_shrink: 500,
-        store: None,
-    }
+    let kernels = vec![Arc::new(Kernel::open("gqa_decode").unwrap())];
+    let base = Config::new(kernels, vec![Arc::new(backend)]);
+    Config { cases: Some(cases), seed: 1, jobs: 2, max_findings: 3, max_shrink: 500, ..base }
 }
 
 fn head(config: &Config) -> Head {

@@ -3,7 +3,7 @@
 use attnfuzz::backend::{Backend, BackendError, BackendKind, Emulator, Kernel, Run};
 use attnfuzz::campaign::{Config, Event, Minimised, minimise, run};
 use attnfuzz::case::Case;
-use attnfuzz::oracle::{Examiner, Verdict, examine};
+use attnfuzz::oracle::{Verdict, examine};
 use attnfuzz::outcome::{Fault, FaultKind, Outcome};
 use attnfuzz::regression::{Finding, Replayed, Store, replay};
 use std::sync::Arc;
@@ -123,17 +123,12 @@ fn another_bug_met_on_the_way_is_saved_beside_the_first() {
     let folder = tempfile::tempdir().unwrap();
     for max_findings in [1, 2] {
         let config = Config {
-            kernels: vec![Arc::new(Kernel::open("gqa_decode").unwrap())],
-            backends: vec![Arc::new(TwoBugs) as Arc<dyn Examiner>],
             cases: Some(100),
-            time: None,
-            relations: Vec::new(),
-            guidance: None,
             seed: 1,
             jobs: 2,
             max_findings,
-            max_shrink: 2000,
             store: Some(Store::new(folder.path().join(max_findings.to_string()))),
+            ..Config::new(vec![Arc::new(Kernel::open("gqa_decode").unwrap())], vec![Arc::new(TwoBugs)])
         };
         let (mut found, mut met) = (Vec::new(), Vec::new());
         let summary = run(&config, &mut |event| match event {

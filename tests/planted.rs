@@ -3,7 +3,7 @@
 
 use attnfuzz::backend::{Emulator, Kernel, shipped_names};
 use attnfuzz::campaign::{Config, Event, Found, minimise, run};
-use attnfuzz::oracle::{Examiner, Verdict, examine};
+use attnfuzz::oracle::{Verdict, examine};
 use attnfuzz::regression::{Finding, Replayed, Saved, Store, replay};
 use std::sync::Arc;
 
@@ -16,17 +16,12 @@ fn hunt_of(parent: &str, mutant: &str) -> Found {
     let folder = tempfile::tempdir().unwrap();
     let kernel = Arc::new(Kernel::open(&path).unwrap());
     let config = Config {
-        kernels: vec![kernel.clone()],
-        backends: vec![Arc::new(Emulator) as Arc<dyn Examiner>],
         cases: Some(20_000),
-        time: None,
-        relations: Vec::new(),
-        guidance: None,
         seed: 1,
         jobs: 2,
-        max_findings: 1,
         max_shrink: 1000,
         store: Some(Store::new(folder.path())),
+        ..Config::new(vec![kernel.clone()], vec![Arc::new(Emulator)])
     };
     let mut found = None;
     let summary = run(&config, &mut |event| {
@@ -245,17 +240,11 @@ fn the_same_seed_gives_the_same_finding_whatever_the_number_of_threads() {
     let find = |jobs| {
         let kernel = Arc::new(Kernel::open(&path).unwrap());
         let config = Config {
-            kernels: vec![kernel],
-            backends: vec![Arc::new(Emulator) as Arc<dyn Examiner>],
             cases: Some(400),
-            time: None,
-            relations: Vec::new(),
-            guidance: None,
             seed: 3,
             jobs,
-            max_findings: 1,
             max_shrink: 200,
-            store: None,
+            ..Config::new(vec![kernel], vec![Arc::new(Emulator)])
         };
         let mut findings = Vec::new();
         let summary = run(&config, &mut |event| {

@@ -8,7 +8,7 @@ use attnfuzz::case::values::{Role, RowAt};
 use attnfuzz::case::{Case, CaseParts, Inputs, Relation, Storage};
 use attnfuzz::generate::Space;
 use attnfuzz::oracle::relation::{Checked, Held, check};
-use attnfuzz::oracle::{Examiner, ExpectedRow, Verdict, examine};
+use attnfuzz::oracle::{ExpectedRow, Verdict, examine};
 use attnfuzz::outcome::Outcome;
 use attnfuzz::reference::{Row, attend};
 use attnfuzz::regression::{Replayed, Saved, Store, replay};
@@ -462,17 +462,13 @@ fn what_the_bound_allows_and_a_relation_does_not_is_found_shrunk_saved_and_repla
 
     let folder = tempfile::tempdir().unwrap();
     let config = Config {
-        kernels: vec![kernel.clone()],
-        backends: vec![Arc::new(backend()) as Arc<dyn Examiner>],
         cases: Some(500),
-        time: None,
         relations: vec![Relation::ValuesNegated],
-        guidance: None,
         seed: 1,
-        jobs: 1,
         max_findings: 8,
         max_shrink: 1000,
         store: Some(Store::new(folder.path())),
+        ..Config::new(vec![kernel.clone()], vec![Arc::new(backend())])
     };
     let mut found = Vec::new();
     let summary = run(&config, &mut |event| {

@@ -2,7 +2,7 @@
 
 use attnfuzz::backend::{Backend, Emulator, Kernel, Run};
 use attnfuzz::campaign::{Config, Event, Summary, run};
-use attnfuzz::oracle::{Examiner, error_map};
+use attnfuzz::oracle::error_map;
 use attnfuzz::outcome::Outcome;
 use attnfuzz::report::record::{Entry, Record};
 use attnfuzz::report::{html, junit, sarif};
@@ -20,17 +20,11 @@ const KERNELS: [&str; 3] = [
 fn campaign(jobs: usize) -> (Summary, Record) {
     let kernels: Vec<_> = KERNELS.iter().map(|name| Arc::new(Kernel::open(name).unwrap())).collect();
     let config = Config {
-        kernels: kernels.clone(),
-        backends: vec![Arc::new(Emulator) as Arc<dyn Examiner>],
         cases: Some(40),
-        time: None,
         seed: 3,
-        relations: Vec::new(),
         jobs,
-        max_findings: 1,
         max_shrink: 300,
-        store: None,
-        guidance: None,
+        ..Config::new(kernels.clone(), vec![Arc::new(Emulator)])
     };
     let mut findings = Vec::new();
     let summary = run(&config, &mut |event| {
@@ -282,23 +276,6 @@ fn a_report_that_can_not_be_written_is_refused_before_the_work() {
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(2) && text.contains(what) && text.contains(&file), "{text}");
     }
-}
-
-#[test]
-fn rule_out_exits_as_its_help_says() {
-    let folder = tempfile::tempdir().unwrap();
-    let found = folder.path().to_string_lossy().into_owned();
-    let exit = |args: &[&str]| {
-        let args = [&["rule-out", "--backend=emulator", "--max-shrink=300", "--regressions", &found], args].concat();
-        let output = attnfuzz(&args);
-        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    let (code, text) = exit(&["gqa_decode", "--cases=2"]);
-    assert!(code == 0 && text.contains("is ruled out"), "{code}: {text}");
-    let (code, text) = exit(&[MUTANT, "--cases=12"]);
-    assert!(code == 100 && text.contains("verdict: guilty, head mapping"), "{code}: {text}");
-    assert_eq!(exit(&["gqa_decode", "--shape=28:5:128"]).0, 2);
-    assert_eq!(exit(&["no_such_kernel"]).0, 2);
 }
 
 /// A kernel's rate is of the time that went into it, not of the campaign's, which others share.

@@ -3,12 +3,12 @@
 #![cfg(unix)]
 
 use attnfuzz::backend::{BackendError, BackendKind, Emulator, Kernel};
-use attnfuzz::campaign::{Config, Event, Found, Sanitizing, Session, Summary, run_session};
+use attnfuzz::campaign::{Config, Event, Found, Sanitizing, Session, Summary, minimise, run_session};
 use attnfuzz::case::Case;
-use attnfuzz::oracle::Examiner;
+use attnfuzz::oracle::{Examiner, Verdict};
 use attnfuzz::outcome::FaultKind;
 use attnfuzz::regression::Store;
-use attnfuzz::worker::{Sanitizer, Tool};
+use attnfuzz::worker::{Sanitizer, Tool, is_sanitized};
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -135,17 +135,12 @@ struct Told {
 
 fn campaign(kernel: &str, jobs: usize, every: u64, folder: &Path, sanitizer: Result<Sanitizer, String>) -> Told {
     let config = Config {
-        kernels: vec![Arc::new(Kernel::open(kernel).unwrap())],
-        backends: vec![Arc::new(Emulator)],
         cases: Some(60),
-        time: None,
-        relations: Vec::new(),
-        guidance: None,
         seed: 4,
         jobs,
-        max_findings: 1,
         max_shrink: 12,
         store: Some(Store::new(folder)),
+        ..Config::new(vec![Arc::new(Kernel::open(kernel).unwrap())], vec![Arc::new(Emulator)])
     };
     let mut found = Vec::new();
     let session =
@@ -219,6 +214,37 @@ fn attnfuzz(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_attnfuzz"));
     command.args(args).current_dir(env!("CARGO_MANIFEST_DIR"));
     command
+}
+
+/// What `attnfuzz shrink --sanitize` does: the case that only a tool complains about is made smaller by what the tool says, and one
+/// that it says nothing of fails nowhere.
+#[test]
+fn a_case_that_only_the_sanitizer_sees_is_shrunk_by_what_it_sees() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = Kernel::open("gqa_decode").unwrap();
+    let tool = sanitizer(folder.path(), "racecheck", &[Tool::Racecheck]);
+    assert!(matches!(tool.examine(&kernel, &case(4)).unwrap().verdict, Verdict::Agree(_)));
+    assert!(matches!(Emulator.examine(&kernel, &case(7)).unwrap().verdict, Verdict::Agree(_)));
+    let verdict = tool.examine(&kernel, &case(7)).unwrap().verdict;
+    let minimised = minimise(&kernel, &tool, &case(7), &verdict, "a test".into(), 60).unwrap();
+    assert_eq!(minimised.finding.signature.class, "fault race");
+    assert_eq!(minimised.finding.line, "kv=1 g=5 d=1 past=0 dtype=f32 cache=hnd:1 scale=1 values=flat:0");
+    assert!(is_sanitized(&minimised.finding.backend) && minimised.finding.flaky.is_none());
+}
+
+/// The emulator is no GPU: it is not what `--sanitize` asks for, and nothing passes there instead.
+#[test]
+fn shrinking_under_the_sanitizer_takes_a_gpu() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["shrink", "--backend=emulator", "--kernel=gqa_decode", &case(7).to_string(), "--regressions"];
+    let exit = |more: &[&str]| {
+        let output = attnfuzz(&args).arg(folder.path()).args(more).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, text) = exit(&["--sanitize"]);
+    assert!(code == Some(4) && text.contains("compute-sanitizer watches GPUs only"), "{code:?} {text}");
+    let (code, text) = exit(&[]);
+    assert!(code == Some(0) && text.contains("does not fail on emulator"), "{code:?} {text}");
 }
 
 #[test]

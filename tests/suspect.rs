@@ -5,7 +5,7 @@ use attnfuzz::backend::{Backend, BackendError, BackendKind, Kernel, Run};
 use attnfuzz::bound::bounds;
 use attnfuzz::campaign::{Config, Event, run};
 use attnfuzz::case::{Case, Recipe};
-use attnfuzz::oracle::{Examiner, SGN_LAMBDA, Verdict, examine, for_each_row};
+use attnfuzz::oracle::{SGN_LAMBDA, Verdict, examine, for_each_row};
 use attnfuzz::outcome::Outcome;
 use attnfuzz::tensor::Buffer;
 use std::collections::HashSet;
@@ -116,17 +116,10 @@ impl Backend for FailsWhenLookedAt {
 fn a_campaign_reports_the_case_that_proves_a_suspicion() {
     let backend = Arc::new(FailsWhenLookedAt { erred: Mutex::default() });
     let config = Config {
-        kernels: vec![Arc::new(Kernel::open("gqa_decode").unwrap())],
-        backends: vec![backend.clone() as Arc<dyn Examiner>],
         cases: Some(400),
-        time: None,
-        relations: Vec::new(),
-        guidance: None,
         seed: 3,
-        jobs: 1,
-        max_findings: 1,
         max_shrink: 0,
-        store: None,
+        ..Config::new(vec![Arc::new(Kernel::open("gqa_decode").unwrap())], vec![backend.clone()])
     };
     let mut found = Vec::new();
     let summary = run(&config, &mut |event| {

@@ -3,10 +3,11 @@
 mod stand_in;
 
 use attnfuzz::backend::{BackendError, BackendKind, Emulator, Kernel};
-use attnfuzz::campaign::{Config, Event, Found, Summary, run};
+use attnfuzz::campaign::{Config, Effort, Event, Found, Summary, minimise, run};
 use attnfuzz::case::Case;
 use attnfuzz::oracle::{Examined, Examiner, Verdict};
 use attnfuzz::outcome::FaultKind;
+use attnfuzz::report::human;
 use attnfuzz::worker::{Isolated, Options};
 use std::path::Path;
 use std::process::Command;
@@ -48,17 +49,12 @@ struct Told {
 
 fn campaign(kernel: &str, backend: Arc<dyn Examiner>, cases: u64, max_shrink: u32) -> Told {
     let config = Config {
-        kernels: vec![Arc::new(Kernel::open(kernel).unwrap())],
-        backends: vec![backend],
         cases: Some(cases),
-        time: None,
-        relations: Vec::new(),
-        guidance: None,
         seed: 4,
         jobs: THREADS,
         max_findings: 2,
         max_shrink,
-        store: None,
+        ..Config::new(vec![Arc::new(Kernel::open(kernel).unwrap())], vec![backend])
     };
     let (mut found, mut internal, mut lost) = (Vec::new(), Vec::new(), Vec::new());
     let summary = run(&config, &mut |event| match event {
@@ -128,18 +124,62 @@ fn a_sick_device_is_no_finding() {
     assert!(why.starts_with("stand-in does not get a case right that any should"), "{why}");
 }
 
-/// Deaths of another kind than the finding's come, of cases that the kernel gets right too: without another look at the device
-/// they would pass for smaller cases that fail.
+/// Deaths come of cases that the kernel gets right too, of another kind than the finding's or just of its kind: without another
+/// look at the device they would pass for smaller cases that fail.
 #[test]
 fn a_device_that_goes_bad_while_a_finding_is_shrunk_is_lost_and_the_finding_stays_true() {
+    for mode in ["sick-later", "sick-alike"] {
+        let folder = tempfile::tempdir().unwrap();
+        let told = campaign("gqa_decode", Arc::new(stand_in(mode, folder.path())), 100, 2000);
+        let [found] = &told.found[..] else { panic!("{mode}: {:?}", told.found) };
+        assert_eq!(found.finding.signature.class, "fault crash");
+        assert!(found.finding.fault.as_ref().unwrap().detail.contains("signal: 6"), "{:?}", found.finding.fault);
+        assert!(found.finding.case.shape.q_per_kv > 4, "{mode}: {}", found.finding.line);
+        let [why] = &told.lost[..] else { panic!("{mode}: {:?}", told.lost) };
+        assert!(why.contains("does not get a case right that any should"), "{mode}: {why}");
+    }
+}
+
+/// Once a kernel is known to hang, its cases get no longer than many times what cases take that end; and all hangs together get
+/// no longer than they are given.
+#[test]
+fn a_hang_is_shrunk_without_waiting_each_time_for_as_long_as_a_case_may_take() {
     let folder = tempfile::tempdir().unwrap();
-    let told = campaign("gqa_decode", Arc::new(stand_in("sick-later", folder.path())), 100, 2000);
-    let [found] = &told.found[..] else { panic!("{:?}", told.found) };
-    assert_eq!(found.finding.signature.class, "fault crash");
-    assert!(found.finding.fault.as_ref().unwrap().detail.contains("signal: 6"), "{:?}", found.finding.fault);
-    assert!(found.finding.case.shape.q_per_kv > 4, "{}", found.finding.line);
-    let [why] = &told.lost[..] else { panic!("{:?}", told.lost) };
-    assert!(why.contains("does not get a case right that any should"), "{why}");
+    let device = stand_in("hang", folder.path());
+    let kernel = Kernel::open("gqa_decode").unwrap();
+    let case: Case = "kv=1 g=6 d=2 past=0 dtype=f32 cache=hnd:1 scale=1 values=flat:0".parse().unwrap();
+    let fault = |verdict: &Verdict| match verdict {
+        Verdict::Fault(fault) => (fault.kind, fault.detail.clone()),
+        verdict => panic!("{verdict:?}"),
+    };
+    let verdict = device.examine(&kernel, &case).unwrap().verdict;
+    let (kind, detail) = fault(&verdict);
+    assert!(kind == FaultKind::Hang && detail.starts_with("no answer within 4.0 s"), "{detail}");
+    let (kind, detail) = fault(&device.examine(&kernel, &case).unwrap().verdict);
+    assert!(kind == FaultKind::Hang && detail.starts_with("no answer within 2.0 s"), "{detail}");
+    assert!(detail.contains("a case of this kernel had hung for 4.0 s"), "{detail}");
+    // A kernel that has not hung yet gets all the time there is.
+    let other = Kernel::open("kernels/mutants/gqa_decode/m01_head_mod.toml").unwrap();
+    let (_, detail) = fault(&device.examine(&other, &case).unwrap().verdict);
+    assert!(detail.starts_with("no answer within 4.0 s"), "{detail}");
+
+    let shrunk = |hanging: Duration| {
+        let effort = Effort { executions: 2000, hanging };
+        minimise(&kernel, &device, &case, &verdict, "a test".into(), effort).unwrap()
+    };
+    let cut = shrunk(Duration::from_secs(3));
+    // Two hangs use it up, and the third is not run.
+    let hung = cut.hung.unwrap();
+    assert!(hung >= Duration::from_secs(3) && hung < Duration::from_secs(60), "{hung:?}");
+    assert!(cut.finding.case.shape.q_per_kv > 4 && cut.finding.flaky.is_none(), "{}", cut.finding.line);
+    let kernel_name = kernel.name().to_owned();
+    let found =
+        Found { kernel: kernel_name, executions: cut.executions, hung: cut.hung, saved: None, finding: cut.finding };
+    assert!(human::found(&found).contains("shrinking was ended after"), "{}", human::found(&found));
+    let whole = shrunk(Duration::from_secs(3600));
+    assert_eq!((whole.hung, whole.finding.flaky), (None, None));
+    assert_eq!(whole.finding.line, "kv=1 g=5 d=1 past=0 dtype=f32 cache=hnd:1 scale=1 values=flat:0");
+    assert!(whole.executions > cut.executions);
 }
 
 /// What a worker's own children say when it has been given up long since is nobody's answer.

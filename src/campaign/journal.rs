@@ -65,6 +65,8 @@ pub struct Earlier {
     kernel: String,
     file: PathBuf,
     executions: u32,
+    #[serde(default)]
+    hung: Option<Duration>,
     /// Whether it was only met, while another was shrunk.
     met: bool,
 }
@@ -73,7 +75,7 @@ impl Earlier {
     /// Nothing if it is in no file.
     pub(super) fn of(found: &Found, met: bool) -> Option<Self> {
         let file = found.saved.as_ref()?.as_ref().ok()?.path().to_owned();
-        Some(Self { kernel: found.kernel.clone(), file, executions: found.executions, met })
+        Some(Self { kernel: found.kernel.clone(), file, executions: found.executions, hung: found.hung, met })
     }
 
     /// The event that told it, with what is in its file now.
@@ -83,7 +85,7 @@ impl Earlier {
     pub fn event(&self) -> Result<Event, LoadError> {
         let finding = Finding::load(&self.file)?;
         let saved = Some(Ok(Saved::Known(self.file.clone())));
-        let found = Found { kernel: self.kernel.clone(), finding, executions: self.executions, saved };
+        let found = Found { kernel: self.kernel.clone(), finding, executions: self.executions, hung: self.hung, saved };
         let found = Box::new(found);
         Ok(if self.met { Event::Met(found) } else { Event::Found(found) })
     }

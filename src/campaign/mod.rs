@@ -6,6 +6,7 @@
 //! at before it is planned. The campaign prints nothing: it emits [`Event`]s.
 
 mod compare;
+mod dispatch;
 mod guided;
 mod journal;
 mod minimise;
@@ -16,7 +17,7 @@ mod statistic;
 pub use compare::Comparison;
 pub use guided::Guidance;
 pub use journal::{Earlier, Head, Journal, JournalError};
-pub use minimise::{Minimised, met, minimise};
+pub use minimise::{Effort, Minimised, met, minimise};
 pub use run::{Session, run, run_session};
 pub use sanitize::Sanitizing;
 pub use statistic::{Cell, Extent, Met, Statistic, bin, bin_limits};
@@ -63,6 +64,24 @@ pub struct Config {
 }
 
 impl Config {
+    /// Every drawn case of these kernels on these devices, until told otherwise: seed 0, one thread, one finding of a kernel, shrunk
+    /// with at most 2,000 executions and saved nowhere.
+    pub fn new(kernels: Vec<Arc<Kernel>>, backends: Vec<Arc<dyn Examiner>>) -> Self {
+        Self {
+            kernels,
+            backends,
+            cases: None,
+            time: None,
+            seed: 0,
+            relations: Vec::new(),
+            guidance: None,
+            jobs: 1,
+            max_findings: 1,
+            max_shrink: 2000,
+            store: None,
+        }
+    }
+
     /// `case` as the `index`-th of its kernel: it asks for the relation whose turn it is.
     fn asked(&self, case: Case, index: u64) -> Case {
         if self.relations.is_empty() {
@@ -174,6 +193,8 @@ pub struct Found {
     pub finding: Finding,
     /// Executions that shrinking took.
     pub executions: u32,
+    /// The time that hanging cases took, if shrinking was ended for it.
+    pub hung: Option<Duration>,
     /// The file, if findings are saved.
     pub saved: Option<Result<Saved, String>>,
 }
@@ -183,7 +204,7 @@ impl Found {
     pub fn saved(kernel: &Kernel, finding: Finding, executions: u32, store: Option<&Store>) -> Self {
         let kernel = kernel.name().to_owned();
         let saved = store.map(|store| store.save(&kernel, &finding).map_err(|e| e.to_string()));
-        Self { kernel, finding, executions, saved }
+        Self { kernel, finding, executions, hung: None, saved }
     }
 }
 

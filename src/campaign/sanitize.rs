@@ -5,7 +5,7 @@
 //! depend on the number of threads.
 
 use super::Event;
-use super::run::{At, By, Dispatcher};
+use super::dispatch::{At, By, Dispatcher};
 use crate::backend::BackendError;
 use crate::case::Case;
 use crate::oracle::{Examiner, Verdict};

@@ -5,7 +5,7 @@ use crate::backend::cuda::{Cuda, devices};
 use crate::backend::{Backend, BackendKind, Emulator, Kernel};
 use crate::oracle::Examiner;
 use crate::report::human;
-use crate::worker::{Isolated, Options, Sanitizer, Spread, Tool};
+use crate::worker::{Isolated, Options, Sanitizer, Spread, Tool, is_sanitized};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -106,6 +106,23 @@ pub(super) fn sanitizers(
     backends.iter().map(of).collect()
 }
 
+/// What examines the case of a finding that was found on a device of this description: `device`, or `sanitizer` where
+/// compute-sanitizer found it, for on a GPU nothing else sees it. The emulator has checks of its own.
+///
+/// # Errors
+/// There is no sanitizer to see it with.
+pub(super) fn for_finding(
+    found_on: &str,
+    device: &Arc<dyn Examiner>,
+    sanitizer: Option<&Result<Arc<Sanitizer>, String>>,
+) -> Result<Arc<dyn Examiner>, String> {
+    if !is_sanitized(found_on) || device.kind() != BackendKind::Cuda {
+        return Ok(device.clone());
+    }
+    let sanitizer = sanitizer.ok_or("compute-sanitizer found it: expected --sanitize")?.clone()?;
+    Ok(sanitizer)
+}
+
 /// Says what went wrong in workers without telling anything of a kernel.
 pub(super) fn tell_unconfirmed(backends: &[Arc<dyn Examiner>]) {
     for backend in backends {
@@ -126,4 +143,56 @@ fn program() -> PathBuf {
 fn program_for_others() -> PathBuf {
     let own = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
     std::env::current_exe().ok().filter(|path| path.exists()).unwrap_or(own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::BackendError;
+    use crate::case::Case;
+    use crate::oracle::{Agreement, Examined, Verdict};
+    use crate::outcome::Outcome;
+
+    /// A device that agrees with everything.
+    struct Agrees(BackendKind);
+
+    impl Examiner for Agrees {
+        fn kind(&self) -> BackendKind {
+            self.0
+        }
+
+        fn describe(&self) -> String {
+            "a device".into()
+        }
+
+        fn examine(&self, _: &Kernel, _: &Case) -> Result<Examined, BackendError> {
+            Ok(Examined::plain(Verdict::Agree(Agreement::default())))
+        }
+
+        fn run_first(&self, _: &Kernel, _: &Case) -> Result<Outcome, BackendError> {
+            Err(BackendError::Unsupported("not asked for".into()))
+        }
+    }
+
+    #[test]
+    fn what_compute_sanitizer_found_is_never_asked_of_a_gpu_alone() {
+        let gpu: Arc<dyn Examiner> = Arc::new(Agrees(BackendKind::Cuda));
+        let emulator: Arc<dyn Examiner> = Arc::new(Agrees(BackendKind::Emulator));
+        let sanitizer = |on: &str| {
+            let none = |_: &Kernel, _: Duration| Vec::new();
+            Sanitizer::new("tool".into(), vec![Tool::Racecheck], (BackendKind::Cuda, on), Duration::ZERO, none)
+        };
+        let sanitized = sanitizer("a device").describe();
+        let asked = |found_on: &str, device, sanitizer| {
+            for_finding(found_on, device, sanitizer).map(|examiner: Arc<dyn Examiner>| examiner.describe())
+        };
+        let (there, missing) = (Ok(Arc::new(sanitizer("a device"))), Err("not installed".to_owned()));
+        assert_eq!(asked(&sanitized, &gpu, None), Err("compute-sanitizer found it: expected --sanitize".into()));
+        assert_eq!(asked(&sanitized, &gpu, Some(&missing)), Err("not installed".into()));
+        assert_eq!(asked(&sanitized, &gpu, Some(&there)), Ok(sanitized.clone()));
+        // What the GPU itself found is asked of it, whether there is a sanitizer or not; and the emulator sees it all.
+        assert_eq!(asked("a device", &gpu, Some(&there)), Ok("a device".into()));
+        assert_eq!(asked("a device", &gpu, None), Ok("a device".into()));
+        assert_eq!(asked(&sanitized, &emulator, None), Ok("a device".into()));
+    }
 }

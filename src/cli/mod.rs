@@ -339,6 +339,7 @@ struct ReplayArgs {
 Examples:
   attnfuzz shrink proptest-regressions/cases/gqa_decode --max-shrink 20000
   attnfuzz shrink --kernel my/kernel.toml 'kv=4 g=7 d=128 past=33 dtype=f16 cache=nhd:40 scale=1 values=normal:42'
+  attnfuzz shrink --backend cuda --sanitize=racecheck found/cases/my_kernel/1f0c.toml
 
 What is found is saved beside other findings, and the files given stay as they are. The exit code is 100 if a case fails, 0
 if none does (any more), 3 if some could not be run, 4 if none could.")]
@@ -353,9 +354,13 @@ struct ShrinkArgs {
     backend: BackendArgs,
     #[command(flatten)]
     isolation: IsolationArgs,
-    /// Executions that each may be shrunk with
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
-    max_shrink: u32,
+    /// Shrink by what these tools of compute-sanitizer say, on a GPU, instead of results [tools if none are named:
+    /// memcheck,racecheck,initcheck,synccheck]
+    #[arg(long, value_name = "TOOL,..", num_args = 0..=1, require_equals = true, default_missing_value = EVERY_TOOL, value_delimiter = ',')]
+    sanitize: Vec<Tool>,
+    /// Executions that each may be shrunk with [default: 10000, under compute-sanitizer 200]
+    #[arg(long, value_name = "N")]
+    max_shrink: Option<u32>,
     /// Folder that findings are saved below
     #[arg(long, value_name = "DIR", default_value = "proptest-regressions")]
     regressions: PathBuf,

@@ -1,15 +1,13 @@
 //! `attnfuzz replay`.
 
 use super::{Exit, Failure, Format, ReplayArgs, backends, inputs};
-use crate::backend::{BackendKind, Kernel};
+use crate::backend::Kernel;
 use crate::case::Case;
 use crate::oracle::{Examiner, Verdict};
 use crate::regression::{Bits, Finding, Replayed, replay_times};
 use crate::report::{human, jsonl};
-use crate::worker::is_sanitized;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 pub(super) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
     let default = PathBuf::from("proptest-regressions/cases");
@@ -34,13 +32,7 @@ pub(super) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
     let (mut still, mut differently, mut fixed, mut not_run) = (0, 0, 0, 0);
     for (file, finding) in &findings {
         for (index, backend) in backends.iter().enumerate() {
-            let examiner = if is_sanitized(&finding.backend) && backend.kind() == BackendKind::Cuda {
-                let missing = || Err("compute-sanitizer found it: expected --sanitize".to_owned());
-                let sanitizer = sanitizers.get(index).cloned().unwrap_or_else(missing);
-                sanitizer.map(|sanitizer| sanitizer as Arc<dyn Examiner>)
-            } else {
-                Ok(backend.clone())
-            };
+            let examiner = backends::for_finding(&finding.backend, backend, sanitizers.get(index));
             let kernel = finding.open_kernel(file).map_err(|error| error.to_string());
             let (result, bits) = match examiner.and_then(|examiner| Ok((examiner, kernel?))) {
                 Ok((examiner, kernel)) => replay_times(finding, &kernel, &*examiner, args.repeat),

@@ -23,8 +23,10 @@ Examples:
 Tries one by one the things an attention kernel gets wrong. What fails is shrunk, saved, and blamed on those without which the
 minimal case agrees. With --cases the same seed gives the same report, whatever --jobs is.
 
-The exit code is 100 if the kernel is guilty, else 1 if attnfuzz itself went wrong, 4 if no case could be run, 3 if some
-suspect could not be tried, and 0 if the kernel is ruled out.")]
+A suspect is ruled out by 29 cases that could show it: with fewer, a fault that shows in one of ten would be missed too often.
+
+The exit code is 100 if the kernel is guilty, else 1 if attnfuzz itself went wrong, 4 if no case was run, 3 if too little ran
+to rule out some suspect, and 0 if the kernel is ruled out.")]
 pub(super) struct RuleOutArgs {
     /// A shipped kernel's name or the path of a kernel.toml
     kernel: String,

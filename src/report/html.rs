@@ -15,11 +15,11 @@ body{font:15px/1.45 system-ui,sans-serif;background:var(--bg);color:var(--fg);ma
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem;border-top:1px solid var(--line);padding-top:1rem;overflow-wrap:anywhere}h3{font-size:1rem;margin:1rem 0 .3rem}
 .wide{overflow-x:auto}table{border-collapse:collapse}th,td{padding:.25rem .7rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
-pre,code{font:13px/1.4 ui-monospace,monospace}pre{white-space:pre-wrap;overflow-wrap:anywhere;border-left:3px solid var(--line);padding-left:.8rem}
-.bad{color:var(--bad);font-weight:600}.dim{color:var(--dim)}
+pre,code{font:13px/1.4 ui-monospace,monospace;overflow-wrap:anywhere}pre{white-space:pre-wrap;border-left:3px solid var(--line);padding-left:.8rem}
+table.why td{overflow-wrap:anywhere}.bad{color:var(--bad);font-weight:600}.dim{color:var(--dim)}
 .plots{display:flex;flex-wrap:wrap;gap:1.5rem}figure{margin:0}figcaption{color:var(--dim);font-size:.85rem;max-width:24rem}
-svg text{font:10px system-ui,sans-serif;fill:var(--dim)}svg .bad{fill:var(--bad)}svg .good{fill:var(--good)}svg .none{fill:var(--none)}svg .low{fill:var(--low)}svg .high{fill:var(--high)}
-@media print{:root{color-scheme:light}body{max-width:none;margin:0}.wide{overflow:visible}h2,h3,tr,figure{break-inside:avoid}h2,h3{break-after:avoid}svg{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
+svg{display:block;max-width:100%;height:auto}svg text{font:10px system-ui,sans-serif;fill:var(--dim)}svg .bad{fill:var(--bad)}svg .good{fill:var(--good)}svg .none{fill:var(--none)}svg .low{fill:var(--low)}svg .high{fill:var(--high)}
+@page{margin:1.5cm}@media print{:root{color-scheme:light}body{max-width:none;margin:0}.wide{overflow:visible}h2,h3,tr,pre,figure{break-inside:avoid}h2,h2+p,h3{break-after:avoid}svg{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 ";
 
 /// The whole page.
@@ -50,7 +50,7 @@ fn overview(page: &mut String, record: &Record) {
         record.findings.len(),
         if summary.interrupted { ", ended early" } else { "" }
     );
-    page.push_str("<div class=\"wide\"><table><tr><th>kernel</th><th>backend</th><th class=\"n\">cases</th><th class=\"n\">cases/s</th><th class=\"n\">skipped</th><th class=\"n\">worst error/bound</th><th class=\"n\">failing</th><th class=\"n\">findings</th></tr>\n");
+    page.push_str("<div class=\"wide\"><table><thead><tr><th>kernel</th><th>backend</th><th class=\"n\">cases</th><th class=\"n\">cases/s</th><th class=\"n\">skipped</th><th class=\"n\">worst error/bound</th><th class=\"n\">failing</th><th class=\"n\">findings</th></tr></thead>\n");
     for row in &summary.rows {
         let rate = rate(row.rate(summary.jobs));
         let _ = writeln!(
@@ -137,7 +137,7 @@ fn kernel(page: &mut String, row: &Row) {
         let _ = writeln!(page, "<p>{}</p>", Text(line));
     }
     if !row.skipped.is_empty() {
-        page.push_str("<h3>Skipped</h3><table>");
+        page.push_str("<h3>Skipped</h3><table class=\"why\">");
         for (why, count) in &row.skipped {
             let _ = write!(page, "<tr><td class=\"n\">{count}</td><td>{}</td></tr>", Text(why));
         }
@@ -145,7 +145,7 @@ fn kernel(page: &mut String, row: &Row) {
     }
     plots(page, &row.statistic);
     if !row.relations.is_empty() {
-        page.push_str("<h3>Relations</h3><div class=\"wide\"><table><tr><th>relation</th><th class=\"n\">holds</th><th class=\"n\">broken</th><th class=\"n\">does not apply</th><th class=\"n\">worst difference/tolerance</th></tr>");
+        page.push_str("<h3>Relations</h3><div class=\"wide\"><table><thead><tr><th>relation</th><th class=\"n\">holds</th><th class=\"n\">broken</th><th class=\"n\">does not apply</th><th class=\"n\">worst difference/tolerance</th></tr></thead>");
         for (relation, count) in &row.relations {
             let _ = write!(
                 page,

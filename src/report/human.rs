@@ -15,6 +15,10 @@ pub fn found(found: &Found) -> String {
     } else {
         let _ = writeln!(text, "   = shrunk from: {} ({} executions)", found.finding.found_as, found.executions);
     }
+    if let Some(hung) = found.hung {
+        let seconds = hung.as_secs_f64();
+        let _ = writeln!(text, "   = shrinking was ended after {seconds:.1} s of hangs: a smaller case may hang too");
+    }
     if let Some(flaky) = found.finding.flaky {
         let _ = writeln!(text, "   = flaky: it fails in {} of {} runs of the same case", flaky.failed, flaky.runs);
     }

@@ -145,7 +145,7 @@ fn found_object(event: &str, found: &Found) -> Value {
     json!({
         "event": event, "flaky": finding.flaky.map(|f| json!({ "failed": f.failed, "runs": f.runs })), "kernel": found.kernel, "backend": finding.backend, "signature": finding.signature.to_string(),
         "case": finding.line, "nonzero": nonzero(&finding.case), "irrelevant": finding.irrelevant, "found_as": finding.found_as, "found_by": finding.found_by, "executions": found.executions,
-        "divergence": divergence, "fault": finding.fault, "file": file, "not_saved": error,
+        "hung_s": found.hung.map(|hung| hung.as_secs_f64()), "divergence": divergence, "fault": finding.fault, "file": file, "not_saved": error,
         "same_signature_as": same_signature_as, "digest": finding.digest,
     })
 }

@@ -1,13 +1,14 @@
 //! What `attnfuzz rule-out` says: text, and JSON lines `suspect`, `found` and `ruled_out`.
 //!
-//! `standing` of a `suspect` is one of `ruled-out`, `not-claimed`, `guilty`, `open`, `not-run`; `why` has the reason, `who`
-//! the suspects that an open one depends on, `minimal` the cases that a guilty one is blamed for. `verdict` of `ruled_out`,
-//! which comes last, is `ruled-out`, `guilty` or `none`.
+//! `standing` of a `suspect` is one of `ruled-out`, `too-little`, `not-claimed`, `guilty`, `open`, `not-run`; `why` has the
+//! reason, `who` the suspects that an open one depends on, `minimal` the cases that a guilty one is blamed for, `telling` how
+//! many cases could have shown it and `needs` how many it takes. `verdict` of `ruled_out`, which comes last, is `ruled-out`,
+//! `guilty` or `none`.
 
 use super::human::{self, significant};
 use super::jsonl;
 use crate::campaign::{Event, Extent, Statistic};
-use crate::rule_out::{Account, Report, Standing};
+use crate::rule_out::{Account, NEEDED, Report, Standing};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -20,6 +21,9 @@ pub fn account(account: &Account) -> String {
     }
     let cases = account.statistic.cases;
     let _ = write!(text, "   {cases} case{}", if cases == 1 { "" } else { "s" });
+    if account.telling < cases {
+        let _ = write!(text, ", of which {} could show it", account.telling);
+    }
     if account.worst_case.is_some() {
         let _ = write!(text, ", worst error/bound {:.3}", account.worst_ratio);
     }
@@ -105,14 +109,24 @@ fn verdict(report: &Report) -> String {
             report.internal_errors.len()
         );
     }
-    if cases == 0 {
-        return "verdict: none, no case could be judged".into();
-    }
     let ruled_out = names(|standing| *standing == Standing::RuledOut);
     let not_run = names(|standing| matches!(standing, Standing::NotRun(_)));
+    if cases == 0 && !not_run.is_empty() {
+        return "verdict: none, no case could be judged".into();
+    }
     if !report.is_complete() {
         let why = report.ended_early.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-        return format!("verdict: none, not tried: {}{why} ({cases} cases agree)", not_run.join(", "));
+        let too_little = names(|standing| matches!(standing, Standing::TooLittle(_))).join(", ");
+        let too_little = (!too_little.is_empty()).then(|| {
+            format!(
+                "not ruled out: too little ran of {too_little}; each needs {NEEDED} cases that could show it, which more \
+                 --time or --cases give"
+            )
+        });
+        let not_run = (!not_run.is_empty()).then(|| format!("not tried: {}{why}", not_run.join(", ")));
+        let said: Vec<_> = too_little.into_iter().chain(not_run).collect();
+        let said = if said.is_empty() { format!("none{why}") } else { said.join("; ") };
+        return format!("verdict: {said} ({cases} cases agree)");
     }
     let worst = report.accounts.iter().map(|account| account.worst_ratio).fold(0.0, f64::max);
     format!(
@@ -150,6 +164,7 @@ pub fn lines(report: &Report) -> Vec<String> {
 fn suspect(account: &Account) -> Value {
     let (standing, why) = match &account.standing {
         Standing::RuledOut => ("ruled-out", None),
+        Standing::TooLittle(_) => ("too-little", None),
         Standing::NotClaimed(why) => ("not-claimed", Some((*why).to_owned())),
         Standing::Guilty(_) => ("guilty", None),
         Standing::Open(_) => ("open", None),
@@ -160,7 +175,7 @@ fn suspect(account: &Account) -> Value {
     json!({
         "event": "suspect", "suspect": account.suspect, "what": account.what, "tried_with": account.tried_with,
         "standing": standing, "why": why, "who": who, "minimal": minimal, "cases": account.statistic.cases,
-        "worst_ratio": account.worst_ratio, "worst_case": account.worst_case, "met": account.statistic.met,
+        "telling": account.telling, "needs": NEEDED, "worst_ratio": account.worst_ratio, "worst_case": account.worst_case, "met": account.statistic.met,
         "choices": account.statistic.choices, "skipped": account.skipped, "relations": jsonl::relations(&account.relations),
     })
 }

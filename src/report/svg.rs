@@ -8,8 +8,11 @@ use std::fmt::Write;
 
 /// Side of a cell of a grid.
 const CELL: usize = 24;
-/// Room for labels.
+/// Room for labels, to the left and below.
 const MARGIN: usize = 46;
+const BELOW: usize = 32;
+/// Room for the name of an axis beside few cells.
+const NAME: usize = 64;
 /// Most cells of an error map's plane in a row or column; elements beyond share cells.
 const MOST_CELLS: usize = 96;
 /// Most planes of an error map that are drawn.
@@ -36,9 +39,10 @@ pub(super) fn grid(
     };
     let xs = bins(&mut plane.keys().copied());
     let ys = bins(&mut plane.values().flat_map(|column| column.keys().copied()));
-    let (width, height) = (MARGIN + xs.len() * CELL + 8, ys.len() * CELL + MARGIN);
-    let bottom = ys.len() * CELL + 2;
-    let place = |x: u8, y: u8| (MARGIN + usize::from(x - xs.start()) * CELL, usize::from(ys.end() - y) * CELL + 2);
+    let (wide, high) = ((xs.len() * CELL).max(NAME), (ys.len() * CELL).max(NAME));
+    let (width, height) = (MARGIN + wide + 8, high + BELOW);
+    let (top, bottom) = (high - ys.len() * CELL + 2, high + 2);
+    let place = |x: u8, y: u8| (MARGIN + usize::from(x - xs.start()) * CELL, usize::from(ys.end() - y) * CELL + top);
     let mut svg = format!("<svg role=\"img\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\">");
     let label = |bin: u8| {
         let [low, _] = bin_limits(bin);

@@ -26,6 +26,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Cases that could have shown a suspect, all of which must agree before it is ruled out: with fewer, a fault that shows in
+/// one case of ten would be missed more often than once in twenty times (0.9^29 < 0.05).
+pub const NEEDED: u64 = 29;
+
 /// Which kernel, where, and for how long.
 #[derive(Clone)]
 pub struct Config {
@@ -75,7 +79,7 @@ pub struct Report {
     pub limits: Vec<String>,
     /// Cases on which this program went wrong, with what it said.
     pub internal_errors: Vec<(String, String)>,
-    /// Whether the time was up, or the device lost, before every suspect had a case.
+    /// Why the device could not be used any more.
     pub ended_early: Option<String>,
     /// Wall-clock time.
     pub elapsed: Duration,
@@ -94,6 +98,8 @@ pub struct Account {
     pub standing: Standing,
     /// What its own cases were like.
     pub statistic: Statistic,
+    /// Judged cases of its own in which it has a part, so that they could have shown it.
+    pub telling: u64,
     /// Cases not judged, by reason.
     pub skipped: BTreeMap<String, u64>,
     /// Largest error over bound of an agreeing case.
@@ -109,8 +115,10 @@ pub struct Account {
 /// What is to be said of a suspect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Every case agreed.
+    /// Every case agreed, and they are at least [`NEEDED`] that could have shown it.
     RuledOut,
+    /// Every case agreed, but only so many could have shown it.
+    TooLittle(u64),
     /// The kernel has no such thing, for this reason.
     NotClaimed(&'static str),
     /// A minimal case fails that would not without it. The line of each such case.
@@ -132,9 +140,10 @@ impl Report {
         self.accounts.iter().map(|account| account.statistic.cases).sum()
     }
 
-    /// Whether every suspect that the kernel has was tried.
+    /// Whether enough is known of every suspect that the kernel has.
     pub fn is_complete(&self) -> bool {
-        self.ended_early.is_none() && !self.accounts.iter().any(|a| matches!(a.standing, Standing::NotRun(_)))
+        let lacks = |standing: &Standing| matches!(standing, Standing::NotRun(_) | Standing::TooLittle(_));
+        self.ended_early.is_none() && !self.accounts.iter().any(|account| lacks(&account.standing))
     }
 }
 
@@ -188,6 +197,9 @@ impl fmt::Display for Standing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::RuledOut => f.write_str("ruled out"),
+            Self::TooLittle(telling) => {
+                write!(f, "not ruled out: too little ran, {telling} of at least {NEEDED} cases that could show it")
+            }
             Self::NotClaimed(why) => write!(f, "not claimed: {why}"),
             Self::Guilty(_) => f.write_str("guilty"),
             Self::Open(others) => write!(f, "open: its failures need {}", others.join(" and ")),

@@ -1,8 +1,10 @@
 //! The suspects, one after another.
 
+use super::blame::{Blame, blame};
 use super::suspect::{Mark, SUSPECTS, Suspect};
-use super::{Account, Config, Report, Standing, blame::blame, limits::limits};
+use super::{Account, Config, NEEDED, Report, Standing, limits::limits};
 use crate::backend::BackendError;
+use crate::backend::manifest::Manifest;
 use crate::campaign::{Found, Statistic, minimise};
 use crate::case::Case;
 use crate::generate::{DEFAULT_BUDGET, EmptyDomain, Space, cost};
@@ -11,8 +13,8 @@ use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Cases examined before any of them is looked at.
-const AT_ONCE: u64 = 32;
+/// Cases of each thread that are examined before any of them is looked at.
+const AT_ONCE: u64 = 2;
 /// Failures of a suspect's cases that others are blamed for, after which the rest would tell nothing new.
 const MAX_EXPLAINED: usize = 3;
 
@@ -28,13 +30,14 @@ pub fn rule_out(config: &Config, sink: &mut dyn FnMut(&Account)) -> Result<Repor
     let domain = &config.kernel.manifest.domain;
     let heads = config.heads.as_ref();
     let domain = heads.and_then(|heads| heads.restrict(domain).ok()).unwrap_or_else(|| domain.clone());
+    let space = Space::new(&domain)?;
     let mut inquiry = Inquiry {
         config,
-        space: Space::new(&domain)?,
+        manifest: Manifest { domain, ..config.kernel.manifest.clone() },
+        space,
         start,
         shrinking: Duration::ZERO,
-        guilty: BTreeMap::new(),
-        signatures: Vec::new(),
+        failures: Vec::new(),
         internal_errors: Vec::new(),
         ended_early: None,
     };
@@ -49,9 +52,13 @@ pub fn rule_out(config: &Config, sink: &mut dyn FnMut(&Account)) -> Result<Repor
         sink(&account);
         accounts.push(account);
     }
+    let mut guilty = inquiry.guilty();
+    let names: Vec<&'static str> = guilty.keys().copied().collect();
     for account in &mut accounts {
-        if let Some(lines) = inquiry.guilty.remove(account.suspect) {
+        if let Some(lines) = guilty.remove(account.suspect) {
             account.standing = Standing::Guilty(lines);
+        } else if inquiry.blames(account.suspect) {
+            account.standing = Standing::Open(names.clone());
         }
     }
     let met: Vec<&Statistic> = accounts.iter().map(|account| &account.statistic).collect();
@@ -68,20 +75,37 @@ pub fn rule_out(config: &Config, sink: &mut dyn FnMut(&Account)) -> Result<Repor
 
 struct Inquiry<'a> {
     config: &'a Config,
+    /// The kernel's, with those of its claims only that are asked about.
+    manifest: Manifest,
     space: Space,
     start: Instant,
     /// Time that shrinking and blaming took, which no suspect's share pays for.
     shrinking: Duration,
-    /// The lines of the minimal cases that each suspect is blamed for.
-    guilty: BTreeMap<&'static str, Vec<String>>,
     /// Of each finding, its minimal case, signature and who is blamed.
-    signatures: Vec<(Case, Signature, Vec<&'static str>)>,
+    failures: Vec<(Case, Signature, Blame)>,
     internal_errors: Vec<(String, String)>,
     /// Why no more can be run.
     ended_early: Option<String>,
 }
 
 impl Inquiry<'_> {
+    /// Whether a failure is blamed on a suspect, if only for what may come of others.
+    fn blames(&self, suspect: &str) -> bool {
+        self.failures.iter().any(|(_, _, blame)| blame.names.contains(&suspect))
+    }
+
+    /// The lines of the minimal cases that each suspect is blamed for, but for those that come of other failures.
+    fn guilty(&self) -> BTreeMap<&'static str, Vec<String>> {
+        let mut guilty: BTreeMap<_, Vec<String>> = BTreeMap::new();
+        for (case, signature, blame) in &self.failures {
+            let others = self.failures.iter().map(|(_, other, _)| other);
+            if !blame.is_symptom(signature, others) {
+                blame.names.iter().for_each(|name| guilty.entry(*name).or_default().push(case.to_string()));
+            }
+        }
+        guilty
+    }
+
     fn account(&mut self, index: usize, suspect: &'static Suspect) -> Account {
         let mut account = Account {
             suspect: suspect.name,
@@ -89,23 +113,24 @@ impl Inquiry<'_> {
             tried_with: suspect.tried_with,
             standing: Standing::RuledOut,
             statistic: Statistic::default(),
+            telling: 0,
             skipped: BTreeMap::new(),
             worst_ratio: 0.0,
             worst_case: None,
             relations: BTreeMap::new(),
             found: Vec::new(),
         };
-        if let Some(why) = (suspect.unclaimed)(&self.config.kernel.manifest) {
+        if let Some(why) = (suspect.unclaimed)(&self.manifest) {
             account.standing = Standing::NotClaimed(why);
             return account;
         }
         let explained = self.try_cases(index, suspect, &mut account);
         if !explained.is_empty() {
             account.standing = Standing::Open(explained);
-        } else if account.statistic.cases == 0 {
+        } else if account.telling < NEEDED {
             let most = account.skipped.iter().max_by_key(|(_, count)| **count).map(|(why, _)| why.clone());
-            let lost = self.ended_early.clone();
-            account.standing = Standing::NotRun(lost.or(most).unwrap_or_else(|| "the time was up".into()));
+            let why = self.ended_early.clone().or(most).filter(|_| account.statistic.cases == 0);
+            account.standing = why.map_or(Standing::TooLittle(account.telling), Standing::NotRun);
         }
         account
     }
@@ -121,9 +146,10 @@ impl Inquiry<'_> {
         let mut next = 0;
         while self.ended_early.is_none()
             && self.config.cases.is_none_or(|cases| next < cases)
-            && deadline.is_none_or(|deadline| Instant::now() < deadline || next == 0)
+            && deadline.is_none_or(|deadline| Instant::now() < deadline)
         {
-            let end = self.config.cases.map_or(next + AT_ONCE, |cases| cases.min(next + AT_ONCE));
+            let end = next + AT_ONCE * self.config.jobs.max(1) as u64;
+            let end = self.config.cases.map_or(end, |cases| cases.min(end));
             let (kernel, backend) = (&self.config.kernel, &self.config.backend);
             let results: Vec<_> = (next..end)
                 .into_par_iter()
@@ -135,7 +161,7 @@ impl Inquiry<'_> {
                 .collect();
             next = end;
             for (n, case, examined) in results {
-                let Some((failing, verdict)) = self.count(account, case, examined) else { continue };
+                let Some((failing, verdict)) = self.count(suspect, account, case, examined) else { continue };
                 let blamed = self.failing(suspect, n, &failing, &verdict, account);
                 explained += 1;
                 let own = blamed.contains(&suspect.name);
@@ -188,6 +214,7 @@ impl Inquiry<'_> {
     /// Adds a result to an account; gives the case and the verdict if it is a failure.
     fn count(
         &mut self,
+        suspect: &Suspect,
         account: &mut Account,
         case: Case,
         examined: Result<Examined, BackendError>,
@@ -208,6 +235,8 @@ impl Inquiry<'_> {
             account.relations.entry(*relation).or_default().add(checked);
         }
         account.statistic.add(&case, &verdict);
+        let judged = !matches!(verdict, Verdict::Skip(_));
+        account.telling += u64::from(judged && (suspect.shows)(&case, self.space.domain()));
         match verdict {
             Verdict::Skip(why) => *account.skipped.entry(why).or_default() += 1,
             Verdict::Agree(agreement) => {
@@ -247,9 +276,9 @@ impl Inquiry<'_> {
     ) -> Vec<&'static str> {
         let (kernel, backend) = (&self.config.kernel, &*self.config.backend);
         let Some(signature) = verdict.signature() else { return Vec::new() };
-        if !self.guilty.is_empty() {
-            let blamed = blame(kernel, backend, [case, case], &signature);
-            if !blamed.is_empty() && blamed.iter().all(|name| self.guilty.contains_key(name)) {
+        if !self.failures.is_empty() {
+            let blamed = blame(kernel, backend, [case, case], &signature).names;
+            if !blamed.is_empty() && blamed.iter().all(|name| self.blames(name)) {
                 return blamed;
             }
         }
@@ -259,21 +288,20 @@ impl Inquiry<'_> {
         };
         self.internal_errors.extend(minimised.internal_errors.into_iter().map(|(case, why)| (case.to_string(), why)));
         let minimal = minimised.finding.case.clone();
-        let known = self.signatures.iter().find(|(case, known, _)| *case == minimal && known.matches(&signature));
+        let known = self.failures.iter().find(|(case, known, _)| *case == minimal && known.matches(&signature));
         if let Some((_, _, blamed)) = known {
-            return blamed.clone();
+            return blamed.names.clone();
         }
         let mut blamed = blame(kernel, backend, [&minimal, case], &signature);
-        if blamed.is_empty() {
+        if blamed.names.is_empty() {
             // It does not come back with other values: those who looked for it are the nearest.
-            blamed.push(suspect.name);
+            blamed = Blame::of(suspect.name);
         }
-        for name in &blamed {
-            self.guilty.entry(name).or_default().push(minimised.finding.line.clone());
-        }
-        self.signatures.push((minimal, signature, blamed.clone()));
+        let names = blamed.names.clone();
+        self.failures.push((minimal, signature, blamed));
         let store = self.config.store.as_ref();
-        account.found.push(Found::saved(kernel, minimised.finding, minimised.executions, store));
-        blamed
+        let saved = Found::saved(kernel, minimised.finding, minimised.executions, store);
+        account.found.push(Found { hung: minimised.hung, ..saved });
+        names
     }
 }

@@ -1,7 +1,9 @@
 //! The suspects: a table.
 
 use crate::backend::manifest::Manifest;
-use crate::case::{CacheOrder, CaseParts, Domain, Pages, Range, Recipe, Relation, Storage, StorageKind, default_scale};
+use crate::case::{
+    CacheOrder, Case, CaseParts, Domain, Pages, Range, Recipe, Relation, Storage, StorageKind, default_scale,
+};
 use crate::outcome::FaultKind;
 
 /// Something that an attention kernel gets wrong.
@@ -20,6 +22,8 @@ pub struct Suspect {
     pub(super) unclaimed: fn(&Manifest) -> Option<&'static str>,
     /// Makes a drawn case one about the suspect; the number says which.
     pub(super) aim: fn(&mut CaseParts, &Domain, u32),
+    /// Whether the suspect has a part in a case: where it has none, the case agrees however wrong it is.
+    pub(super) shows: fn(&Case, &Domain) -> bool,
     /// How it is told from the others.
     pub(super) mark: Mark,
 }
@@ -52,6 +56,11 @@ const ALWAYS: fn(&Manifest) -> Option<&'static str> = |_| None;
 /// One in this many cases of V aggregation is long.
 const LONG: u32 = 100;
 
+/// A part in every case.
+const IN_ALL: fn(&Case, &Domain) -> bool = |_, _| true;
+/// Of one key, the weight is 1 whatever its logit.
+const WITH_KEYS: fn(&Case, &Domain) -> bool = |case, _| longest(case) > 1;
+
 const AS_DRAWN: fn(&mut CaseParts, &Domain, u32) = |_, _, _| {};
 
 /// The table.
@@ -70,6 +79,7 @@ pub const SUSPECTS: &[Suspect] = &[
         ],
         unclaimed: ALWAYS,
         aim: |parts, domain, n| few_keys(parts, domain, n % 4),
+        shows: IN_ALL,
         mark: Mark::Values,
     },
     Suspect {
@@ -90,6 +100,7 @@ pub const SUSPECTS: &[Suspect] = &[
                 }
             }
         },
+        shows: WITH_KEYS,
         mark: Mark::Values,
     },
     Suspect {
@@ -100,6 +111,7 @@ pub const SUSPECTS: &[Suspect] = &[
         relations: &[Relation::DimsReversed, Relation::FactorsMoved],
         unclaimed: ALWAYS,
         aim: |parts, domain, n| few_keys(parts, domain, 1 + n % 14),
+        shows: WITH_KEYS,
         mark: Mark::Values,
     },
     Suspect {
@@ -110,6 +122,7 @@ pub const SUSPECTS: &[Suspect] = &[
         relations: &[Relation::ScaleProbe],
         unclaimed: ALWAYS,
         aim: |parts, domain, n| few_keys(parts, domain, 1 + n % 14),
+        shows: WITH_KEYS,
         mark: Mark::Values,
     },
     Suspect {
@@ -133,6 +146,7 @@ pub const SUSPECTS: &[Suspect] = &[
         relations: &[Relation::LogitsShifted, Relation::KeysPermuted, Relation::WeightsSumToOne],
         unclaimed: ALWAYS,
         aim: AS_DRAWN,
+        shows: WITH_KEYS,
         mark: Mark::Values,
     },
     Suspect {
@@ -152,6 +166,7 @@ pub const SUSPECTS: &[Suspect] = &[
                 shape.q_per_kv = domain.q_per_kv.nearest(3 + n % 6);
             }
         },
+        shows: |case, _| case.shape.num_q_heads() > 1,
         mark: Mark::Fields(&[|parts, domain| {
             parts.shape.num_kv_heads = domain.num_kv_heads.low();
             parts.shape.q_per_kv = domain.q_per_kv.low();
@@ -171,7 +186,12 @@ pub const SUSPECTS: &[Suspect] = &[
                 parts.shape.requests.insert(0, crate::case::Request { past_len, ..first });
             }
         },
-        mark: Mark::Fields(&[|parts, _| parts.shape.requests.truncate(1)]),
+        shows: |case, _| case.shape.requests.len() > 1,
+        mark: Mark::Fields(&[|parts, _| {
+            // The one with the most keys: it fails alone if what it takes is many.
+            let longest = parts.shape.requests.iter().max_by_key(|request| request.past_len).copied();
+            parts.shape.requests = longest.into_iter().collect();
+        }]),
     },
     Suspect {
         name: "KV cache state",
@@ -181,6 +201,7 @@ pub const SUSPECTS: &[Suspect] = &[
         relations: &[Relation::Appended, Relation::StepsMerged],
         unclaimed: |manifest| (!manifest.domain.append).then_some("the kernel appends nothing"),
         aim: |parts, domain, n| parts.steps = domain.steps.nearest(2 + n % 3),
+        shows: |case, domain| case.steps > 1 || domain.steps.high() == 1,
         mark: Mark::Fields(&[|parts, domain| parts.steps = domain.steps.low()]),
     },
     Suspect {
@@ -191,6 +212,7 @@ pub const SUSPECTS: &[Suspect] = &[
         relations: &[],
         unclaimed: |manifest| (!manifest.domain.append).then_some("the kernel appends nothing"),
         aim: AS_DRAWN,
+        shows: IN_ALL,
         mark: Mark::Class(&["diverge k_cache", "diverge v_cache"]),
     },
     Suspect {
@@ -205,9 +227,19 @@ pub const SUSPECTS: &[Suspect] = &[
             none.then_some("there is no window, and one query token sees every key")
         },
         aim: |parts, domain, n| {
-            if let Some(range) = domain.window.as_ref().filter(|_| n % 3 != 0 && parts.features.window.is_none()) {
-                parts.features.window = Some(range.nearest(1 + n % 40));
+            if let Some(range) = domain.window.as_ref().filter(|_| n % 3 != 0) {
+                // A window that hides a key.
+                let first = &mut parts.shape.requests[0];
+                first.past_len = domain.past_len.nearest(first.past_len.max(2 + n % 40));
+                let hides = |window: u32| window < first.past_len;
+                if !parts.features.window.is_some_and(hides) {
+                    parts.features.window = Some(range.nearest(1 + n % first.past_len.max(1)));
+                }
             }
+        },
+        shows: |case, _| {
+            case.features.window.is_some_and(|window| window < longest(case))
+                || case.shape.requests.iter().any(|request| request.q_len > 1)
         },
         mark: Mark::Fields(&[
             |parts, _| parts.features.window = None,
@@ -230,6 +262,7 @@ pub const SUSPECTS: &[Suspect] = &[
         aim: |parts, _, n| {
             parts.features.softcap = parts.features.softcap.or(Some([0.5, 2.0, 15.0, 50.0][n as usize % 4]));
         },
+        shows: |case, _| case.features.softcap.is_some(),
         mark: Mark::Fields(&[|parts, _| parts.features.softcap = None]),
     },
     Suspect {
@@ -240,6 +273,7 @@ pub const SUSPECTS: &[Suspect] = &[
         relations: &[Relation::ScaleProbe, Relation::HeadsRepeated],
         unclaimed: |manifest| (!manifest.domain.sinks).then_some("the kernel takes none"),
         aim: |parts, _, _| parts.features.sinks = true,
+        shows: |case, _| case.features.sinks,
         mark: Mark::Fields(&[|parts, _| parts.features.sinks = false]),
     },
     Suspect {
@@ -263,6 +297,7 @@ pub const SUSPECTS: &[Suspect] = &[
             }
             parts.cache.capacity = parts.cache.capacity.saturating_add([0, 1, 7][pick(n, 3)]);
         },
+        shows: IN_ALL,
         mark: Mark::Fields(&[
             |parts, domain| plain_layout(parts, domain, CacheOrder::Hnd),
             |parts, domain| plain_layout(parts, domain, CacheOrder::Nhd),
@@ -281,6 +316,11 @@ pub const SUSPECTS: &[Suspect] = &[
                 *value = range.nearest((*value).max(range.low().saturating_add(1 + n % 7)));
             }
         },
+        shows: |case, domain| {
+            domain.knobs.iter().any(|(name, range)| {
+                range.low() == range.high() || case.knobs.get(name).is_some_and(|value| *value > range.low())
+            })
+        },
         mark: Mark::Fields(&[|parts, domain| {
             parts.knobs = domain.knobs.iter().map(|(name, range)| (name.clone(), range.low())).collect();
         }]),
@@ -293,6 +333,7 @@ pub const SUSPECTS: &[Suspect] = &[
         relations: &[Relation::LsesMerged],
         unclaimed: |manifest| manifest.lse.is_none().then_some("the kernel returns none"),
         aim: AS_DRAWN,
+        shows: IN_ALL,
         mark: Mark::Class(&["diverge lse", "relation lses-merged"]),
     },
     Suspect {
@@ -303,6 +344,7 @@ pub const SUSPECTS: &[Suspect] = &[
         relations: &[],
         unclaimed: ALWAYS,
         aim: AS_DRAWN,
+        shows: IN_ALL,
         mark: Mark::Faults(&[
             FaultKind::OutOfBounds,
             FaultKind::Misaligned,
@@ -324,6 +366,7 @@ pub const SUSPECTS: &[Suspect] = &[
         relations: &[],
         unclaimed: ALWAYS,
         aim: AS_DRAWN,
+        shows: IN_ALL,
         mark: Mark::Faults(&[
             FaultKind::NotRepeatable,
             FaultKind::Race,
@@ -334,6 +377,11 @@ pub const SUSPECTS: &[Suspect] = &[
         ]),
     },
 ];
+
+/// Keys of the longest request, in the last step.
+fn longest(case: &Case) -> u32 {
+    (0..case.shape.requests.len()).map(|request| case.kv_len_at(request, case.steps - 1)).max().unwrap_or(0)
+}
 
 /// Cuts every request to at most so many keys in the cache.
 pub(super) fn few_keys(parts: &mut CaseParts, domain: &Domain, most: u32) {

@@ -2,13 +2,14 @@
 //!
 //! Many cases are under way in one worker, each in a thread of its own. When it dies, no one can tell whose doing that
 //! was: all of them are run again, one at a time, in another worker that does nothing else. A case is guilty if a worker
-//! that has run nothing before it dies with it, the worker it was in first died too, and the device still gets a case
-//! right that every device should. After that its kernel stays alone: the search for a smaller case goes through many
-//! deaths, and nobody else's case should be under way then. Of a kernel that was found guilty once, a second death of the
-//! same kind with a case is enough, and workers are started ahead of need, for that is what takes the time.
+//! that has run nothing before it dies with it, and the worker it was in first died too. After each death the device must get
+//! a case right that every device should: one that has gone bad dies with good kernels too, perhaps just as a bad kernel
+//! makes it. The guilty kernel stays alone: the search for a smaller case goes through many deaths, and nobody else's case
+//! should be under way then. Of a kernel that was found guilty once, a second death of the same kind with a case is enough,
+//! workers are started ahead of need, and one that hung gets no longer than many times what any case took that ended.
 
 use super::message::{Answer, Question, Wanted};
-use super::process::{Cause, Death, Process, Reply, lock};
+use super::process::{Cause, Death, NO_ANSWER, Process, Reply, lock};
 use crate::backend::{BackendError, BackendKind, Kernel, elements_times_keys};
 use crate::case::{Case, ParseError};
 use crate::oracle::{Examined, Examiner, Unconfirmed, Verdict};
@@ -17,10 +18,12 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::process::{Command, ExitStatus};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Time that a case gets beyond [`Options::limit`] for each query element times key.
 const LIMIT_PER_ELEMENT: Duration = Duration::from_micros(1);
+/// Of a kernel that hung, a case gets at most so many times what the slowest case took that came to its end, and at least this.
+const HANGING: (u32, Duration) = (20, Duration::from_secs(2));
 /// How often a worker is started anew if it can't be, and how long to wait in between: a device may need a moment to
 /// recover from what happened to the worker before.
 const STARTS: (u32, Duration) = (3, Duration::from_secs(1));
@@ -57,6 +60,8 @@ pub struct Isolated {
     /// Content of the kernels that have killed a worker, and the kinds of their deaths.
     fragile: Mutex<HashMap<u64, HashSet<String>>>,
     unconfirmed: Mutex<Unconfirmed>,
+    /// What the slowest case took that came to its end, of any kernel.
+    slowest: Mutex<Duration>,
     /// What proves a device healthy.
     healthy: (Kernel, Case),
 }
@@ -97,6 +102,7 @@ impl Isolated {
             spares: Mutex::default(),
             fragile: Mutex::default(),
             unconfirmed: Mutex::default(),
+            slowest: Mutex::default(),
             healthy,
         })
     }
@@ -138,7 +144,22 @@ impl Isolated {
             wanted,
         };
         let elements = u32::try_from(elements_times_keys(case)).unwrap_or(u32::MAX);
-        process.ask(question, case.id().to_string(), self.options.limit + LIMIT_PER_ELEMENT * elements)
+        let limit = self.limit(kernel) + LIMIT_PER_ELEMENT * elements;
+        let start = Instant::now();
+        let reply = process.ask(question, case.id().to_string(), limit);
+        if matches!(reply, Reply::Answer(_)) {
+            let mut slowest = lock(&self.slowest);
+            *slowest = start.elapsed().max(*slowest);
+        }
+        reply
+    }
+
+    /// What a small case may take.
+    fn limit(&self, kernel: &Kernel) -> Duration {
+        let fragile = lock(&self.fragile);
+        let hung = fragile.get(&kernel.content_hash()).is_some_and(|kinds| kinds.contains(NO_ANSWER));
+        let (times, least) = HANGING;
+        if hung { self.options.limit.min(least.max(*lock(&self.slowest) * times)) } else { self.options.limit }
     }
 
     /// The worker where cases are under way together; a new one if the last has died.
@@ -192,9 +213,8 @@ impl Isolated {
                 Reply::Died(death) => death,
             };
             drop(process);
+            *slot = Some(Alone { process: self.start_healthy(case, &death)?, fresh: true });
             let known = self.has_died_so(kernel, &death);
-            let next = if known { self.start_alone()? } else { self.start_healthy(case, &death)? };
-            *slot = Some(Alone { process: next, fresh: true });
             if suspect && (fresh || known) || fresh && known {
                 lock(&self.fragile).entry(kernel.content_hash()).or_default().insert(death.kind());
                 return Ok((self.meaning(case, &death)?, true));
@@ -204,8 +224,7 @@ impl Isolated {
         }
     }
 
-    /// Whether a kernel was found guilty of such a death before. Another may be the device's: a device may go bad while a
-    /// kernel that kills workers is being shrunk.
+    /// Whether a kernel was found guilty of such a death before.
     fn has_died_so(&self, kernel: &Kernel, death: &Death) -> bool {
         lock(&self.fragile).get(&kernel.content_hash()).is_some_and(|kinds| kinds.contains(&death.kind()))
     }
@@ -243,7 +262,14 @@ impl Isolated {
                 Err(BackendError::OutOfMemory(format!("this machine, it seems: {death}")))
             }
             Cause::Exited(_) if !emulated => fault(FaultKind::Crash, death.to_string()),
-            Cause::TimedOut(_) if !emulated => fault(FaultKind::Hang, death.to_string()),
+            Cause::TimedOut(limit) if !emulated => {
+                let slowest = lock(&self.slowest).as_secs_f64();
+                let why = (*limit < self.options.limit).then(|| {
+                    let full = self.options.limit.as_secs_f64();
+                    format!("; a case of this kernel had hung for {full:.1} s, and the slowest that ended took {slowest:.3} s")
+                });
+                fault(FaultKind::Hang, format!("{death}{}", why.unwrap_or_default()))
+            }
             Cause::TimedOut(_) => Err(BackendError::TooSlow(death.to_string())),
             Cause::Exited(_) | Cause::Nonsense(_) | Cause::Dropped => {
                 Err(BackendError::Internal(format!("{death}, with the case {case}")))

@@ -17,6 +17,9 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 /// Lines of a worker's other output that are kept, and characters of each.
 const LAST_WORDS: (usize, usize) = (6, 300);
 
+/// The kind of the deaths of workers that had to be killed because they did not answer in time.
+pub(super) const NO_ANSWER: &str = "no answer";
+
 /// A worker process. Ends with this value.
 pub(super) struct Process {
     input: Mutex<PipeWriter>,
@@ -293,7 +296,7 @@ impl Death {
     pub(super) fn kind(&self) -> String {
         match &self.cause {
             Cause::Exited(status) => status.to_string(),
-            Cause::TimedOut(_) => "no answer".into(),
+            Cause::TimedOut(_) => NO_ANSWER.into(),
             Cause::Lost(answer) => answer.kind(),
             Cause::Nonsense(_) => "nonsense".into(),
             Cause::Dropped => "ended".into(),

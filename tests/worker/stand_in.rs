@@ -13,7 +13,7 @@ const MODE: &str = "ATTNFUZZ_TEST_STAND_IN";
 const FILE: &str = "ATTNFUZZ_TEST_STAND_IN_FILE";
 
 /// What the stand-in does when it meets a case of more than four query heads a KV head.
-pub(super) const MODES: [&str; 14] = [
+pub(super) const MODES: [&str; 15] = [
     "abort",
     "exit",
     "hang",
@@ -21,6 +21,7 @@ pub(super) const MODES: [&str; 14] = [
     "abort-once",
     "sick",
     "sick-later",
+    "sick-alike",
     "panic",
     "killed",
     "garbage",
@@ -52,7 +53,7 @@ fn play() {
     serve(Ok(hostile), threads.parse().unwrap(), io::stdin().lock(), output).unwrap();
 }
 
-/// Deaths after which the device of `sick-later` gets nothing right any more.
+/// Deaths after which the devices of `sick-later` and `sick-alike` get nothing right any more.
 const DEATHS: u64 = 20;
 
 /// Set once a case of more than four query heads was met.
@@ -81,6 +82,9 @@ impl Backend for Hostile {
         if self.mode == "sick-later" && deaths >= DEATHS {
             std::process::exit(7);
         }
+        if self.mode == "sick-alike" && deaths >= DEATHS {
+            std::process::abort();
+        }
         if self.spoiled.load(Ordering::SeqCst) {
             return Err(BackendError::Unavailable("spoiled".into()));
         }
@@ -93,7 +97,7 @@ impl Backend for Hostile {
                 io::stderr().write_all(b"the device fell off the bus\n").unwrap();
                 std::process::abort()
             }
-            "sick-later" => {
+            "sick-later" | "sick-alike" => {
                 let mut file = std::fs::File::options().append(true).create(true).open(file).unwrap();
                 file.write_all(b"x").unwrap();
                 std::process::abort()
