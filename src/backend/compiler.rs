@@ -6,7 +6,7 @@
 
 use super::BackendError;
 use super::compile::{CompileError, CompileSpec, Source, source_hash, without_folders};
-use super::manifest::{Define, DefineValue, Manifest, ManifestError, variables};
+use super::manifest::{Define, DefineValue, Manifest, ManifestError};
 use super::nvrtc::Nvrtc;
 use super::sources::Sources;
 use crate::backend::kernel::OpenError;
@@ -63,7 +63,7 @@ impl Compiler {
     pub(super) fn options(&self, manifest: &Manifest, case: &Case) -> Result<Vec<String>, BackendError> {
         let mut options: Option<Vec<String>> = None;
         for step in 0..case.steps {
-            let values = variables(&manifest.domain, case, step);
+            let values = manifest.variables(case, step);
             let option =
                 |define: &Define| Ok(format!("--define-macro={}={}", define.name, define.text(case, &values)?));
             let of_step = self.defines.iter().map(option).collect::<Result<Vec<_>, BackendError>>()?;

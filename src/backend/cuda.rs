@@ -225,7 +225,9 @@ impl Cuda {
         }
         let mut outcomes = Vec::with_capacity(plans.len());
         for (run, plan) in plans.iter().enumerate() {
-            if let Some(fault) = arena.damage(run, plan, &lane.host) {
+            let stray = |index: usize| plan.stray(case, index, &lane.host[arena.range(run, plan, index)]);
+            let damage = arena.damage(run, plan, &lane.host);
+            if let Some(fault) = damage.or_else(|| (0..plan.regions.len()).find_map(stray)) {
                 outcomes.push(Outcome::Fault(fault));
                 break;
             }
