@@ -134,6 +134,70 @@ fn planted_mistakes_of_a_manifest_are_guessed() {
     }
 }
 
+/// Two mistakes at once, where neither alone explains it.
+#[test]
+fn two_mistakes_at_once_are_guessed() {
+    let decode = "kernels/gqa_decode/kernel.toml";
+    let swap = |a: &'static str, b: &'static str| vec![(a, "\"?\""), (b, a), ("\"?\"", b)];
+    for (manifest, changes, expected) in [
+        (
+            decode,
+            [swap("\"k_stride_head\"", "\"k_stride_token\""), swap("\"num_kv_heads\"", "\"q_per_kv\"")].concat(),
+            "num_kv_heads and q_per_kv change places, and k_stride_head and k_stride_token change places",
+        ),
+        (
+            "tests/check/naive.toml",
+            [swap("\"k_cache\"", "\"v_cache\""), vec![("cache = [\"hnd\"]", "cache = [\"nhd\"]")]].concat(),
+            "the cache is hnd, not nhd, and k_cache and v_cache change places",
+        ),
+    ] {
+        let (code, text) = checked_with(manifest, &changes);
+        assert_eq!(code, 100, "{changes:?}: {text}");
+        let found = explanations(&text);
+        assert!(found.contains(&expected) && found.len() <= 3, "{changes:?}: {text}");
+    }
+}
+
+/// The manifest of a kernel that is compiled for each case is guessed at too.
+#[test]
+fn mistakes_are_guessed_of_source_as_of_ptx() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(Path::new(ROOT).join("tests/check/naive.cu"), folder.path().join("naive.cu")).unwrap();
+    let text = fs::read_to_string(Path::new(ROOT).join("tests/check/naive.toml")).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with("ptx =") && !line.starts_with("arch ="));
+    let text: String = lines.map(|line| format!("{line}\n")).collect();
+    fs::write(folder.path().join("kernel.toml"), text.replace("cache = [\"hnd\"]", "cache = [\"nhd\"]")).unwrap();
+    let (code, text) = with_nvrtc(folder.path(), &["check", "kernel.toml"]);
+    if let Err(missing) = Nvrtc::find() {
+        assert!(code == 4 && text.contains(&missing.to_string()), "{text}");
+        println!("no compiler: nothing was compiled");
+        return;
+    }
+    assert_eq!((code, explanations(&text)), (100, vec!["the cache is hnd, not nhd"]), "{text}");
+}
+
+#[test]
+fn what_machine_code_cannot_be_asked_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(Path::new(ROOT).join("tests/made/params.cubin"), folder.path().join("params.cubin")).unwrap();
+    let text = fs::read_to_string(Path::new(ROOT).join("tests/check/naive.toml")).unwrap();
+    let (domain, _) = text.split_once("[[launch]]").unwrap();
+    let code = ["source =", "ptx =", "[compile]", "arch =", "options ="];
+    let lines = domain.lines().filter(|line| !code.iter().any(|key| line.starts_with(key)));
+    let domain: String = lines.map(|line| format!("{line}\n")).collect();
+    let launch = "[[launch]]\nentry = \"_Z9unmangledPf\"\ngrid = [\"1\", \"1\", \"1\"]\nblock = [\"1\", \"1\", \"1\"]\n\
+                  args = [{ tensor = \"out\" }]\n";
+    let text = domain.replacen("summary", "cubin = \"params.cubin\"\nsummary", 1) + launch;
+    fs::write(folder.path().join("kernel.toml"), text).unwrap();
+    let (code, text) = attnfuzz(folder.path(), &["check", "kernel.toml"]);
+    assert_eq!(code, 4, "{text}");
+    assert!(text.contains("is launched as") && text.contains("cannot run: "), "{text}");
+    assert!(
+        text.contains("verdict: nothing could be asked of the kernel here: the emulator runs no machine code"),
+        "{text}"
+    );
+}
+
 /// Bugs that are no such mistake: nothing is made up for them.
 #[test]
 fn other_bugs_are_not_explained_away() {

@@ -46,6 +46,7 @@ pub struct Cuda {
     /// Never given back: after a hang the driver would wait for the kernel, and the process's end frees everything.
     context: ManuallyDrop<Arc<CudaContext>>,
     name: String,
+    capability: (i32, i32),
     /// Streams with their memory, one for each thread that runs at the same time.
     idle: Mutex<Vec<Lane>>,
     modules: Mutex<HashMap<u64, Module>>,
@@ -177,7 +178,8 @@ impl Cuda {
         let context = CudaContext::new(ordinal).map_err(unavailable)?;
         let name = format!("cuda:{ordinal} {}", device.name);
         let (idle, modules, lost) = Default::default();
-        Ok(Self { context: ManuallyDrop::new(context), name, idle, modules, turn, lost })
+        let capability = device.capability;
+        Ok(Self { context: ManuallyDrop::new(context), name, capability, idle, modules, turn, lost })
     }
 
     fn lane(&self) -> Result<Lane, DriverError> {
@@ -246,7 +248,7 @@ impl Cuda {
         lane: &mut Lane,
         arena: &Arena,
     ) -> Result<Option<Fault>, BackendError> {
-        let code = kernel.code_for(case)?;
+        let code = kernel.code_on(case, Some(self.capability))?;
         let module = self.module(&code)?;
         let stream = lane.stream.cu_stream();
         // SAFETY: `device` has at least `host.len()` bytes (reserve), and `host` lives until the stream is waited for.

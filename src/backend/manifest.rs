@@ -293,6 +293,18 @@ impl Manifest {
         self.numerics.check(&settings).map_err(wrong)
     }
 
+    /// Whether it names the same code as `other`, with entries that take as many bytes.
+    pub(super) fn runs_the_code_of(&self, other: &Self) -> bool {
+        let code = |m: &Self| {
+            (m.source.clone(), m.ptx.clone(), m.cubin.clone(), m.compile.clone(), format!("{:?}", m.defines))
+        };
+        let entries = |m: &Self| -> Vec<(String, Vec<usize>)> {
+            let sizes = |launch: &Launch| launch.args.iter().map(Arg::size_bytes).collect();
+            m.launches.iter().map(|launch| (launch.entry.text.clone(), sizes(launch))).collect()
+        };
+        code(self) == code(other) && entries(self) == entries(other)
+    }
+
     /// Checks each launch's arguments against an entry's real parameter list, given as sizes in bytes.
     pub fn check_params(
         &self,

@@ -152,7 +152,7 @@ fn of_source(path: &Path) -> Result<Found, Failure> {
         Err(_) => "NVRTC is not there, see attnfuzz doctor".to_owned(),
         Ok(nvrtc) => {
             let spec = CompileSpec::default();
-            match nvrtc.compile(&Source::of(&name, &text), &spec.arch, &spec.options) {
+            match nvrtc.compile(&Source::of(&name, &text), spec.arch(), &spec.options) {
                 Err(error) => {
                     let error = error.to_string();
                     format!("NVRTC says: {}", error.lines().find(|line| line.contains("error")).unwrap_or(&error))
