@@ -42,7 +42,7 @@ fn agrees(kernel: &Kernel, case: &Case) -> bool {
 
 #[test]
 fn right_kernels_agree_however_they_are_driven() {
-    for name in ["params", "pages", "concatenated", "grouped", "split_rows"] {
+    for name in ["params", "pages", "concatenated", "grouped", "split_rows", "self_attention"] {
         let kernel = Kernel::open(&folder().join(format!("{name}.toml")).to_string_lossy()).unwrap();
         for case in cases(&kernel) {
             let verdict = examine(&Emulator, &kernel, &case).unwrap().verdict;
@@ -92,6 +92,8 @@ fn what_is_said_wrong_is_caught() {
         ("grouped", "q = \"token, head / q_per_kv, head of", "q = \"token, head / num_kv_heads, head of"),
         ("grouped", "{ tensor = \"v_cache\" }", "{ tensor = \"kv_cache\" }"),
         ("grouped", "k_stride_page", "v_stride_token"),
+        ("self_attention", "{ tensor = \"qkv\" }", "{ tensor = \"k_cache\" }"),
+        ("self_attention", "q_len_max == kv_len_max", "q_len_max <= kv_len_max"),
         ("split_rows", "(16 / element_bytes), token", "(8 / element_bytes), token"),
         ("split_rows", "page, head, dim, token", "page, head, token, dim"),
         (
@@ -189,6 +191,45 @@ fn tensors_that_meet_or_do_not_fit_are_no_launch() {
     ] {
         let kernel = changed(name, from, to).unwrap();
         assert!(not_launched(&kernel, why), "{to}");
+    }
+}
+
+#[test]
+fn a_buffer_has_tensors_that_live_as_long() {
+    for (name, from, to, error) in [
+        (
+            "concatenated",
+            "\n[layout.kv_cache]\n",
+            "\n",
+            "k.toml:24: layout.qkv: expected either caches or tensors of a step, since caches stay from step to step, found both",
+        ),
+        (
+            "self_attention",
+            "q = \"token, 0",
+            "k_new = \"token, 0",
+            "k.toml:28: layout.qkv: expected no k_new, since the domain has append = false",
+        ),
+        (
+            "self_attention",
+            "storage = [\"packed\"]",
+            "storage = [\"packed\", \"per-request\"]",
+            "k.toml:30: layout.qkv.k_cache: expected one kind of domain.storage beside it, found several",
+        ),
+        (
+            "self_attention",
+            "storage = [\"packed\"]",
+            "storage = [\"per-request\"]",
+            "k.toml:30: layout.qkv.k_cache: expected request, token, head and dim, found token, head, dim",
+        ),
+        (
+            "self_attention",
+            "row_pad = 0",
+            "row_pad = \"0..=1\"",
+            "k.toml:30: layout.qkv.k_cache: expected one order in domain.cache and domain.row_pad = 0 beside it",
+        ),
+    ] {
+        let found = changed(name, from, to).map(|_| ()).unwrap_err();
+        assert!(found.contains(error), "{to}: {found}");
     }
 }
 
