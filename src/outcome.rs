@@ -147,6 +147,11 @@ impl fmt::Display for FaultKind {
 }
 
 impl Site {
+    /// Something of this name, of which no place is known.
+    pub fn of(instruction: &str) -> Self {
+        Self { ptx_line: None, instruction: instruction.into(), source: None, block: None, warp: None, lane: None }
+    }
+
     /// Where the instruction stands: in the CUDA source if that is known, else in the PTX. An offset in the machine code is no
     /// place: it is another one for each dtype.
     pub fn place(&self) -> Option<String> {

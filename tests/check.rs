@@ -1,5 +1,6 @@
 //! `attnfuzz init` and `attnfuzz check`, from code to a manifest that agrees, and what is told where it doesn't.
 
+use attnfuzz::backend::nvrtc::Nvrtc;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -8,9 +9,16 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Runs the program in `folder`, where no NVRTC is to be found.
 fn attnfuzz(folder: &Path, args: &[&str]) -> (i32, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_attnfuzz"));
-    let Output { status, stdout, stderr } =
-        command.args(args).current_dir(folder).env("ATTNFUZZ_NVRTC", "/nowhere").output().unwrap();
+    said(Command::new(env!("CARGO_BIN_EXE_attnfuzz")).args(args).current_dir(folder).env("ATTNFUZZ_NVRTC", "/nowhere"))
+}
+
+/// The same with the NVRTC of this machine.
+fn with_nvrtc(folder: &Path, args: &[&str]) -> (i32, String) {
+    said(Command::new(env!("CARGO_BIN_EXE_attnfuzz")).args(args).current_dir(folder).env("ATTNFUZZ_CACHE", folder))
+}
+
+fn said(command: &mut Command) -> (i32, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
     let text = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
     assert!(!text.contains("panicked"), "{text}");
     (status.code().unwrap(), text)
@@ -126,6 +134,70 @@ fn planted_mistakes_of_a_manifest_are_guessed() {
     }
 }
 
+/// Two mistakes at once, where neither alone explains it.
+#[test]
+fn two_mistakes_at_once_are_guessed() {
+    let decode = "kernels/gqa_decode/kernel.toml";
+    let swap = |a: &'static str, b: &'static str| vec![(a, "\"?\""), (b, a), ("\"?\"", b)];
+    for (manifest, changes, expected) in [
+        (
+            decode,
+            [swap("\"k_stride_head\"", "\"k_stride_token\""), swap("\"num_kv_heads\"", "\"q_per_kv\"")].concat(),
+            "num_kv_heads and q_per_kv change places, and k_stride_head and k_stride_token change places",
+        ),
+        (
+            "tests/check/naive.toml",
+            [swap("\"k_cache\"", "\"v_cache\""), vec![("cache = [\"hnd\"]", "cache = [\"nhd\"]")]].concat(),
+            "the cache is hnd, not nhd, and k_cache and v_cache change places",
+        ),
+    ] {
+        let (code, text) = checked_with(manifest, &changes);
+        assert_eq!(code, 100, "{changes:?}: {text}");
+        let found = explanations(&text);
+        assert!(found.contains(&expected) && found.len() <= 3, "{changes:?}: {text}");
+    }
+}
+
+/// The manifest of a kernel that is compiled for each case is guessed at too.
+#[test]
+fn mistakes_are_guessed_of_source_as_of_ptx() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(Path::new(ROOT).join("tests/check/naive.cu"), folder.path().join("naive.cu")).unwrap();
+    let text = fs::read_to_string(Path::new(ROOT).join("tests/check/naive.toml")).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with("ptx =") && !line.starts_with("arch ="));
+    let text: String = lines.map(|line| format!("{line}\n")).collect();
+    fs::write(folder.path().join("kernel.toml"), text.replace("cache = [\"hnd\"]", "cache = [\"nhd\"]")).unwrap();
+    let (code, text) = with_nvrtc(folder.path(), &["check", "kernel.toml"]);
+    if let Err(missing) = Nvrtc::find() {
+        assert!(code == 4 && text.contains(&missing.to_string()), "{text}");
+        println!("no compiler: nothing was compiled");
+        return;
+    }
+    assert_eq!((code, explanations(&text)), (100, vec!["the cache is hnd, not nhd"]), "{text}");
+}
+
+#[test]
+fn what_machine_code_cannot_be_asked_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(Path::new(ROOT).join("tests/made/params.cubin"), folder.path().join("params.cubin")).unwrap();
+    let text = fs::read_to_string(Path::new(ROOT).join("tests/check/naive.toml")).unwrap();
+    let (domain, _) = text.split_once("[[launch]]").unwrap();
+    let code = ["source =", "ptx =", "[compile]", "arch =", "options ="];
+    let lines = domain.lines().filter(|line| !code.iter().any(|key| line.starts_with(key)));
+    let domain: String = lines.map(|line| format!("{line}\n")).collect();
+    let launch = "[[launch]]\nentry = \"_Z9unmangledPf\"\ngrid = [\"1\", \"1\", \"1\"]\nblock = [\"1\", \"1\", \"1\"]\n\
+                  args = [{ tensor = \"out\" }]\n";
+    let text = domain.replacen("summary", "cubin = \"params.cubin\"\nsummary", 1) + launch;
+    fs::write(folder.path().join("kernel.toml"), text).unwrap();
+    let (code, text) = attnfuzz(folder.path(), &["check", "kernel.toml"]);
+    assert_eq!(code, 4, "{text}");
+    assert!(text.contains("is launched as") && text.contains("cannot run: "), "{text}");
+    assert!(
+        text.contains("verdict: nothing could be asked of the kernel here: the emulator runs no machine code"),
+        "{text}"
+    );
+}
+
 /// Bugs that are no such mistake: nothing is made up for them.
 #[test]
 fn other_bugs_are_not_explained_away() {
@@ -145,7 +217,8 @@ fn from_source_to_a_manifest_that_agrees() {
     let (code, text) = attnfuzz(folder.path(), &["init", "naive.cu"]);
     assert_eq!(code, 0, "{text}");
     assert!(
-        text.contains("naive.toml: written, 1 kernel (signatures read, not compiled") && text.contains("0 to do"),
+        text.contains("naive.toml: written, 1 kernel (from the PTX, with the names in naive.cu: NVRTC is not there")
+            && text.contains("0 to do"),
         "{text}"
     );
     let manifest = fs::read_to_string(folder.path().join("naive.toml")).unwrap();
@@ -162,6 +235,87 @@ fn from_source_to_a_manifest_that_agrees() {
     // PTX with the source beside it has its names.
     let (_, text) = attnfuzz(folder.path(), &["init", "naive.ptx", "-o", "other.toml"]);
     assert!(text.contains("from the PTX, with the names in naive.cu") && text.contains("0 to do"), "{text}");
+}
+
+const DECODE: &str = "\
+#include <cuda_fp16.h>
+#include <cuda_bf16.h>
+template <typename T, int HEAD_DIM>
+__global__ void __launch_bounds__(32)
+    decode(const T* q, const T* k, const T* v, T* out, int num_heads, int num_kv_heads, int seq_len, int max_seq, float scale)
+{
+    const int head = blockIdx.x;
+    if (threadIdx.x != 0) return;
+    float largest = -1e30f, sum = 0.0f, total[HEAD_DIM] = {};
+    for (int token = 0; token < seq_len; token++) {
+        const size_t row = ((size_t)(head / (num_heads / num_kv_heads)) * max_seq + token) * HEAD_DIM;
+        float logit = 0.0f;
+        for (int d = 0; d < HEAD_DIM; d++) logit += float(q[head * HEAD_DIM + d]) * float(k[row + d]);
+        const float next = fmaxf(largest, logit * scale);
+        const float old = expf(largest - next), weight = expf(logit * scale - next);
+        for (int d = 0; d < HEAD_DIM; d++) total[d] = total[d] * old + weight * float(v[row + d]);
+        sum = sum * old + weight;
+        largest = next;
+    }
+    for (int d = 0; d < HEAD_DIM; d++) out[head * HEAD_DIM + d] = T(total[d] / sum);
+}
+";
+
+/// Source alone: what it is called in the source is all that a manifest needs.
+#[test]
+fn a_template_is_instantiated_and_entries_for_several_types_are_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let init = |source: &str| {
+        fs::write(folder.path().join("decode.cu"), source).unwrap();
+        let (code, text) = attnfuzz(folder.path(), &["init", "decode.cu", "--force"]);
+        assert_eq!(code, 0, "{text}");
+        assert!(text.contains("1 kernel (signatures read, not compiled: NVRTC is not there"), "{text}");
+        (fs::read_to_string(folder.path().join("decode.toml")).unwrap(), text)
+    };
+    let (manifest, text) = init(DECODE);
+    assert!(text.contains("0 to do") && manifest.contains("\nsource = \"decode.cu\"\n\n[compile]"), "{manifest}");
+    assert!(!manifest.contains("ptx =") && !manifest.contains("arch ="), "{manifest}");
+    assert!(manifest.contains("entry = \"decode<{ELEMENT}, {head_dim}>\"  # guessed"), "{manifest}");
+    assert!(
+        manifest.contains("define.ELEMENT = {") && manifest.contains("dtype = [\"f32\", \"f16\", \"bf16\"]"),
+        "{manifest}"
+    );
+    // Nothing is said to agree where nothing can be compiled.
+    let (code, text) = attnfuzz(folder.path(), &["check", "decode.toml"]);
+    assert!(code == 4 && text.contains("decode.cu has to be compiled, and nvrtc is not available"), "{text}");
+
+    let (manifest, _) = init(&DECODE.replace("int HEAD_DIM>", "int TILES>"));
+    assert!(
+        manifest.contains("entry = \"TODO\"  # TODO: an instance of decode, template <typename T, int TILES>"),
+        "{manifest}"
+    );
+    let plain = "const T* q, T* out, int head_dim) { }\n".replace("T*", "{0}*");
+    let one = |name: &str, ty: &str| format!("__global__ void {name}({}", plain.replace("{0}", ty));
+    let (manifest, _) = init(&(one("decode_bf16_x", "__nv_bfloat16") + &one("decode_f16_x", "half")));
+    assert!(manifest.contains("entry = \"decode_{dtype}_x\"\n"), "{manifest}");
+    assert!(manifest.contains("dtype = [\"f16\", \"bf16\"]"), "{manifest}");
+}
+
+/// From a template's source to a verdict with nothing done by hand. Without a compiler that is no pass.
+#[test]
+fn a_template_runs_as_init_leaves_it() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("decode.cu"), DECODE).unwrap();
+    if let Err(missing) = Nvrtc::find() {
+        let (_, text) = with_nvrtc(folder.path(), &["init", "decode.cu"]);
+        assert!(text.contains("0 to do"), "{text}");
+        let (code, text) = with_nvrtc(folder.path(), &["check", "decode.toml"]);
+        assert!(code == 4 && text.contains(&missing.to_string()), "{text}");
+        println!("no compiler: nothing was compiled");
+        return;
+    }
+    // PTX of the same name may be of another day: it is not taken.
+    fs::write(folder.path().join("decode.ptx"), "stale").unwrap();
+    let (code, text) = with_nvrtc(folder.path(), &["init", "decode.cu"]);
+    assert!(code == 0 && text.contains("1 kernel (compiled by NVRTC"), "{text}");
+    let (code, text) = with_nvrtc(folder.path(), &["check", "decode.toml"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.matches("   = agrees").count() == 3 && text.contains("decode<float, 64>"), "{text}");
 }
 
 #[test]

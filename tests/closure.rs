@@ -18,6 +18,8 @@ enum Bug {
     HeadMod,
     /// Panics from this many keys on.
     PanicsFrom(u32),
+    /// Panics at another place.
+    PanicsElsewhere,
     /// The last element of the output is left as it was.
     LastNotWritten,
     /// One element too few where there is more than one KV head.
@@ -92,6 +94,7 @@ where
         }
         for (query, head) in (0..q_len).flat_map(|query| (0..shape.num_q_heads()).map(move |head| (query, head))) {
             let keys = case.visible(at, inputs.step, query);
+            assert!(bug != Bug::PanicsElsewhere || keys.end < 7, "too many keys");
             if let Bug::PanicsFrom(limit) = bug {
                 assert!(keys.end < limit, "{} keys are too many", keys.end);
             }
@@ -240,7 +243,16 @@ fn messages_have_what_was_expected_and_found() {
     assert!(report.contains("out: expected 2 elements of f32, found 1 of f32 (step 1)"), "{report}");
     let (report, finding) = caught(appending(), Bug::PanicsFrom(7));
     assert_eq!(finding.case.kv_len_at(0, finding.case.steps - 1), 7, "{report}");
-    assert!(report.contains("tests/closure.rs:") && report.contains(": 7 keys are too many (step 1)"), "{report}");
+    assert!(
+        report.contains("  --> tests/closure.rs:") && report.contains("= 7 keys are too many (step 1)"),
+        "{report}"
+    );
+    let place = finding.signature.place.clone().unwrap();
+    assert!(place.starts_with("tests/closure.rs:"), "{place}");
+    // Another panic is another finding.
+    let (_, other) = caught(appending(), Bug::PanicsElsewhere);
+    assert_eq!(other.signature.class, finding.signature.class);
+    assert!(!other.signature.matches(&finding.signature), "{place}");
     assert!(report.contains("replay: cargo test subject"), "{report}");
     let (report, _) = caught(appending(), Bug::OutInF32);
     assert!(report.contains("out: expected 1 elements of f16, found 1 of f32"), "{report}");

@@ -119,6 +119,21 @@ fn sizes_that_no_machine_has_are_no_launch() {
         ("dim = \"1\" }", "dim = \"10^9\" }", "layout.v_new: expected at most 2147483648 elements"),
         ("dim = \"1\" }", "dim = \"10^300\" }", "layout.v_new: expected \"10^300\" to be a whole number from 0 to"),
         (
+            "out = \"head, token, dim\"",
+            "out = \"999999999 of 10^9, head, token, dim\"",
+            "layout.out: expected at most 2147483648 elements",
+        ),
+        (
+            "out = \"head, token, dim\"",
+            "out = \"head, token, dim / 10^300, dim\"",
+            "layout.out: expected \"10^300\" to be a whole number from 1 to",
+        ),
+        (
+            "out = \"head, token, dim\"",
+            "out = \"head, token, dim / (head_dim - head_dim), dim\"",
+            "to be a whole number from 1 to 2147483648, found 0",
+        ),
+        (
             "offset = \"element_bytes\"",
             "offset = \"2^60\"",
             "expected \"2^60\" to be a whole number from 0 to 1099511627776",

@@ -106,7 +106,14 @@ fn replaced(text: &str, from: &str, to: &str) -> String {
 
 /// Whether there is a compiler. Without one a kernel that needs it must say so, and is no pass.
 fn has_compiler(kernel: &Kernel) -> bool {
-    let Err(missing) = Nvrtc::find() else { return true };
+    let missing = match Nvrtc::find() {
+        Ok(nvrtc) => {
+            let known = nvrtc.architectures();
+            assert!(known.contains(&80), "{known:?}");
+            return true;
+        }
+        Err(missing) => missing,
+    };
     match run(kernel) {
         Err(BackendError::Unavailable(why)) => assert!(why.contains(&missing.to_string()), "{why}"),
         other => panic!("{other:?}"),

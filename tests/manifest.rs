@@ -294,7 +294,7 @@ fn arguments_layouts_code_and_conditions_are_told_by_line_and_key() {
         (
             "k_new = \"head, token, dim\"",
             "k_cache = \"head, token, dim\"",
-            "25: layout.k_cache: expected one of q, k_new, v_new, out, lse, found".into(),
+            "25: layout.k_cache: expected one order in domain.cache and domain.row_pad = 0 beside it".into(),
         ),
         ("out = \"head, token, dim\"", "out = \"head, token\"", "27: layout.out: expected token, head and dim".into()),
         (
@@ -302,6 +302,69 @@ fn arguments_layouts_code_and_conditions_are_told_by_line_and_key() {
             "out = \"head, head, token, dim\"",
             "27: layout.out: expected each of request, token, head, dim once, found \"head\"".into(),
         ),
+        (
+            "k_new = \"head, token, dim\"",
+            "sinks = \"head\"",
+            "25: layout.sinks: expected one of q, k_new, v_new, out, lse, k_cache, v_cache, found \"sinks\"".into(),
+        ),
+        (
+            "k_new = \"head, token, dim\"",
+            "k_new = \"head, token, dim / 4\"",
+            "25: layout.k_new: expected dim beside dim / SIZE, found groups alone".into(),
+        ),
+        (
+            "k_new = \"head, token, dim\"",
+            "k_new = \"head, dim / 4, token, dim / 2, dim\"",
+            "25: layout.k_new: expected each of request, token, head, dim once, found \"dim\"".into(),
+        ),
+        (
+            "k_new = \"head, token, dim\"",
+            "k_new = \"head, 0 of y, token, dim\"",
+            "25: layout.k_new: unknown variable \"y\"".into(),
+        ),
+        (
+            "k_new = \"head, token, dim\"",
+            "k_new = { order = \"head, token, dim\", head = \"1\" }",
+            "25: layout.k_new: expected at alone beside order, found \"head\"".into(),
+        ),
+        (
+            "k_new = \"head, token, dim\"",
+            "k_new = { order = \"head, token, dim\", at = { x = \"1\" } }",
+            "25: layout.k_new: expected a text for at, found a table".into(),
+        ),
+        (
+            "k_new = \"head, token, dim\"",
+            &format!("k_new = \"{}head, token, dim\"", "0 of 1, ".repeat(10)),
+            "25: layout.k_new: expected at most 12 dimensions, found 13".into(),
+        ),
+        (
+            "k_new = \"head, token, dim\"",
+            "pair = { k_new = \"head, token, dim\" }",
+            "25: layout.pair: expected at least 2 tensors in one buffer, found 1".into(),
+        ),
+        (
+            "k_new = \"head, token, dim\"",
+            "pair = { k_new = \"head, token, dim\", out = \"head, token, dim\" }",
+            "25: layout.pair.out: expected one of q, k_new, v_new, k_cache, v_cache, found \"out\"".into(),
+        ),
+        (
+            "k_new = \"head, token, dim\"",
+            "pair = { k_new = \"head, token, dim\", q = \"head, token, dim\" }",
+            "24: layout.q: expected one place for q, found another".into(),
+        ),
+        (
+            "k_new = \"head, token, dim\"",
+            "\"a b\" = { k_new = \"head, token, dim\" }",
+            "25: layout.a b: expected 1 to 64 letters, digits, _ or -, found \"a b\"".into(),
+        ),
+        (null, "{ tensor = \"qkv\" }", format!("52: {last}.tensor: expected one of q, k_new")),
+        (null, "{ lengths = \"kv_len\", of = \"v\" }", format!("52: {last}.of: expected it beside block_table only")),
+        (
+            null,
+            "{ block_table = \"kv_indptr\", of = \"v\" }",
+            format!("52: {last}.of: expected it beside padded, padded_slots, kv_indices, slot_mapping only"),
+        ),
+        (null, "{ block_table = \"padded\", of = \"w\" }", format!("52: {last}.of: unknown variant `w`")),
         (
             "out = \"head, token, dim\"",
             "out = { head = \"1\", token = \"x\", dim = \"1\" }",

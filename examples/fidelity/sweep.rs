@@ -36,7 +36,7 @@ const FUNCTIONS: [(&str, &str, &str); 19] = [
 
 /// Makes `sweep.ptx`.
 pub(crate) fn compile() -> Result<(), Box<dyn Error>> {
-    let spec = CompileSpec { arch: "compute_75".into(), ..CompileSpec::default() };
+    let spec = CompileSpec { arch: Some("compute_75".into()), ..CompileSpec::default() };
     let text = compile_source(&Nvrtc::find()?, &Source::of("sweep.cu", SOURCE), &spec)?;
     std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/fidelity/sweep.ptx"), text)?;
     Ok(())

@@ -71,10 +71,12 @@ impl Claim {
             numerics,
             numerics_stated: true,
             layouts: BTreeMap::new(),
+            buffers: Vec::new(),
             exact_relations,
             lse: lse.map(|base| Lse { base }),
             workspaces: Vec::new(),
             launches: Vec::new(),
+            v_pages: false,
         }
     }
 }

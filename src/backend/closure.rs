@@ -14,7 +14,7 @@ pub use tensor::{Storable, Tensor};
 use super::manifest::Manifest;
 use super::{Backend, BackendError, BackendKind, Kernel, Run};
 use crate::case::{self, Case};
-use crate::outcome::{Fault, FaultKind, Outcome, Output};
+use crate::outcome::{Fault, FaultKind, Outcome, Output, Site};
 use inputs::Caches;
 
 /// Runs a closure where other backends run a kernel's code.
@@ -32,14 +32,14 @@ impl<F: Fn(&Case, Inputs) -> Outputs + Send + Sync> Backend for Closure<F> {
     fn run(&self, kernel: &Kernel, case: &Case, run: Run) -> Result<Outcome, BackendError> {
         Ok(match self.steps(&kernel.manifest, case, run) {
             Ok(output) => Outcome::Output(output),
-            Err((kind, what)) => Outcome::Fault(Fault::new(kind, what)),
+            Err(fault) => Outcome::Fault(*fault),
         })
     }
 }
 
 impl<F: Fn(&Case, Inputs) -> Outputs> Closure<F> {
     /// Every step of `case`, each from the caches that the one before it left.
-    fn steps(&self, manifest: &Manifest, case: &Case, run: Run) -> Result<Output, (FaultKind, String)> {
+    fn steps(&self, manifest: &Manifest, case: &Case, run: Run) -> Result<Output, Box<Fault>> {
         let mut made = case::Inputs::of(case, run.poison);
         let mut caches = Caches::of(&made);
         let (mut out, mut lse) = (Vec::new(), Vec::new());
@@ -47,8 +47,13 @@ impl<F: Fn(&Case, Inputs) -> Outputs> Closure<F> {
             let with_lse = manifest.lse.is_some();
             let inputs = Inputs::of(case, step, tensors, made.sinks.as_ref(), &caches, with_lse, run.poison);
             let given = panics::caught(|| (self.0)(case, inputs));
-            let fault = |kind, what: String| (kind, format!("{what} (step {})", step + 1));
-            let given = given.map_err(|panic| fault(FaultKind::Panic, panic))?;
+            let fault = |kind, what: String| Box::new(Fault::new(kind, format!("{what} (step {})", step + 1)));
+            let given = given.map_err(|panic| {
+                Box::new(Fault {
+                    site: panic.place.map(|place| Site { source: Some(place), ..Site::of("panic") }),
+                    ..*fault(FaultKind::Panic, panic.message)
+                })
+            })?;
             let checked = given.check(case, with_lse, &mut caches);
             let (step_out, step_lse) = checked.map_err(|what| fault(FaultKind::MalformedOutput, what))?;
             out.push(step_out);

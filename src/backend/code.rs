@@ -228,7 +228,7 @@ impl Code {
 pub(super) fn entries_of(manifest: &Manifest, case: &crate::case::Case) -> Result<Vec<(usize, String)>, BackendError> {
     let mut entries = Vec::new();
     for step in 0..case.steps {
-        let values = super::manifest::variables(&manifest.domain, case, step);
+        let values = manifest.variables(case, step);
         for (index, launch) in manifest.launches.iter().enumerate() {
             entries.push((index, launch.entry.of(case.dtype, &values)?));
         }

@@ -22,10 +22,10 @@ use super::nvrtc::Nvrtc;
 pub use source::{Edit, EditError, Source, SourceFile};
 
 /// How a manifest's `[compile]` table says to make PTX.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CompileSpec {
-    /// The virtual architecture, such as `compute_75`.
-    pub arch: String,
+    /// The virtual architecture, such as `compute_75`; absent: [`DEFAULT_ARCH`], or that of the GPU which code is made for.
+    pub arch: Option<String>,
     /// Further options, handed to NVRTC as they are.
     pub options: Vec<String>,
     /// Paths of headers, relative to the manifest. The source includes them by file name.
@@ -34,19 +34,34 @@ pub struct CompileSpec {
     pub include: Vec<String>,
 }
 
-/// The virtual architecture if none is given: the first with arithmetic in bfloat16. Every later device takes its PTX.
+/// The virtual architecture where nothing decides it: the first with arithmetic in bfloat16. Every later device takes its
+/// PTX.
 pub const DEFAULT_ARCH: &str = "compute_80";
 
-impl Default for CompileSpec {
-    fn default() -> Self {
-        let [options, headers, include] = Default::default();
-        Self { arch: DEFAULT_ARCH.into(), options, headers, include }
+impl CompileSpec {
+    /// What is compiled for where there is no GPU to ask.
+    pub fn arch(&self) -> &str {
+        self.arch.as_deref().unwrap_or(DEFAULT_ARCH)
+    }
+}
+
+/// What to compile for where the code runs on a GPU of this compute capability, of the architectures that NVRTC knows, as in
+/// `[75, 80, 90]`.
+///
+/// Its own where that is known, with what is of this architecture alone (`wgmma`, TMA's and the like, which have an `a` in
+/// their names from 9.0 on): the PTX need run nowhere else. Else the latest before it.
+pub(super) fn arch_for((major, minor): (i32, i32), known: &[i32]) -> String {
+    let own = 10 * major + minor;
+    match known.iter().filter(|&&arch| arch <= own).max() {
+        Some(&arch) if arch == own && own >= 90 => format!("compute_{own}a"),
+        Some(arch) => format!("compute_{arch}"),
+        None => DEFAULT_ARCH.into(),
     }
 }
 
 /// Compiles `source` and stamps the result: the text to store.
 pub fn compile(nvrtc: &Nvrtc, source: &Source, spec: &CompileSpec) -> Result<String, CompileError> {
-    let ptx = nvrtc.compile(source, &spec.arch, &spec.options)?;
+    let ptx = nvrtc.compile(source, spec.arch(), &spec.options)?;
     Ok(stamped(&ptx, &Stamp::new(nvrtc.version(), source, spec)))
 }
 
@@ -240,7 +255,7 @@ impl fmt::Display for Stamp {
 
 impl fmt::Display for CompileSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "--gpu-architecture={}", self.arch)?;
+        write!(f, "--gpu-architecture={}", self.arch())?;
         self.options.iter().try_for_each(|option| write!(f, " {option}"))
     }
 }
@@ -291,7 +306,7 @@ fn file_directive(line: &str) -> Option<(&str, &str, &str)> {
 pub(super) fn source_hash(source: &Source, spec: &CompileSpec) -> u64 {
     let headers = source.headers.iter().flat_map(|header| [header.name.as_str(), &header.text]);
     let options = spec.options.iter().chain(&spec.include).map(String::as_str);
-    let texts = [source.main.text.as_str(), &spec.arch].into_iter().chain(options).chain(headers);
+    let texts = [source.main.text.as_str(), spec.arch()].into_iter().chain(options).chain(headers);
     let bytes = texts.flat_map(|text| text.bytes().chain([0]));
     bytes.fold(FNV_OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME))
 }

@@ -5,8 +5,8 @@
 //! files that were not read here, it is made again by each process.
 
 use super::BackendError;
-use super::compile::{CompileError, CompileSpec, Source, source_hash, without_folders};
-use super::manifest::{Define, DefineValue, Manifest, ManifestError, variables};
+use super::compile::{CompileError, CompileSpec, Source, arch_for, source_hash, without_folders};
+use super::manifest::{Define, DefineValue, Manifest, ManifestError};
 use super::nvrtc::Nvrtc;
 use super::sources::Sources;
 use crate::backend::kernel::OpenError;
@@ -63,7 +63,7 @@ impl Compiler {
     pub(super) fn options(&self, manifest: &Manifest, case: &Case) -> Result<Vec<String>, BackendError> {
         let mut options: Option<Vec<String>> = None;
         for step in 0..case.steps {
-            let values = variables(&manifest.domain, case, step);
+            let values = manifest.variables(case, step);
             let option =
                 |define: &Define| Ok(format!("--define-macro={}={}", define.name, define.text(case, &values)?));
             let of_step = self.defines.iter().map(option).collect::<Result<Vec<_>, BackendError>>()?;
@@ -76,20 +76,34 @@ impl Compiler {
         Ok(options.unwrap_or_default())
     }
 
-    /// Compiles with `options` of a case for the entry points that the source calls `names`.
-    pub(super) fn compile(&self, options: &[String], names: &[String]) -> Result<Compiled, BackendError> {
+    /// What to compile for: what the manifest says, else what a GPU of this compute capability is.
+    pub(super) fn arch(&self, device: Option<(i32, i32)>) -> Result<String, BackendError> {
+        Ok(match (&self.spec.arch, device) {
+            (None, Some(capability)) => arch_for(capability, &self.nvrtc()?.architectures()),
+            _ => self.spec.arch().to_owned(),
+        })
+    }
+
+    fn nvrtc(&self) -> Result<&Nvrtc, BackendError> {
         let missing = |error: super::nvrtc::Unavailable| {
             BackendError::Unavailable(format!("{} has to be compiled, and {error}", self.source.main.name))
         };
-        let nvrtc = self.nvrtc.get_or_init(|| Nvrtc::find().map_err(missing)).as_ref().map_err(BackendError::clone)?;
+        self.nvrtc.get_or_init(|| Nvrtc::find().map_err(missing)).as_ref().map_err(BackendError::clone)
+    }
+
+    /// Compiles for `arch` with `options` of a case for the entry points that the source calls `names`.
+    pub(super) fn compile(&self, arch: &str, options: &[String], names: &[String]) -> Result<Compiled, BackendError> {
+        let nvrtc = self.nvrtc()?;
         let options: Vec<String> = self.spec.options.iter().chain(options).cloned().collect();
-        let file =
-            self.cache.as_ref().map(|folder| folder.join(format!("{:016x}.ptx", self.key(nvrtc, &options, names))));
+        let file = self
+            .cache
+            .as_ref()
+            .map(|folder| folder.join(format!("{:016x}.ptx", self.key(nvrtc, arch, &options, names))));
         if let Some(kept) = file.as_deref().and_then(|file| kept(file, names.len())) {
             return Ok(kept);
         }
         let (ptx, symbols) = nvrtc
-            .compile_named(&self.source, &self.spec.arch, &options, names)
+            .compile_named(&self.source, arch, &options, names)
             .map_err(|error: CompileError| BackendError::NotMade(error.to_string()))?;
         let compiled = Compiled { ptx: without_folders(&ptx), symbols };
         if let Some(file) = file {
@@ -99,10 +113,16 @@ impl Compiler {
         Ok(compiled)
     }
 
-    fn key(&self, nvrtc: &Nvrtc, options: &[String], names: &[String]) -> u64 {
+    fn key(&self, nvrtc: &Nvrtc, arch: &str, options: &[String], names: &[String]) -> u64 {
         let (major, minor) = nvrtc.version();
         let include = nvrtc.include_dir().map(|dir| dir.display().to_string()).unwrap_or_default();
-        let fixed = [format!("{major}.{minor}"), include, format!("{:016x}", self.hash()), self.name().to_owned()];
+        let fixed = [
+            format!("{major}.{minor}"),
+            arch.to_owned(),
+            include,
+            format!("{:016x}", self.hash()),
+            self.name().to_owned(),
+        ];
         let texts = fixed.iter().chain(options).chain(names);
         fnv1a(&texts.flat_map(|text| text.bytes().chain([0])).collect::<Vec<u8>>())
     }
@@ -204,6 +224,21 @@ mod tests {
             fs::write(&file, &changed).unwrap();
             assert_eq!(kept(&file, 2), None, "changed at {at}");
         }
+    }
+
+    #[test]
+    fn what_the_manifest_says_goes_before_what_the_device_is() {
+        let arch = |stated: Option<&str>, device| {
+            let spec = CompileSpec { arch: stated.map(str::to_owned), ..CompileSpec::default() };
+            let source = Source::of("k.cu", "");
+            let compiler = Compiler { source, spec, defines: Vec::new(), nvrtc: OnceLock::new(), cache: None };
+            compiler.arch(device)
+        };
+        assert_eq!(arch(Some("compute_75"), Some((9, 0))), Ok("compute_75".to_owned()));
+        assert_eq!(
+            (arch(Some("compute_75"), None), arch(None, None)),
+            (Ok("compute_75".into()), Ok("compute_80".into()))
+        );
     }
 
     #[test]

@@ -46,6 +46,7 @@ pub struct Cuda {
     /// Never given back: after a hang the driver would wait for the kernel, and the process's end frees everything.
     context: ManuallyDrop<Arc<CudaContext>>,
     name: String,
+    capability: (i32, i32),
     /// Streams with their memory, one for each thread that runs at the same time.
     idle: Mutex<Vec<Lane>>,
     modules: Mutex<HashMap<u64, Module>>,
@@ -179,7 +180,8 @@ impl Cuda {
         let context = CudaContext::new(ordinal).map_err(unavailable)?;
         let name = format!("cuda:{ordinal} {}", device.name);
         let (idle, modules, submitting, lost) = Default::default();
-        Ok(Self { context: ManuallyDrop::new(context), name, idle, modules, turn, submitting, lost })
+        let (context, capability) = (ManuallyDrop::new(context), device.capability);
+        Ok(Self { context, name, capability, idle, modules, turn, submitting, lost })
     }
 
     fn lane(&self) -> Result<Lane, DriverError> {
@@ -227,7 +229,9 @@ impl Cuda {
         }
         let mut outcomes = Vec::with_capacity(plans.len());
         for (run, plan) in plans.iter().enumerate() {
-            if let Some(fault) = arena.damage(run, plan, &lane.host) {
+            let stray = |index: usize| plan.stray(case, index, &lane.host[arena.range(run, plan, index)]);
+            let damage = arena.damage(run, plan, &lane.host);
+            if let Some(fault) = damage.or_else(|| (0..plan.regions.len()).find_map(stray)) {
                 outcomes.push(Outcome::Fault(fault));
                 break;
             }
@@ -246,7 +250,7 @@ impl Cuda {
         lane: &mut Lane,
         arena: &Arena,
     ) -> Result<Option<Fault>, BackendError> {
-        let code = kernel.code_for(case)?;
+        let code = kernel.code_on(case, Some(self.capability))?;
         let module = self.module(&code)?;
         let stream = lane.stream.cu_stream();
         let submitting = lock(&self.submitting);

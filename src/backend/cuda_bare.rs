@@ -21,6 +21,7 @@ pub struct BareCuda {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     name: String,
+    capability: (i32, i32),
     /// Memory that is overwritten before each timed launch, so that none finds its inputs in the L2 cache.
     flush: sys::CUdeviceptr,
 }
@@ -45,7 +46,7 @@ impl BareCuda {
         let stream = context.new_stream().map_err(unavailable)?;
         // SAFETY: the context is current, and the size is not 0.
         let flush = unsafe { result::malloc_sync(FLUSH_BYTES) }.map_err(unavailable)?;
-        Ok(Self { context, stream, name: device.name.clone(), flush })
+        Ok(Self { context, stream, name: device.name.clone(), capability: device.capability, flush })
     }
 
     /// The device's name.
@@ -76,7 +77,7 @@ impl BareCuda {
     pub fn time(&self, kernel: &Kernel, case: &Case, samples: usize) -> Result<Vec<Duration>, BackendError> {
         self.bind()?;
         let mut plan = Plan::sketch(kernel, case)?;
-        let code = kernel.code_for(case)?;
+        let code = kernel.code_on(case, Some(self.capability))?;
         let module = Module::load(&code)?;
         let tile = self.tile(case)?;
         let mut memory = Vec::with_capacity(plan.regions.len());
@@ -112,7 +113,7 @@ impl BareCuda {
     pub fn launch(&self, kernel: &Kernel, case: &Case) -> Result<(), BackendError> {
         self.bind()?;
         let mut plan = Plan::new(kernel, case, Run::first(case))?;
-        let code = kernel.code_for(case)?;
+        let code = kernel.code_on(case, Some(self.capability))?;
         let module = Module::load_with_lines(&code)?;
         let stream = self.stream.cu_stream();
         let mut memory = Vec::with_capacity(plan.regions.len());

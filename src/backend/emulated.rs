@@ -210,6 +210,9 @@ fn run_launches(
             let fault = Fault::new(FaultKind::NotWritten, detail);
             return Ok((Outcome::Fault(fault), stats));
         }
+        if let Some(fault) = plan.stray(case, index, memory.bytes(id)) {
+            return Ok((Outcome::Fault(fault), stats));
+        }
     }
     let output = plan.output(case, |index| memory.bytes(regions[index]).to_vec());
     Ok((Outcome::Output(output), stats))

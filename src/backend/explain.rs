@@ -1,6 +1,6 @@
 //! What a manifest comes to for a case, in words.
 
-use super::manifest::{self, Arg, IndexType, Launch, Memory, Pointer};
+use super::manifest::{self, Arg, IndexType, Launch, Memory, PagesOf, Pointer};
 use super::{BackendError, Kernel};
 use crate::case::{Case, TensorName};
 use crate::expr::{Expr, ExprError};
@@ -49,7 +49,7 @@ impl Kernel {
     /// # Errors
     /// The manifest gives no legal launch for the case.
     pub fn explain(&self, case: &Case, step: u32) -> Result<Vec<Explained>, BackendError> {
-        let values = manifest::variables(&self.manifest.domain, case, step);
+        let values = self.manifest.variables(case, step);
         let launches = self.manifest.launches.iter().map(|launch| self.explained(launch, case, step, &values));
         Ok(launches.collect::<Result<_, ExprError>>()?)
     }
@@ -101,14 +101,31 @@ impl Kernel {
         Ok(match memory {
             Memory::Null => ("null".into(), "null".into()),
             Memory::Tensor(name) => {
-                let layout = if self.manifest.layouts.contains_key(&name) { ", laid out as [layout] says" } else { "" };
-                (name.to_string(), tensor(name, case) + layout)
+                let layout = self.manifest.layouts.get(&name);
+                let value = match layout.and_then(|layout| layout.numbers(name, case, values).ok()) {
+                    Some(numbers) => {
+                        format!("address of {}, as [layout] says, strides: {}", case.dtype, numbers.text())
+                    }
+                    None => tensor(name, case),
+                };
+                (name.to_string(), value)
             }
             Memory::Pointers(name) => (name.to_string(), "address of addresses, one of each request".into()),
-            Memory::Index(index, kind) => {
-                let numbers: Vec<String> = index.of(case, step).iter().map(ToString::to_string).collect();
+            Memory::Buffer(index) => {
+                let buffer = &self.manifest.buffers[index];
+                let place = |name: &TensorName| {
+                    let layout = self.manifest.layouts.get(name)?;
+                    let numbers = layout.numbers(*name, case, values).ok()?;
+                    Some(format!("{name} from element {}, strides: {}", numbers.start(), numbers.text()))
+                };
+                let places: Vec<String> = buffer.tensors.iter().filter_map(place).collect();
+                (buffer.name.clone(), format!("address of {}: {}", case.dtype, places.join("; ")))
+            }
+            Memory::Index(index, kind, pages) => {
+                let numbers: Vec<String> = index.of_pages(case, step, pages).iter().map(ToString::to_string).collect();
                 let kind = if kind == IndexType::I64 { "i64" } else { "i32" };
-                (index.name().into(), format!("address of {kind} [{}]", numbers.join(", ")))
+                let of = if pages == PagesOf::V { " of v" } else { "" };
+                (format!("{}{of}", index.name()), format!("address of {kind} [{}]", numbers.join(", ")))
             }
             Memory::Workspace(index) => {
                 let workspace = &self.manifest.workspaces[index];

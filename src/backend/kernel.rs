@@ -38,11 +38,12 @@ pub struct Kernel {
 }
 
 /// What runs.
+#[derive(Clone)]
 enum Subject {
     /// The same code for every case.
     Fixed(Arc<Code>),
     /// Code that is made when a case asks for it.
-    Made(Made),
+    Made(Arc<Made>),
 }
 
 /// Where a kernel came from.
@@ -212,7 +213,7 @@ impl Kernel {
                 let compiler = Compiler::of(&sources)?;
                 let name = format!("the PTX of {}", compiler.name());
                 let made = Made::new(Path::new(&name), Maker::Compiler(Box::new(compiler)));
-                return Self::new(sources, origin, Subject::Made(made));
+                return Self::new(sources, origin, Subject::Made(Arc::new(made)));
             }
         };
         Self::new(sources, origin, subject)
@@ -231,7 +232,7 @@ impl Kernel {
             space,
             origin: Origin::Code(file.clone()),
             source: None,
-            subject: Subject::Made(Made::new(&file, Maker::Closure(Box::new(no_code)))),
+            subject: Subject::Made(Arc::new(Made::new(&file, Maker::Closure(Box::new(no_code))))),
             manifest,
         })
     }
@@ -266,7 +267,8 @@ impl Kernel {
             }
         }
         let space = space(&manifest, file)?;
-        let subject = Subject::Made(Made::new(Path::new("the PTX made for the case"), Maker::Closure(Box::new(make))));
+        let made = Made::new(Path::new("the PTX made for the case"), Maker::Closure(Box::new(make)));
+        let subject = Subject::Made(Arc::new(made));
         let origin = Origin::Code(file.into());
         Ok(Self { manifest, mutant: None, space, origin, source: None, subject, manifest_hash })
     }
@@ -279,6 +281,19 @@ impl Kernel {
         let (space, origin) = (space(&manifest, file)?, Origin::Code(file.into()));
         let subject = Subject::Fixed(Arc::new(code));
         Ok(Self { manifest, mutant: None, space, origin, source: None, subject, manifest_hash })
+    }
+
+    /// This kernel's code, driven as another manifest's text says; nothing if that is wrong, or speaks of other code.
+    pub(crate) fn driven_by(&self, manifest: &str) -> Option<Self> {
+        let file = self.file();
+        let manifest_hash = fnv1a(manifest.as_bytes());
+        let manifest = Manifest::parse(&file, manifest).ok()?;
+        if !manifest.runs_the_code_of(&self.manifest) {
+            return None;
+        }
+        let (space, origin) = (space(&manifest, &file).ok()?, Origin::Code(file));
+        let subject = self.subject.clone();
+        Some(Self { manifest, mutant: None, space, origin, source: None, subject, manifest_hash })
     }
 
     /// This kernel with other PTX for every case: a mutant. `module` is what `ptx` says, or as much of it as holds all
@@ -306,14 +321,20 @@ impl Kernel {
         matches!((self.fixed(), other.fixed()), (Ok(own), Ok(other)) if own.runs_like(other))
     }
 
-    /// The code that `case` runs.
+    /// The code that `case` runs in the emulator.
     ///
     /// # Errors
     /// It is made for the case, and can't be.
     pub fn code_for(&self, case: &Case) -> Result<Arc<Code>, BackendError> {
+        self.code_on(case, None)
+    }
+
+    /// The same for a GPU of this compute capability: compiled for that one, where it is compiled for the case and the
+    /// manifest leaves that open.
+    pub(super) fn code_on(&self, case: &Case, device: Option<(i32, i32)>) -> Result<Arc<Code>, BackendError> {
         match &self.subject {
             Subject::Fixed(code) => Ok(code.clone()),
-            Subject::Made(made) => made.code(&self.manifest, &self.file(), case),
+            Subject::Made(made) => made.code(&self.manifest, &self.file(), case, device),
         }
     }
 

@@ -37,7 +37,7 @@ pub(super) enum Maker {
 /// What decides a code.
 #[derive(Clone, PartialEq, Eq)]
 struct Recipe {
-    /// The PTX that a closure gave, or the compiler's options.
+    /// The PTX that a closure gave, or the architecture and the compiler's options.
     of: Vec<String>,
     /// The entry points that are launched, with the indices of their launches.
     entries: Vec<(usize, String)>,
@@ -51,11 +51,20 @@ impl Made {
         Self { name: name.into(), maker, kept: Mutex::default() }
     }
 
-    /// The code that `case` runs.
-    pub(super) fn code(&self, manifest: &Manifest, file: &Path, case: &Case) -> Result<Arc<Code>, BackendError> {
+    /// The code that `case` runs, on a GPU of this compute capability or in the emulator.
+    pub(super) fn code(
+        &self,
+        manifest: &Manifest,
+        file: &Path,
+        case: &Case,
+        device: Option<(i32, i32)>,
+    ) -> Result<Arc<Code>, BackendError> {
         let of = match &self.maker {
             Maker::Closure(make) => vec![make(case).map_err(BackendError::NotMade)?],
-            Maker::Compiler(compiler) => compiler.options(manifest, case)?,
+            Maker::Compiler(compiler) => {
+                let options = compiler.options(manifest, case)?;
+                std::iter::once(compiler.arch(device)?).chain(options).collect()
+            }
         };
         let recipe = Recipe { of, entries: entries_of(manifest, case)? };
         let slot = self.slot(&recipe);
@@ -68,7 +77,9 @@ impl Made {
             Maker::Closure(_) => Compiled { ptx: of.pop().unwrap_or_default(), symbols: Vec::new() },
             Maker::Compiler(compiler) => {
                 let names: Vec<String> = entries.iter().map(|(_, entry)| entry.clone()).collect();
-                compiler.compile(&of, &names)?
+                let (arch, options) =
+                    of.split_first().map_or(("", &[][..]), |(arch, options)| (arch.as_str(), options));
+                compiler.compile(arch, options, &names)?
             }
         };
         let symbol = |entry: &str| {

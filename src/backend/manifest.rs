@@ -4,11 +4,12 @@
 
 mod arg;
 mod layout;
+mod place;
 mod read;
 
 pub use crate::case::variables::{VARIABLES, variables};
-pub use arg::{Arg, Index, IndexType, Memory, Pointer, Scalar, Struct};
-pub use layout::{Axis, LayoutError, Placement, TensorLayout};
+pub use arg::{Arg, Index, IndexType, Memory, PagesOf, Pointer, Scalar, Struct};
+pub use layout::{Along, Axis, Dimension, LayoutError, Placement, SharedBuffer, TensorLayout};
 
 use crate::bound::{Contract, FormulaError, LseBase};
 use crate::case::{Domain, Poison, Relation, TensorName};
@@ -45,8 +46,10 @@ pub struct Manifest {
     pub numerics: Contract,
     /// Whether the manifest says so; if not, that is what is assumed of any kernel.
     pub numerics_stated: bool,
-    /// Layouts of the tensors of a step that do not lie as this program has them.
+    /// Layouts of the tensors that do not lie as this program has them.
     pub layouts: BTreeMap<TensorName, TensorLayout>,
+    /// Which of them lie in one buffer.
+    pub buffers: Vec<SharedBuffer>,
     /// Relations that hold to the bit because of how the kernel orders its operations.
     pub exact_relations: Vec<Relation>,
     /// The log-sum-exp that the kernel returns; absent if it returns none.
@@ -55,6 +58,8 @@ pub struct Manifest {
     pub workspaces: Vec<Workspace>,
     /// Launches of one step, in order.
     pub launches: Vec<Launch>,
+    /// Whether the value cache has pages of its own: in the reverse order of the key cache's.
+    pub v_pages: bool,
 }
 
 /// A macro of the source whose value depends on the case.
@@ -286,6 +291,18 @@ impl Manifest {
         let settings = read::knob_settings(&self.domain);
         let wrong = |(field, why): (&str, FormulaError)| error(format!("numerics.{field}: "), why.to_string());
         self.numerics.check(&settings).map_err(wrong)
+    }
+
+    /// Whether it names the same code as `other`, with entries that take as many bytes.
+    pub(super) fn runs_the_code_of(&self, other: &Self) -> bool {
+        let code = |m: &Self| {
+            (m.source.clone(), m.ptx.clone(), m.cubin.clone(), m.compile.clone(), format!("{:?}", m.defines))
+        };
+        let entries = |m: &Self| -> Vec<(String, Vec<usize>)> {
+            let sizes = |launch: &Launch| launch.args.iter().map(Arg::size_bytes).collect();
+            m.launches.iter().map(|launch| (launch.entry.text.clone(), sizes(launch))).collect()
+        };
+        code(self) == code(other) && entries(self) == entries(other)
     }
 
     /// Checks each launch's arguments against an entry's real parameter list, given as sizes in bytes.

@@ -66,6 +66,19 @@ impl Nvrtc {
         self.include_dir.as_deref()
     }
 
+    /// The architectures that it compiles for, such as 75; none if it does not say, which NVRTC does since CUDA 11.2.
+    pub fn architectures(&self) -> Vec<i32> {
+        let Some((count, fill)) = self.functions.architectures else { return Vec::new() };
+        let mut number: c_int = 0;
+        // SAFETY: the signature is NVRTC's, and the pointer is to a live integer that it writes.
+        if unsafe { count(&mut number) } != 0 {
+            return Vec::new();
+        }
+        let mut known: Vec<c_int> = vec![0; usize::try_from(number).unwrap_or_default()];
+        // SAFETY: the function writes as many integers as it has just said, and there is room for so many.
+        if unsafe { fill(known.as_mut_ptr()) } == 0 { known } else { Vec::new() }
+    }
+
     /// Compiles `source` to PTX for `arch` (such as `compute_75`).
     pub fn compile(&self, source: &Source, arch: &str, options: &[String]) -> Result<String, CompileError> {
         self.compile_named(source, arch, options, &[]).map(|(ptx, _)| ptx)
@@ -227,6 +240,8 @@ struct Functions {
     ptx: FillFn,
     log_size: SizeFn,
     log: FillFn,
+    /// How many architectures it knows, and which.
+    architectures: Option<(unsafe extern "C" fn(*mut c_int) -> c_int, unsafe extern "C" fn(*mut c_int) -> c_int)>,
 }
 
 impl Functions {
@@ -246,6 +261,10 @@ impl Functions {
                 ptx: *library.get("nvrtcGetPTX")?,
                 log_size: *library.get("nvrtcGetProgramLogSize")?,
                 log: *library.get("nvrtcGetProgramLog")?,
+                architectures: match (library.get("nvrtcGetNumSupportedArchs"), library.get("nvrtcGetSupportedArchs")) {
+                    (Ok(count), Ok(fill)) => Some((*count, *fill)),
+                    _ => None,
+                },
             })
         }
     }

@@ -33,6 +33,11 @@ impl Nvrtc {
         match self.never {}
     }
 
+    /// The architectures that it compiles for.
+    pub fn architectures(&self) -> Vec<i32> {
+        match self.never {}
+    }
+
     /// Compiles `source` to PTX for `arch`.
     pub fn compile(&self, _source: &Source, _arch: &str, _options: &[String]) -> Result<String, CompileError> {
         match self.never {}

@@ -6,15 +6,15 @@ mod region;
 pub(super) use launch::PlannedLaunch;
 pub(super) use region::{Initialised, Region};
 
-use super::manifest::{self, Index, IndexType, Manifest, Memory, Placement, WorkspaceType};
+use super::manifest::{Manifest, Memory, Placement};
 use super::{BackendError, Kernel, Run};
-use crate::case::{Case, Inputs, Poison, TensorName};
+use crate::case::{Case, Inputs, Poison, StepInputs, TensorName};
 use crate::expr::ExprError;
 use crate::float::Dtype;
-use crate::outcome::Output;
-use crate::tensor::Buffer;
-use launch::{StepRegions, dims, plan_launch};
-use region::{Address, Use};
+use crate::outcome::{Fault, FaultKind, Output};
+use crate::tensor::{Buffer, Layout};
+use launch::{Array, StepRegions, dims, plan_launch};
+use region::{Address, Filled, Given};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -24,10 +24,11 @@ pub(super) struct Plan {
     pub(super) regions: Vec<Region>,
     /// The launches of each step.
     pub(super) steps: Vec<Vec<PlannedLaunch>>,
+    poison: Poison,
 }
 
-const K_CACHE: usize = 0;
-const V_CACHE: usize = 1;
+/// Tensors that are there before the first step, and stay.
+const OF_CASE: [TensorName; 3] = [TensorName::KCache, TensorName::VCache, TensorName::Sinks];
 
 impl Plan {
     pub(super) fn new(kernel: &Kernel, case: &Case, run: Run) -> Result<Self, BackendError> {
@@ -43,107 +44,51 @@ impl Plan {
 
     fn build(kernel: &Kernel, case: &Case, contents: Option<(Inputs, Run)>) -> Result<Self, BackendError> {
         let manifest = &kernel.manifest;
-        let shape = &case.shape;
         let (inputs, run) = contents.unzip();
-        let mut caches = [None, None];
-        let mut sinks = None;
-        let mut step_inputs = Vec::new();
-        if let Some(inputs) = inputs {
-            caches = [Some(inputs.k_cache), Some(inputs.v_cache)];
-            sinks = inputs.sinks;
-            step_inputs = inputs.steps;
-        }
-        let mut regions = Vec::new();
-        for (name, dim, use_, content) in [
-            ("k_cache", shape.head_dim, Use::KCache, caches[0].take()),
-            ("v_cache", shape.v_head_dim, Use::VCache, caches[1].take()),
-        ] {
-            let size = case.dtype.size_bytes();
-            // Nobody looks where a sketch is initialised.
-            let rows = if content.is_some() { case.cached_ranges(dim, 0) } else { Vec::new() };
-            let initialised = Initialised::Ranges(rows.into_iter().map(|r| r.start * size..r.end * size).collect());
-            let region = Region::of(name, case.dtype, case.cache_map(dim).span(), content, initialised, use_);
-            // Only a kernel that appends may write its caches.
-            regions.push(Region { writable: case.features.append, poisoned: Some(WorkspaceType::Storage), ..region });
-        }
-        let variables: Vec<Vec<f64>> =
-            (0..case.steps).map(|step| manifest::variables(&manifest.domain, case, step)).collect();
-        let workspaces = regions.len();
-        for workspace in &manifest.workspaces {
-            regions.push(Region::workspace(workspace, case, run, &variables)?);
-        }
-        let mut add = |region: Region| {
-            regions.push(region);
-            regions.len() - 1
-        };
-        let taken: Vec<Memory> =
+        let variables: Vec<Vec<f64>> = (0..case.steps).map(|step| manifest.variables(case, step)).collect();
+        let placements = manifest.placements(case, &variables).map_err(|e| BackendError::Launch(e.to_string()))?;
+        let mut building = Building { manifest, case, run, regions: Vec::new() };
+        let taken: BTreeSet<Memory> =
             manifest.launches.iter().flat_map(|l| &l.args).flat_map(|arg| arg.memories()).collect();
-        let indices: BTreeSet<(Index, IndexType)> = taken
-            .iter()
-            .filter_map(|memory| if let Memory::Index(index, kind) = memory { Some((*index, *kind)) } else { None })
-            .collect();
-        let pointers: BTreeSet<TensorName> = taken
-            .iter()
-            .filter_map(|memory| if let Memory::Pointers(name) = memory { Some(*name) } else { None })
-            .collect();
+        let arrays: Vec<Array> = taken.iter().filter_map(Memory::array).collect();
+
+        let mut of_case = StepRegions::default();
+        let mut contents = inputs.map(Contents::of);
+        if let Some(contents) = &mut contents {
+            contents.next_step();
+        }
+        let first = &placements[0];
+        building.tensors(&mut of_case, first, contents.as_mut(), &|name| {
+            OF_CASE.contains(&name) && (name != TensorName::Sinks || taken.contains(&Memory::Tensor(name)))
+        });
+        of_case.workspaces = building.regions.len();
+        for workspace in &manifest.workspaces {
+            building.add(Region::workspace(workspace, case, run, &variables)?);
+        }
         // Block tables are the same in each step.
-        let mut of_case = BTreeMap::new();
-        for &(index, kind) in indices.iter().filter(|(index, _)| index.is_constant()) {
-            of_case.insert((index, kind), add(index_region(index, kind, case, 0)?));
+        for &array in arrays.iter().filter(|(index, ..)| index.is_constant()) {
+            of_case.arrays.insert(array, building.array(array, 0)?);
         }
-        let mut tensors = BTreeMap::from([(TensorName::KCache, K_CACHE), (TensorName::VCache, V_CACHE)]);
-        if case.features.sinks && taken.contains(&Memory::Tensor(TensorName::Sinks)) {
-            let num_q_heads = shape.num_q_heads() as usize;
-            let sinks = Region::input("sinks", Dtype::F32, num_q_heads, sinks, None, 0);
-            tensors.insert(TensorName::Sinks, add(sinks));
-        }
-        let poison = |dtype: Dtype| run.map(|run| run.poison.bits(dtype));
-        let mut step_inputs = step_inputs.into_iter();
         let mut steps = Vec::new();
-        for step in 0..case.steps {
-            let values = &variables[step as usize];
-            let mut placements = BTreeMap::new();
-            for (&name, layout) in &manifest.layouts {
-                let placement = layout.place(name, case, values).map_err(|e| BackendError::Launch(e.to_string()))?;
-                placements.insert(name, Arc::new(placement));
+        for ((step, values), placements) in (0..).zip(&variables).zip(&placements) {
+            let mut at = of_case.clone();
+            if let Some(contents) = contents.as_mut().filter(|_| step > 0) {
+                contents.next_step();
             }
-            let place = |name: TensorName| placements.get(&name).cloned();
-            let (q, new) = step_inputs.next().map(|tensors| (tensors.q, [tensors.k_new, tensors.v_new])).unzip();
-            let [k_new, v_new] = new.map_or([None, None], |new| new.map(Some));
-            let [k_len, v_len] = [shape.head_dim, shape.v_head_dim].map(|dim| case.new_token_layout(dim).span());
-            let input = |name: TensorName, len: usize, content: Option<Buffer>| {
-                let bits = poison(case.dtype).unwrap_or(0);
-                Region::input(&name.to_string(), case.dtype, len, content, place(name), bits)
-            };
-            let output = |name: TensorName, dtype: Dtype, len: usize, use_: Use| {
-                Region::output(&name.to_string(), dtype, len, use_, place(name), poison(dtype))
-            };
-            let mut tensors = tensors.clone();
-            if manifest.lse.is_some() {
-                let lse = output(TensorName::Lse, Dtype::F32, case.lse_layout().span(), Use::Lse);
-                tensors.insert(TensorName::Lse, add(lse));
+            building.tensors(&mut at, placements, contents.as_mut(), &|name| !OF_CASE.contains(&name));
+            for &array in arrays.iter().filter(|(index, ..)| !index.is_constant()) {
+                at.arrays.insert(array, building.array(array, step)?);
             }
-            tensors.insert(TensorName::Q, add(input(TensorName::Q, case.query_layout().span(), q)));
-            if case.features.append {
-                tensors.insert(TensorName::KNew, add(input(TensorName::KNew, k_len, k_new)));
-                tensors.insert(TensorName::VNew, add(input(TensorName::VNew, v_len, v_new)));
+            for memory in &taken {
+                let Memory::Pointers(name) = *memory else { continue };
+                let Some(&(region, _)) = at.tensors.get(&name) else { continue };
+                let pointers = pointers_region(name, region, placements.get(&name).map(|place| &**place), case);
+                at.pointers.insert(name, building.add(pointers));
             }
-            let out = output(TensorName::Out, case.dtype, case.output_layout().span(), Use::Out);
-            tensors.insert(TensorName::Out, add(out));
-            let mut of_step = of_case.clone();
-            for &(index, kind) in indices.iter().filter(|(index, _)| !index.is_constant()) {
-                of_step.insert((index, kind), add(index_region(index, kind, case, step)?));
-            }
-            let mut of_requests = BTreeMap::new();
-            for &name in &pointers {
-                let Some(&region) = tensors.get(&name) else { continue };
-                of_requests.insert(name, add(pointers_region(name, region, place(name).as_deref(), case)));
-            }
-            let at = StepRegions { workspaces, tensors, indices: of_step, pointers: of_requests };
             let launches = manifest.launches.iter().map(|launch| plan_launch(launch, case, values, &at));
             steps.push(launches.collect::<Result<_, BackendError>>()?);
         }
-        Ok(Self { regions, steps })
+        Ok(Self { regions: building.regions, steps, poison: run.map_or(case.poison, |run| run.poison) })
     }
 
     /// Bytes of all regions.
@@ -154,7 +99,7 @@ impl Plan {
 
     /// The same with other poison.
     pub(super) fn under(&self, case: &Case, poison: Poison) -> Self {
-        let mut plan = self.clone();
+        let mut plan = Self { poison, ..self.clone() };
         for (region, original) in plan.regions.iter_mut().zip(&self.regions) {
             let Some(dtype) = region.poisoned else { continue };
             let ranges = match &region.initialised {
@@ -171,15 +116,24 @@ impl Plan {
 
     /// Puts the Output together; `bytes` gives a region's bytes after the run.
     pub(super) fn output(&self, case: &Case, mut bytes: impl FnMut(usize) -> Vec<u8>) -> Output {
-        let mut read = |wanted: Use| -> Vec<Buffer> {
-            let found = self.regions.iter().enumerate().filter(|(_, region)| region.use_ == wanted);
-            let dtype = if wanted == Use::Lse { Dtype::F32 } else { case.dtype };
-            found.map(|(index, region)| region.gathered(dtype, bytes(index))).collect()
+        let mut read = |wanted: TensorName| -> Vec<Buffer> {
+            let regions = self.regions.iter().enumerate();
+            let found = regions.filter_map(|(index, region)| Some((index, region.placement(wanted)?)));
+            let dtype = dtype_of(wanted, case);
+            found.map(|(index, place)| Region::gathered(place, dtype, bytes(index), self.poison)).collect()
         };
-        let [out, lse] = [Use::Out, Use::Lse].map(&mut read);
-        let [k_cache, v_cache] = [Use::KCache, Use::VCache]
+        let [out, lse] = [TensorName::Out, TensorName::Lse].map(&mut read);
+        let [k_cache, v_cache] = [TensorName::KCache, TensorName::VCache]
             .map(|cache| read(cache).pop().unwrap_or_else(|| unreachable!("every plan has both caches")));
         Output { out, lse, k_cache, v_cache }
+    }
+
+    /// What region `index` tells of a write between tensors, if there was one; `bytes` are its bytes after the run.
+    pub(super) fn stray(&self, case: &Case, index: usize, bytes: &[u8]) -> Option<Fault> {
+        let region = &self.regions[index];
+        let at = region.stray(case, bytes, self.poison)?;
+        let detail = format!("{} was changed at element {at}, which is of no tensor", region.name);
+        Some(Fault::new(FaultKind::GuardTouched, detail))
     }
 
     /// The first byte of region `index` that should have been written and was not: every element of an output.
@@ -191,12 +145,9 @@ impl Plan {
         first_clear: impl Fn(std::ops::Range<usize>) -> Option<usize>,
     ) -> Option<usize> {
         let region = &self.regions[index];
-        let size = match region.use_ {
-            Use::Out => case.dtype.size_bytes(),
-            Use::Lse => Dtype::F32.size_bytes(),
-            _ => return None,
-        };
-        match &region.placement {
+        let (name, placement) = region.tensors.first().filter(|(name, _)| is_output(*name))?;
+        let size = dtype_of(*name, case).size_bytes();
+        match placement {
             None => first_clear(0..region.size_bytes),
             Some(placement) => {
                 placement.ranges().into_iter().find_map(|range| first_clear(range.start * size..range.end * size))
@@ -207,47 +158,154 @@ impl Plan {
     /// The element of an output that a byte belongs to, such as `out[0, 3, 0]`.
     pub(super) fn element(&self, case: &Case, index: usize, byte: usize) -> String {
         let region = &self.regions[index];
-        let (layout, size) = match region.use_ {
-            Use::Lse => (case.lse_layout(), Dtype::F32.size_bytes()),
-            _ => (case.output_layout(), case.dtype.size_bytes()),
-        };
+        let Some((name, placement)) = region.tensors.first() else { return region.name.clone() };
+        let (layout, offset) = (layout_of(*name, case), byte / dtype_of(*name, case).size_bytes());
         let axes = layout.extents().len();
-        let placed = |placement: &Arc<Placement>| Some(placement.coordinate(byte / size)?[..axes].to_vec());
-        let at = region.placement.as_ref().map_or_else(|| layout.coordinate(byte / size), placed).unwrap_or_default();
+        let placed = |placement: &Arc<Placement>| Some(placement.coordinate(offset)?[..axes].to_vec());
+        let at = placement.as_ref().map_or_else(|| layout.coordinate(offset), placed).unwrap_or_default();
         format!("{}[{}]", region.name, at.iter().map(u64::to_string).collect::<Vec<_>>().join(", "))
     }
 }
 
-fn index_region(index: Index, kind: IndexType, case: &Case, step: u32) -> Result<Region, BackendError> {
-    let name = index.region_name();
-    let too_large = |n| BackendError::Launch(format!("{name}: expected numbers that fit into 32 bits, found {n}"));
-    let bytes = kind.bytes(&index.of(case, step)).map_err(too_large)?;
-    Ok(Region::new(name, bytes, Initialised::All, Use::Input))
+/// The tensors' contents that regions have not yet taken.
+struct Contents {
+    of_case: BTreeMap<TensorName, Buffer>,
+    steps: std::vec::IntoIter<StepInputs>,
+}
+
+impl Contents {
+    fn of(inputs: Inputs) -> Self {
+        let caches = [(TensorName::KCache, inputs.k_cache), (TensorName::VCache, inputs.v_cache)];
+        let of_case = caches.into_iter().chain(inputs.sinks.map(|sinks| (TensorName::Sinks, sinks))).collect();
+        Self { of_case, steps: inputs.steps.into_iter() }
+    }
+
+    fn next_step(&mut self) {
+        let Some(StepInputs { q, k_new, v_new, .. }) = self.steps.next() else { return };
+        self.of_case.extend([(TensorName::Q, q), (TensorName::KNew, k_new), (TensorName::VNew, v_new)]);
+    }
+}
+
+/// A plan under way.
+struct Building<'a> {
+    manifest: &'a Manifest,
+    case: &'a Case,
+    run: Option<Run>,
+    regions: Vec<Region>,
+}
+
+impl Building<'_> {
+    fn add(&mut self, region: Region) -> usize {
+        self.regions.push(region);
+        self.regions.len() - 1
+    }
+
+    fn array(&mut self, (index, kind, pages): Array, step: u32) -> Result<usize, BackendError> {
+        let name = index.region_name();
+        let too_large = |n| BackendError::Launch(format!("{name}: expected numbers that fit into 32 bits, found {n}"));
+        let bytes = kind.bytes(&index.of_pages(self.case, step, pages)).map_err(too_large)?;
+        Ok(self.add(Region::array(name, bytes)))
+    }
+
+    /// Adds the regions of the tensors that `wanted` picks, each with those that lie in its buffer.
+    fn tensors(
+        &mut self,
+        at: &mut StepRegions,
+        placements: &BTreeMap<TensorName, Arc<Placement>>,
+        mut contents: Option<&mut Contents>,
+        wanted: &dyn Fn(TensorName) -> bool,
+    ) {
+        let (manifest, case) = (self.manifest, self.case);
+        for name in TensorName::ALL {
+            let exists = match name {
+                TensorName::KNew | TensorName::VNew => case.features.append,
+                TensorName::Lse => manifest.lse.is_some(),
+                TensorName::Sinks => case.features.sinks,
+                _ => true,
+            };
+            if !exists || !wanted(name) || at.tensors.contains_key(&name) {
+                continue;
+            }
+            let shared = manifest.buffers.iter().position(|buffer| buffer.tensors.contains(&name));
+            let names = shared.map_or_else(|| vec![name], |index| manifest.buffers[index].tensors.clone());
+            let given = |name: TensorName| Given {
+                name,
+                len: layout_of(name, case).span(),
+                content: contents.as_deref_mut().and_then(|contents| contents.of_case.remove(&name)),
+                filled: self.filled(name),
+                placement: placements.get(&name).cloned(),
+            };
+            let given: Vec<Given> = names.iter().copied().map(given).collect();
+            let dtype = dtype_of(name, case);
+            let writable = is_output(name) || (case.features.append && is_cache(name));
+            let of = shared.map_or_else(|| name.to_string(), |index| manifest.buffers[index].name.clone());
+            let poison = self.run.map(|run| run.poison.bits(dtype));
+            let region = self.add(Region::tensors(&of, dtype, given, writable, poison));
+            at.buffers.extend(shared.map(|index| (index, region)));
+            for name in names {
+                let start = placements.get(&name).map_or(0, |placement| placement.start());
+                at.tensors.insert(name, (region, (start * dtype.size_bytes()) as u64));
+            }
+        }
+    }
+
+    fn filled(&self, name: TensorName) -> Filled {
+        let case = self.case;
+        match name {
+            // Nobody looks where a sketch is initialised.
+            TensorName::KCache | TensorName::VCache if self.run.is_none() => Filled::Nothing,
+            TensorName::KCache => Filled::Rows(case.cached_ranges(case.shape.head_dim, 0)),
+            TensorName::VCache => Filled::Rows(case.cached_ranges(case.shape.v_head_dim, 0)),
+            name if is_output(name) => Filled::Nothing,
+            _ => Filled::All,
+        }
+    }
+}
+
+fn is_cache(name: TensorName) -> bool {
+    matches!(name, TensorName::KCache | TensorName::VCache)
+}
+
+fn is_output(name: TensorName) -> bool {
+    matches!(name, TensorName::Out | TensorName::Lse)
+}
+
+fn dtype_of(name: TensorName, case: &Case) -> Dtype {
+    if matches!(name, TensorName::Lse | TensorName::Sinks) { Dtype::F32 } else { case.dtype }
+}
+
+/// This program's own layout of a tensor; of a cache what it takes, as one axis.
+fn layout_of(name: TensorName, case: &Case) -> Layout {
+    let shape = &case.shape;
+    match name {
+        TensorName::Q => case.query_layout(),
+        TensorName::KNew => case.new_token_layout(shape.head_dim),
+        TensorName::VNew => case.new_token_layout(shape.v_head_dim),
+        TensorName::KCache => Layout::strided(&[case.cache_map(shape.head_dim).span() as u64], &[1]),
+        TensorName::VCache => Layout::strided(&[case.cache_map(shape.v_head_dim).span() as u64], &[1]),
+        TensorName::Out => case.output_layout(),
+        TensorName::Lse => case.lse_layout(),
+        TensorName::Sinks => Layout::contiguous(&[shape.num_q_heads()]),
+    }
 }
 
 /// The addresses of each request's first row in a tensor.
 fn pointers_region(name: TensorName, region: usize, placement: Option<&Placement>, case: &Case) -> Region {
     let shape = &case.shape;
-    let size = if name == TensorName::Lse { Dtype::F32 } else { case.dtype }.size_bytes();
-    let row = |layout: crate::tensor::Layout| layout.strides()[0] as usize;
+    let size = dtype_of(name, case).size_bytes();
     let start = |request: usize| -> usize {
         let before = || shape.requests[..request].iter().map(|r| r.q_len as usize).sum::<usize>();
         match (name, placement) {
-            (TensorName::KCache, _) => case.cache_map(shape.head_dim).offset(request as u32, 0, 0),
-            (TensorName::VCache, _) => case.cache_map(shape.v_head_dim).offset(request as u32, 0, 0),
-            (_, Some(placement)) => placement.start(request),
-            (TensorName::KNew, None) => before() * row(case.new_token_layout(shape.head_dim)),
-            (TensorName::VNew, None) => before() * row(case.new_token_layout(shape.v_head_dim)),
-            (TensorName::Out, None) => before() * row(case.output_layout()),
-            (TensorName::Lse, None) => before() * row(case.lse_layout()),
-            (_, None) => before() * row(case.query_layout()),
+            (_, Some(placement)) => placement.start_of(request),
+            (TensorName::KCache, None) => case.cache_map(shape.head_dim).offset(request as u32, 0, 0),
+            (TensorName::VCache, None) => case.cache_map(shape.v_head_dim).offset(request as u32, 0, 0),
+            (_, None) => before() * layout_of(name, case).strides()[0] as usize,
         }
     };
     let requests = 0..shape.requests.len();
     let address = |request: usize| Address { at: 8 * request, region, offset: (start(request) * size) as u64 };
     let addresses = requests.clone().map(address).collect();
-    let name = format!("pointers of {name}");
-    Region { addresses, ..Region::new(&name, vec![0; 8 * requests.len()], Initialised::All, Use::Input) }
+    Region { addresses, ..Region::array(&format!("pointers of {name}"), vec![0; 8 * requests.len()]) }
 }
 
 /// Warps of all launches of every step.
@@ -255,7 +313,7 @@ pub(super) fn warps(manifest: &Manifest, case: &Case) -> Result<u64, ExprError> 
     let product = |dims: [u32; 3]| dims.iter().fold(1u64, |n, &dim| n.saturating_mul(u64::from(dim)));
     let mut warps = 0u64;
     for step in 0..case.steps {
-        let values = manifest::variables(&manifest.domain, case, step);
+        let values = manifest.variables(case, step);
         for launch in &manifest.launches {
             let of_block = product(dims(&launch.block, &values)?).div_ceil(32);
             warps = warps.saturating_add(product(dims(&launch.grid, &values)?).saturating_mul(of_block));

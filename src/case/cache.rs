@@ -280,6 +280,11 @@ impl CacheMap {
         Some([request, head, token, dim])
     }
 
+    /// Blocks (requests, pages, or all there is), heads, tokens of a block, elements of a row.
+    pub fn extents(&self) -> [u64; 4] {
+        self.extents
+    }
+
     /// Elements from one request's slots to the next one's, if every request has its own.
     pub fn request_stride(&self) -> Option<u64> {
         matches!(self.place, Place::Requests).then_some(self.block_stride)

@@ -1,6 +1,6 @@
 //! What holds of any text that is read as a manifest, for fuzz targets.
 
-use crate::backend::manifest::{Arg, Manifest, variables};
+use crate::backend::manifest::{Arg, Manifest};
 use crate::generate::Space;
 use std::path::Path;
 
@@ -36,10 +36,12 @@ fn evaluate(manifest: &Manifest) {
     for index in 0..CASES {
         let case = space.case_at(0, index);
         assert_eq!(space.domain().excludes(&case), None, "{case}");
-        let values = variables(&manifest.domain, &case, 0);
-        for (name, layout) in &manifest.layouts {
-            let _ = layout.place(*name, &case, &values);
+        let all: Vec<Vec<f64>> = (0..case.steps).map(|step| manifest.variables(&case, step)).collect();
+        for (name, place) in manifest.placements(&case, &all).into_iter().flatten().flatten() {
+            let (ends, elements) = (place.end(), place.offsets().count());
+            assert!(place.offsets().all(|offset| offset < ends) && elements == place.len(), "{name} of {case}");
         }
+        let values = all.into_iter().next().unwrap_or_default();
         for launch in &manifest.launches {
             let _ = launch.entry.of(case.dtype, &values);
             let exprs = launch.grid.iter().chain(&launch.block).chain(&launch.cluster).chain([&launch.shared_bytes]);

@@ -12,8 +12,15 @@ thread_local! {
     static PLACE: Cell<Option<String>> = const { Cell::new(None) };
 }
 
+/// A panic that was caught.
+pub(super) struct Panic {
+    /// `file:line`, where it is known.
+    pub(super) place: Option<String>,
+    pub(super) message: String,
+}
+
 /// Runs `what`; if it panics, gives the place and the message. Other threads' panics are told as they always were.
-pub(super) fn caught<T>(what: impl FnOnce() -> T) -> Result<T, String> {
+pub(super) fn caught<T>(what: impl FnOnce() -> T) -> Result<T, Panic> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let before = panic::take_hook();
@@ -26,10 +33,7 @@ pub(super) fn caught<T>(what: impl FnOnce() -> T) -> Result<T, String> {
     let outer = CATCHES.replace(true);
     let result = panic::catch_unwind(AssertUnwindSafe(what));
     CATCHES.set(outer);
-    result.map_err(|payload| {
-        let place = PLACE.take().unwrap_or_else(|| "an unknown place".into());
-        format!("{place}: {}", text(&*payload))
-    })
+    result.map_err(|payload| Panic { place: PLACE.take(), message: text(&*payload).to_owned() })
 }
 
 fn note(info: &PanicHookInfo<'_>) {

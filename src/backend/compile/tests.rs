@@ -5,7 +5,7 @@ use super::*;
 use crate::backend::CompileJob;
 
 fn spec() -> CompileSpec {
-    CompileSpec { arch: "compute_75".to_owned(), options: vec!["-lineinfo".to_owned()], ..CompileSpec::default() }
+    CompileSpec { arch: Some("compute_75".to_owned()), options: vec!["-lineinfo".to_owned()], ..CompileSpec::default() }
 }
 
 fn edit(find: &str, replace: &str) -> Edit {
@@ -118,14 +118,14 @@ fn an_edit_changes_the_file_it_names_and_no_other() {
 
 #[test]
 fn the_hash_is_fnv_1a() {
-    let spec = CompileSpec { arch: String::new(), ..CompileSpec::default() };
+    let spec = CompileSpec { arch: Some(String::new()), ..CompileSpec::default() };
     let source_hash = |text: &str, spec: &CompileSpec| source_hash(&Source::of("k.cu", text), spec);
     // FNV-1a of the three bytes `a`, 0, 0, from the published definition.
     let expected = [b'a', 0, 0]
         .iter()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     assert_eq!(source_hash("a", &spec), expected);
-    let moved = CompileSpec { arch: "a".to_owned(), ..spec.clone() };
+    let moved = CompileSpec { arch: Some("a".to_owned()), ..spec.clone() };
     assert_ne!(source_hash("a", &spec), source_hash("", &moved), "fields must not run into each other");
 }
 
@@ -146,7 +146,7 @@ fn a_changed_source_is_stale_without_a_compiler() {
         |source: &str, spec: &CompileSpec| check(&ptx, &Source::of("k.cu", source), spec, Err(&none)).unwrap();
     assert_eq!(verdict("old", &spec()), Freshness::SourceMatches(NotCompared::NoCompiler(none.clone())));
     assert!(matches!(verdict("new", &spec()), Freshness::SourceChanged { .. }));
-    let elsewhere = CompileSpec { arch: "compute_90".to_owned(), ..spec() };
+    let elsewhere = CompileSpec { arch: Some("compute_90".to_owned()), ..spec() };
     assert!(matches!(verdict("old", &elsewhere), Freshness::SourceChanged { .. }));
     let unstamped = check(".version 8.4\n", &Source::of("k.cu", "old"), &spec(), Err(&none)).unwrap();
     assert_eq!(unstamped, Freshness::Unstamped);
@@ -224,4 +224,25 @@ fn any_release_compiles_the_kernel() {
         assert!(ptx.contains(&format!(".visible .entry {entry}(")), "no {entry}");
     }
     assert!(ptx.contains("\t.file\t1 \"kernel.cu\""), "the source's folder is still named");
+}
+
+#[test]
+fn a_device_gets_code_of_its_own_architecture_if_nvrtc_knows_it() {
+    let known = [52, 75, 80, 86, 89, 90];
+    for (capability, arch) in [
+        ((9, 0), "compute_90a"),
+        ((8, 6), "compute_86"),
+        ((8, 7), "compute_86"),
+        ((8, 0), "compute_80"),
+        ((7, 5), "compute_75"),
+        // Newer than the compiler: the device takes what is older, without what was of that one alone.
+        ((12, 0), "compute_90"),
+        ((5, 0), "compute_80"),
+    ] {
+        assert_eq!(arch_for(capability, &known), arch);
+    }
+    assert_eq!(arch_for((12, 0), &[90, 100, 120]), "compute_120a");
+    assert_eq!(arch_for((9, 0), &[]), "compute_80");
+    let stated = CompileSpec { arch: Some("compute_75".into()), ..CompileSpec::default() };
+    assert_eq!((stated.arch(), CompileSpec::default().arch()), ("compute_75", "compute_80"));
 }

@@ -26,18 +26,27 @@ pub struct Pointer {
 }
 
 /// What an address is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Memory {
     /// Nothing: the address is 0.
     Null,
     /// A tensor; nothing where the case has no such sinks.
     Tensor(TensorName),
+    /// What several tensors lie in, with this place in [`Manifest::buffers`](super::Manifest::buffers).
+    Buffer(usize),
     /// An array that follows from the lengths of the requests, or from where their tokens are in pages.
-    Index(Index, IndexType),
+    Index(Index, IndexType, PagesOf),
     /// An array of addresses: for each request that of its first row in the tensor.
     Pointers(TensorName),
     /// The workspace with this place in [`Manifest::workspaces`](super::Manifest::workspaces).
     Workspace(usize),
+}
+
+impl Memory {
+    /// What it holds, if it is an array of whole numbers.
+    pub(in crate::backend) fn array(&self) -> Option<(Index, IndexType, PagesOf)> {
+        if let Self::Index(index, kind, pages) = *self { Some((index, kind, pages)) } else { None }
+    }
 }
 
 /// A struct as C lays it out, or as the manifest places its fields.
@@ -77,6 +86,17 @@ pub enum Index {
     LastPageLen,
     /// For each new token of the step its slot: page times page size and the place in the page.
     SlotMapping,
+}
+
+/// Whose pages a block table names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PagesOf {
+    /// The key cache's; also the value cache's, unless those are its own.
+    #[default]
+    K,
+    /// The value cache's own.
+    V,
 }
 
 /// Type of an array's numbers.
@@ -127,6 +147,11 @@ impl Index {
         Self::TABLES.contains(&self)
     }
 
+    /// Whether it names pages, not only counts them.
+    pub fn names_pages(self) -> bool {
+        self.finds_tokens() || self == Self::SlotMapping
+    }
+
     /// Whether it is the same in each step of a case.
     pub fn is_constant(self) -> bool {
         matches!(self, Self::Padded | Self::PaddedSlots)
@@ -139,6 +164,19 @@ impl Index {
 
     /// What it holds at `step`. A table of a case without pages is empty.
     pub fn of(self, case: &Case, step: u32) -> Vec<i64> {
+        self.of_pages(case, step, PagesOf::K)
+    }
+
+    /// The same of a value cache that has pages of its own: the last where keys have the first.
+    pub fn of_pages(self, case: &Case, step: u32, pages: PagesOf) -> Vec<i64> {
+        let table = || {
+            let mut table = case.block_table();
+            if pages == PagesOf::V {
+                let last = (case.num_pages() as u32).wrapping_sub(1);
+                table.iter_mut().flatten().for_each(|page| *page = last - *page);
+            }
+            table
+        };
         let requests = 0..case.shape.requests.len();
         let each = |len: &dyn Fn(usize) -> u32| requests.clone().map(|r| i64::from(len(r))).collect::<Vec<i64>>();
         let sums = |lens: Vec<i64>| -> Vec<i64> {
@@ -166,11 +204,11 @@ impl Index {
                     let pages = row.iter().map(|&page| i64::from(page) * factor).collect::<Vec<_>>();
                     pages.into_iter().chain(std::iter::repeat(none)).take(row_len).collect::<Vec<_>>()
                 };
-                case.block_table().iter().flat_map(row).collect()
+                table().iter().flat_map(row).collect()
             }
             Self::PagesIndptr => sums(each(&pages_of)),
             Self::PagesIndices => {
-                let table = case.block_table();
+                let table = table();
                 let used = |r: usize| table[r][..pages_of(r) as usize].iter().map(|&page| i64::from(page));
                 requests.flat_map(used).collect()
             }
@@ -179,7 +217,7 @@ impl Index {
                 pages => case.kv_len_at(r, step) - (pages - 1) * page_size,
             }),
             Self::SlotMapping => {
-                let table = case.block_table();
+                let table = table();
                 let slot = |r: usize, token: u32| {
                     i64::from(table[r][(token / page_size) as usize]) * i64::from(page_size)
                         + i64::from(token % page_size)

@@ -1,16 +1,21 @@
-//! How the tensors of a step lie in memory, where not as this program has them.
+//! How tensors lie in memory, where not as this program has them.
 
-use crate::case::{Case, MAX_TENSOR_ELEMENTS, TensorName};
+mod placement;
+
+pub use placement::Placement;
+
+use crate::case::{Case, MAX_TENSOR_ELEMENTS, StorageKind, TensorName};
 use crate::expr::{Expr, ExprError};
-use crate::tensor::{self, Layout};
-use std::ops::Range;
+use std::fmt;
 
-/// An axis of a step's tensor.
+/// An axis of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Axis {
-    /// The request; with it the token axis counts a request's tokens, up to the longest.
+    /// The request. Of a step's tensor, with it the token axis counts a request's tokens, up to the longest.
     Request,
-    /// The token; without a request axis those of all requests in a row.
+    /// The page of a paged cache.
+    Page,
+    /// The token: of all requests in a row, or of a request or page where there is such an axis.
     Token,
     /// The head.
     Head,
@@ -20,12 +25,13 @@ pub enum Axis {
 
 impl Axis {
     /// Every axis.
-    pub const ALL: [Self; 4] = [Self::Request, Self::Token, Self::Head, Self::Dim];
+    pub const ALL: [Self; 5] = [Self::Request, Self::Page, Self::Token, Self::Head, Self::Dim];
 
     /// Its name in a manifest.
     pub fn name(self) -> &'static str {
         match self {
             Self::Request => "request",
+            Self::Page => "page",
             Self::Token => "token",
             Self::Head => "head",
             Self::Dim => "dim",
@@ -33,21 +39,64 @@ impl Axis {
     }
 }
 
-/// What a manifest says of a tensor's layout.
+/// What a manifest says of a tensor's layout: dimensions in memory, the outermost first.
+#[derive(Clone, Debug, Default)]
+pub struct TensorLayout {
+    /// Elements of its buffer before it.
+    pub at: Option<Expr>,
+    /// The dimensions.
+    pub dimensions: Vec<Dimension>,
+}
+
+/// A dimension in memory.
 #[derive(Clone, Debug)]
-pub enum TensorLayout {
-    /// Axes from the outermost to the innermost, without gaps.
-    Order(Vec<Axis>),
-    /// The stride of each axis in elements.
-    Strides(Vec<(Axis, Expr)>),
+pub struct Dimension {
+    /// What of the tensor lies along it.
+    pub along: Along,
+    /// How many there are, if more than the tensor has.
+    pub of: Option<Expr>,
+    /// Elements from one to the next; absent: what the dimensions behind it take.
+    pub stride: Option<Expr>,
+}
+
+/// What of a tensor lies along a dimension.
+#[derive(Clone, Debug)]
+pub enum Along {
+    /// An axis, or the places in a group where another dimension has the axis in groups.
+    Axis(Axis),
+    /// Groups of so many of an axis.
+    Groups(Axis, Expr),
+    /// The tensor is at this place of a dimension that it shares with others.
+    Place(Expr),
+}
+
+/// Tensors that lie in one buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedBuffer {
+    /// Its name in arguments and reports.
+    pub name: String,
+    /// What is in it.
+    pub tensors: Vec<TensorName>,
 }
 
 /// Why a tensor can't lie as the manifest says.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum LayoutError {
-    /// A stride has no legal value.
+    /// A number of it has no legal value.
     #[error("layout.{0}: {1}")]
-    Stride(TensorName, ExprError),
+    Number(TensorName, ExprError),
+    /// A dimension has no room for what lies along it.
+    #[error("layout.{tensor}: expected a dimension of at least {least} for {along}, found {found}")]
+    Narrow {
+        /// The tensor.
+        tensor: TensorName,
+        /// What lies along it.
+        along: String,
+        /// What it takes.
+        least: u64,
+        /// Its length.
+        found: u64,
+    },
     /// Two elements at one address, as far as can be told.
     #[error("layout.{tensor}: expected a stride of {axis} of at least {least}, past what is inside, found {found}")]
     Overlap {
@@ -60,205 +109,229 @@ pub enum LayoutError {
         /// Its stride.
         found: u64,
     },
+    /// Two tensors of a buffer at one address.
+    #[error("layout.{buffer}: expected {first} and {second} beside each other, found element {at} in both")]
+    Shared {
+        /// The buffer.
+        buffer: String,
+        /// One of them.
+        first: TensorName,
+        /// The other.
+        second: TensorName,
+        /// The first element that is of both, counted from the buffer's start.
+        at: usize,
+    },
     /// More than a tensor may have.
     #[error("layout.{0}: expected at most {MAX_TENSOR_ELEMENTS} elements, gaps included, found more")]
     TooLarge(TensorName),
+    /// The cache moves between steps.
+    #[error("layout.{0}: expected the same in each step, found another in step {1}")]
+    Moves(TensorName, u32),
 }
 
-/// Where the elements of a tensor are, for one case and step.
-#[derive(Clone, Debug)]
-pub struct Placement {
-    /// `[request, token, head, dim]`; one request if its tokens are in a row.
-    layout: Layout,
-    /// Tokens of each request.
-    q_lens: Vec<u32>,
-    by_request: bool,
+/// A layout in numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::backend) struct Resolved {
+    /// Elements before the tensor.
+    start: u64,
+    strides: Vec<Stride>,
+}
+
+/// What an index along an axis adds to an element's place: `index / per % count * stride`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stride {
+    axis: Axis,
+    per: u64,
+    count: u64,
+    stride: u64,
+}
+
+/// Extents of a tensor along [`Axis::ALL`].
+type Extents = [u64; Axis::ALL.len()];
+
+/// Those of `tensor` in a case. A step's tensor has requests only where its layout has; a cache has what its storage has.
+fn extents(tensor: TensorName, case: &Case, by_request: bool) -> Extents {
+    let shape = &case.shape;
+    let longest = || shape.requests.iter().map(|r| r.q_len).max().unwrap_or(0);
+    let (requests, tokens) = if by_request { (shape.batch(), longest()) } else { (1, shape.total_q_len()) };
+    let of_step = |heads: u32, dim: u32| [requests, 1, tokens, heads, dim].map(u64::from);
+    let of_cache = |dim: u32| {
+        let [blocks, heads, tokens, dim] = case.cache_map(dim).extents();
+        let paged = case.cache.storage.kind() == StorageKind::Paged;
+        let (requests, pages) = if paged { (1, blocks) } else { (blocks, 1) };
+        [requests, pages, tokens, heads, dim]
+    };
+    match tensor {
+        TensorName::KNew => of_step(shape.num_kv_heads, shape.head_dim),
+        TensorName::VNew => of_step(shape.num_kv_heads, shape.v_head_dim),
+        TensorName::KCache => of_cache(shape.head_dim),
+        TensorName::VCache => of_cache(shape.v_head_dim),
+        TensorName::Lse | TensorName::Sinks => of_step(shape.num_q_heads(), 1),
+        TensorName::Out => of_step(shape.num_q_heads(), shape.v_head_dim),
+        TensorName::Q => of_step(shape.num_q_heads(), shape.head_dim),
+    }
 }
 
 impl TensorLayout {
-    /// The layout for a case, where `values` are those of the expressions' variables.
+    /// Where the elements are in a case, where `values` are those of the expressions' variables.
     pub fn place(&self, tensor: TensorName, case: &Case, values: &[f64]) -> Result<Placement, LayoutError> {
-        let shape = &case.shape;
-        let q_lens: Vec<u32> = shape.requests.iter().map(|r| r.q_len).collect();
-        let by_request = self.axes().contains(&Axis::Request);
-        let (heads, dim) = match tensor {
-            TensorName::KNew => (shape.num_kv_heads, shape.head_dim),
-            TensorName::VNew => (shape.num_kv_heads, shape.v_head_dim),
-            TensorName::Lse => (shape.num_q_heads(), 1),
-            TensorName::Out => (shape.num_q_heads(), shape.v_head_dim),
-            _ => (shape.num_q_heads(), shape.head_dim),
-        };
-        let (requests, tokens) = if by_request {
-            (shape.batch(), q_lens.iter().copied().max().unwrap_or(0))
-        } else {
-            (1, shape.total_q_len())
-        };
-        let extents = [requests, tokens, heads, dim].map(u64::from);
-        let strides = self.strides(extents, values).map_err(|error| LayoutError::Stride(tensor, error))?;
-        check(tensor, extents, strides)?;
-        Ok(Placement { layout: Layout::strided(&extents, &strides), q_lens, by_request })
+        let by_request = self.has(Axis::Request);
+        let extents = extents(tensor, case, by_request);
+        let resolved = self.resolve(tensor, extents, values)?;
+        resolved.check(tensor, extents)?;
+        Ok(Placement::new(tensor, case, by_request, resolved.start, |axis| resolved.along(axis, extents)))
     }
 
-    fn axes(&self) -> Vec<Axis> {
-        match self {
-            Self::Order(axes) => axes.clone(),
-            Self::Strides(strides) => strides.iter().map(|(axis, _)| *axis).collect(),
-        }
+    /// Whether some dimension has the axis.
+    pub fn has(&self, axis: Axis) -> bool {
+        self.axes().any(|(found, _)| found == axis)
     }
 
-    /// In the order of [`Axis::ALL`].
-    fn strides(&self, extents: [u64; 4], values: &[f64]) -> Result<[u64; 4], ExprError> {
-        let mut strides = [0; 4];
-        match self {
-            Self::Order(axes) => {
-                let mut stride = 1u64;
-                for &axis in axes.iter().rev() {
-                    strides[axis as usize] = stride;
-                    stride = stride.saturating_mul(extents[axis as usize]);
-                }
-            }
-            Self::Strides(given) => {
-                for (axis, expr) in given {
-                    strides[*axis as usize] = expr.whole(values, 0, MAX_TENSOR_ELEMENTS as i64)? as u64;
-                }
-            }
-        }
-        Ok(strides)
-    }
-}
-
-/// Axes must nest: each step along one leaps over all that is inside of it.
-fn check(tensor: TensorName, extents: [u64; 4], strides: [u64; 4]) -> Result<(), LayoutError> {
-    let mut axes: Vec<usize> = (0..4).filter(|&axis| extents[axis] > 1).collect();
-    axes.sort_by_key(|&axis| strides[axis]);
-    let mut span = 1u64;
-    for axis in axes {
-        if strides[axis] < span {
-            let (axis, found) = (Axis::ALL[axis].name(), strides[axis]);
-            return Err(LayoutError::Overlap { tensor, axis, least: span, found });
-        }
-        span = (extents[axis] - 1)
-            .checked_mul(strides[axis])
-            .and_then(|n| n.checked_add(span))
-            .filter(|&n| n <= MAX_TENSOR_ELEMENTS)
-            .ok_or(LayoutError::TooLarge(tensor))?;
-    }
-    Ok(())
-}
-
-impl Placement {
-    /// Elements from the first to one past the last, gaps included.
-    pub fn span(&self) -> usize {
-        self.layout.span()
+    /// Whether some dimension has the axis, or the places in its groups.
+    pub(super) fn has_whole(&self, axis: Axis) -> bool {
+        self.axes().any(|found| found == (axis, false))
     }
 
-    /// Where each element is, in the order of this program's own layout: `[token, head, dim]`, dense.
-    pub fn offsets(&self) -> impl Iterator<Item = usize> {
-        let [_, tokens, heads, dim] = self.extents();
-        let by_request = self.by_request;
-        let own = move |request: usize| if by_request { u64::from(self.q_lens[request]) } else { tokens };
-        let requests = if by_request { self.q_lens.len() } else { 1 };
-        let places = (0..requests).flat_map(move |r| (0..own(r)).map(move |token| (r as u64, token)));
-        places.flat_map(move |(request, token)| {
-            let rows = (0..heads).flat_map(move |head| (0..dim).map(move |element| (head, element)));
-            rows.map(move |(head, element)| self.layout.offset(&[request, token, head, element]))
+    /// The axes of its dimensions, and whether in groups.
+    pub(super) fn axes(&self) -> impl Iterator<Item = (Axis, bool)> {
+        self.dimensions.iter().filter_map(|dimension| match dimension.along {
+            Along::Axis(axis) => Some((axis, false)),
+            Along::Groups(axis, _) => Some((axis, true)),
+            Along::Place(_) => None,
         })
     }
 
-    /// Ranges of elements, ascending.
-    pub fn ranges(&self) -> Vec<Range<usize>> {
-        let mut offsets: Vec<usize> = self.offsets().collect();
-        offsets.sort_unstable();
-        let mut ranges: Vec<Range<usize>> = Vec::new();
-        for offset in offsets {
-            match ranges.last_mut() {
-                Some(last) if last.end == offset => last.end += 1,
-                _ => ranges.push(offset..offset + 1),
+    /// The layout in numbers for a case.
+    pub(in crate::backend) fn numbers(
+        &self,
+        tensor: TensorName,
+        case: &Case,
+        values: &[f64],
+    ) -> Result<Resolved, LayoutError> {
+        self.resolve(tensor, extents(tensor, case, self.has(Axis::Request)), values)
+    }
+
+    fn resolve(&self, tensor: TensorName, extents: Extents, values: &[f64]) -> Result<Resolved, LayoutError> {
+        let number = |expr: &Expr, low: i64| {
+            let whole = expr.whole(values, low, MAX_TENSOR_ELEMENTS as i64);
+            whole.map(|n| n as u64).map_err(|error| LayoutError::Number(tensor, error))
+        };
+        // Of each axis how many make a group, where there are groups.
+        let mut groups = [u64::MAX; Axis::ALL.len()];
+        for dimension in &self.dimensions {
+            if let Along::Groups(axis, size) = &dimension.along {
+                groups[*axis as usize] = number(size, 1)?;
             }
         }
-        ranges
-    }
-
-    /// The first element of a request.
-    pub fn start(&self, request: usize) -> usize {
-        let [request_stride, token_stride] = [self.layout.strides()[0], self.layout.strides()[1]];
-        let before: u64 = self.q_lens[..request].iter().map(|&n| u64::from(n)).sum();
-        (if self.by_request { request as u64 * request_stride } else { before * token_stride }) as usize
-    }
-
-    /// `[token, head, dim]` of the element at an offset; nothing for a gap. For messages.
-    pub fn coordinate(&self, offset: usize) -> Option<[u64; 3]> {
-        let [request, token, head, dim] = self.layout.coordinate(offset)?.try_into().ok()?;
-        let before: u64 = self.q_lens.iter().take(request as usize).map(|&n| u64::from(n)).sum();
-        Some([before + token, head, dim])
-    }
-
-    fn extents(&self) -> [u64; 4] {
-        tensor_extents(&self.layout)
+        let mut start = self.at.as_ref().map_or(Ok(0), |at| number(at, 0))?;
+        let (mut strides, mut inside) = (Vec::new(), 1u64);
+        for dimension in self.dimensions.iter().rev() {
+            let stride = dimension.stride.as_ref().map_or(Ok(inside), |stride| number(stride, 0))?;
+            let least = match &dimension.along {
+                Along::Axis(axis) => {
+                    let (extent, group) = (extents[*axis as usize], groups[*axis as usize]);
+                    strides.push(Stride { axis: *axis, per: 1, count: group, stride });
+                    if group == u64::MAX { extent } else { group }
+                }
+                Along::Groups(axis, _) => {
+                    let per = groups[*axis as usize];
+                    strides.push(Stride { axis: *axis, per, count: u64::MAX, stride });
+                    extents[*axis as usize].div_ceil(per)
+                }
+                Along::Place(place) => {
+                    let place = number(place, 0)?;
+                    start = start.saturating_add(place.saturating_mul(stride));
+                    place + 1
+                }
+            };
+            let length = dimension.of.as_ref().map_or(Ok(least), |of| number(of, 0))?;
+            if length < least {
+                let along = dimension.along.to_string();
+                return Err(LayoutError::Narrow { tensor, along, least, found: length });
+            }
+            inside = stride.saturating_mul(length);
+        }
+        Ok(Resolved { start, strides })
     }
 }
 
-fn tensor_extents(layout: &tensor::Layout) -> [u64; 4] {
-    let mut extents = [1; 4];
-    extents.copy_from_slice(layout.extents());
-    extents
+impl Resolved {
+    /// What each index along an axis adds.
+    fn along(&self, axis: Axis, extents: Extents) -> Vec<u64> {
+        let strides = || self.strides.iter().filter(|stride| stride.axis == axis);
+        (0..extents[axis as usize]).map(|i| strides().map(|s| i / s.per % s.count * s.stride).sum()).collect()
+    }
+
+    /// Elements from one to the next along an axis; nothing if it is in groups, or the layout has it not.
+    pub(super) fn stride(&self, axis: Axis) -> Option<u64> {
+        let mut strides = self.strides.iter().filter(|stride| stride.axis == axis);
+        strides.next().filter(|stride| stride.per == 1 && stride.count == u64::MAX).map(|stride| stride.stride)
+    }
+
+    /// Elements of its buffer before the tensor.
+    pub(in crate::backend) fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Elements from one to the next of each dimension, the largest first.
+    pub(in crate::backend) fn text(&self) -> String {
+        let mut strides: Vec<&Stride> = self.strides.iter().collect();
+        strides.sort_by_key(|stride| std::cmp::Reverse(stride.stride));
+        let text = |s: &&Stride| match s.per {
+            1 => format!("{} {}", s.axis.name(), s.stride),
+            per => format!("{} / {per} {}", s.axis.name(), s.stride),
+        };
+        strides.iter().map(text).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Axes must nest: each step along one leaps over all that is inside of it.
+    fn check(&self, tensor: TensorName, extents: Extents) -> Result<(), LayoutError> {
+        let mut span = self.start.checked_add(1).filter(|&n| n <= MAX_TENSOR_ELEMENTS);
+        let extent = |s: &Stride| extents[s.axis as usize].div_ceil(s.per).min(s.count);
+        let mut strides: Vec<(u64, &Stride)> = self.strides.iter().map(|s| (extent(s), s)).collect();
+        strides.retain(|&(extent, _)| extent > 1);
+        strides.sort_by_key(|(_, s)| s.stride);
+        for (extent, Stride { axis, stride, .. }) in strides {
+            let inside = span.ok_or(LayoutError::TooLarge(tensor))?;
+            let least = inside - self.start;
+            if *stride < least {
+                return Err(LayoutError::Overlap { tensor, axis: axis.name(), least, found: *stride });
+            }
+            span = (extent - 1).checked_mul(*stride).and_then(|n| n.checked_add(inside));
+            span = span.filter(|&n| n <= MAX_TENSOR_ELEMENTS);
+        }
+        span.map(|_| ()).ok_or(LayoutError::TooLarge(tensor))
+    }
+}
+
+impl SharedBuffer {
+    /// Its tensors must not overlap; `place` tells where they are.
+    pub fn check<'p>(&self, place: impl Fn(TensorName) -> Option<&'p Placement>) -> Result<(), LayoutError> {
+        let ranges = |&name: &TensorName| {
+            let ranges = place(name).map(Placement::ranges).unwrap_or_default();
+            ranges.into_iter().map(move |range| (range, name))
+        };
+        let mut all: Vec<_> = self.tensors.iter().flat_map(ranges).collect();
+        all.sort_unstable_by_key(|(range, _)| range.start);
+        match all.windows(2).find(|pair| pair[1].0.start < pair[0].0.end) {
+            None => Ok(()),
+            Some(pair) => {
+                let (first, second, at) = (pair[0].1, pair[1].1, pair[1].0.start);
+                Err(LayoutError::Shared { buffer: self.name.clone(), first, second, at })
+            }
+        }
+    }
+}
+
+impl fmt::Display for Along {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Axis(axis) => f.write_str(axis.name()),
+            Self::Groups(axis, size) => write!(f, "{} / {size}", axis.name()),
+            Self::Place(place) => write!(f, "{place}"),
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeSet;
-
-    fn case() -> Case {
-        "kv=2 g=3 d=5 dtype=f16 scale=1 values=flat:0 past=3,0,7 q=2,0,4 cache=hnd:11".parse().unwrap()
-    }
-
-    fn strides(texts: [(Axis, &str); 3]) -> TensorLayout {
-        TensorLayout::Strides(texts.map(|(axis, text)| (axis, Expr::parse(text, &[]).unwrap())).into())
-    }
-
-    #[test]
-    fn every_order_places_each_element_once() {
-        use Axis::{Dim, Head, Request, Token};
-        for order in [
-            vec![Token, Head, Dim],
-            vec![Head, Token, Dim],
-            vec![Dim, Head, Token],
-            vec![Request, Head, Token, Dim],
-            vec![Request, Token, Head, Dim],
-            vec![Head, Request, Dim, Token],
-        ] {
-            let by_request = order.contains(&Request);
-            let placement = TensorLayout::Order(order).place(TensorName::Q, &case(), &[]).unwrap();
-            let offsets: Vec<usize> = placement.offsets().collect();
-            let unique: BTreeSet<usize> = offsets.iter().copied().collect();
-            assert_eq!((offsets.len(), unique.len()), (6 * 6 * 5, 6 * 6 * 5));
-            assert_eq!(placement.span(), if by_request { 3 * 4 * 6 * 5 } else { 6 * 6 * 5 });
-            assert!(unique.iter().all(|&offset| offset < placement.span()));
-            assert_eq!(placement.ranges().iter().map(|range| range.len()).sum::<usize>(), offsets.len());
-            for (element, &offset) in offsets.iter().enumerate() {
-                let at = [element / 30, element / 5 % 6, element % 5].map(|n| n as u64);
-                assert_eq!(placement.coordinate(offset), Some(at));
-            }
-            assert_eq!(placement.start(2), offsets[2 * 30]);
-        }
-        let dense = TensorLayout::Order(vec![Token, Head, Dim]).place(TensorName::Q, &case(), &[]).unwrap();
-        assert!(dense.offsets().eq(0..180));
-    }
-
-    #[test]
-    fn strides_that_overlap_are_told_and_gaps_are_not() {
-        let place = |token, head, dim| {
-            let layout = strides([(Axis::Token, token), (Axis::Head, head), (Axis::Dim, dim)]);
-            layout.place(TensorName::Out, &case(), &[])
-        };
-        assert_eq!(place("40", "6", "1").unwrap().span(), 5 * 40 + 5 * 6 + 5);
-        assert_eq!(place("30", "5", "1").unwrap().ranges().as_slice(), std::slice::from_ref(&(0..180)));
-        let overlap = |axis, least, found| Some(LayoutError::Overlap { tensor: TensorName::Out, axis, least, found });
-        assert_eq!(place("30", "4", "1").err(), overlap("head", 5, 4));
-        assert_eq!(place("29", "5", "1").err(), overlap("token", 30, 29));
-        assert_eq!(place("0", "5", "1").err(), overlap("token", 1, 0));
-        assert_eq!(place("2147483648", "5", "1").err(), Some(LayoutError::TooLarge(TensorName::Out)));
-        assert!(matches!(place("30", "5", "1 / 2"), Err(LayoutError::Stride(..))));
-    }
-}
+mod tests;

@@ -6,20 +6,22 @@
 mod arg;
 mod code;
 mod domain;
+mod layout;
 
 pub(super) use domain::knob_settings;
 
 use super::{
-    Axis, Define, Initial, Launch, Lse, Manifest, ManifestError, Memory, TensorLayout, VARIABLES, Workspace,
-    WorkspaceType, line_of, one_line,
+    Define, Initial, Launch, Lse, Manifest, ManifestError, Memory, PagesOf, VARIABLES, Workspace, WorkspaceType,
+    line_of, one_line,
 };
 use crate::bound::Contract;
 use crate::case::{Domain, KnobName, Relation, TensorName};
 use crate::expr::{Expr, ExprError};
 use crate::float::Dtype;
-use arg::{RawArg, check_arg};
+use arg::{Named, RawArg, check_arg};
 use code::{Keys, RawCompile, entry_name};
 use domain::{check_domain, check_knob};
+use layout::RawLayout;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -90,14 +92,6 @@ enum InitNumber {
     Ones,
     #[serde(rename = "-inf")]
     MinusInfinity,
-}
-
-/// A tensor's axes from the outermost to the innermost, or the stride of each.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected an order such as \"head, token, dim\" or a stride for each axis")]
-enum RawLayout {
-    Order(String),
-    Strides(BTreeMap<String, String>),
 }
 
 #[derive(Deserialize)]
@@ -180,14 +174,17 @@ impl Raw {
             compile: self.compile.as_ref(),
         };
         let (compile, defines) = code::check(reader, &keys, &self.domain.dtype)?;
-        let launches = self.launch.into_iter().map(|launch| launch.check(reader, &workspaces, &defines));
+        domain::check_cache(reader, &self.domain)?;
+        let (layouts, buffers) = layout::check(reader, &self.domain, &self.layout)?;
+        let launches = self
+            .launch
+            .into_iter()
+            .map(|launch| launch.check(reader, &Named { workspaces: &workspaces, buffers: &buffers }, &defines));
         let launches = launches.collect::<Result<Vec<_>, _>>()?;
         if launches.is_empty() {
             return Err(reader.error(&(0..0), "launch", "expected at least one launch, found none"));
         }
         check_domain(reader, &self.domain, &launches)?;
-        let layouts = self.layout.iter().map(|(name, layout)| tensor_layout(reader, name, layout));
-        let layouts = layouts.collect::<Result<_, _>>()?;
         let is_lse = |memory: &Memory| matches!(memory, Memory::Tensor(name) | Memory::Pointers(name) if *name == TensorName::Lse);
         let has_lse = launches.iter().flat_map(|l| &l.args).any(|arg| arg.takes(is_lse));
         match (self.lse.is_some(), has_lse) {
@@ -200,6 +197,8 @@ impl Raw {
             }
             _ => {}
         }
+        let is_of_v = |memory: &Memory| matches!(memory, Memory::Index(_, _, PagesOf::V));
+        let v_pages = launches.iter().flat_map(|l| &l.args).any(|arg| arg.takes(is_of_v));
         Ok(Manifest {
             name: self.name.into_inner(),
             summary: self.summary,
@@ -212,10 +211,12 @@ impl Raw {
             numerics,
             numerics_stated,
             layouts,
+            buffers,
             exact_relations: self.relations.exact,
             lse: self.lse,
             workspaces,
             launches,
+            v_pages,
         })
     }
 }
@@ -254,52 +255,12 @@ fn workspaces(reader: &Reader<'_>, raw: Vec<RawWorkspace>) -> Result<Vec<Workspa
     Ok(workspaces)
 }
 
-/// Where a tensor of a step lies.
-fn tensor_layout(
-    reader: &Reader<'_>,
-    name: &str,
-    layout: &RawLayout,
-) -> Result<(TensorName, TensorLayout), ManifestError> {
-    const TENSORS: [TensorName; 5] =
-        [TensorName::Q, TensorName::KNew, TensorName::VNew, TensorName::Out, TensorName::Lse];
-    let error = |message: String| reader.error_at(&["layout", name], message);
-    let Some(tensor) = TENSORS.into_iter().find(|tensor| tensor.to_string() == *name) else {
-        let names = TENSORS.map(|tensor| tensor.to_string()).join(", ");
-        return Err(error(format!("expected one of {names}, found {name:?}")));
-    };
-    let names: Vec<&str> = match layout {
-        RawLayout::Order(order) => order.split(',').map(str::trim).collect(),
-        RawLayout::Strides(strides) => strides.keys().map(String::as_str).collect(),
-    };
-    let mut axes = Vec::new();
-    for name in &names {
-        let axis = Axis::ALL.into_iter().find(|axis| axis.name() == *name && !axes.contains(axis));
-        axes.push(
-            axis.ok_or_else(|| error(format!("expected each of request, token, head, dim once, found {name:?}")))?,
-        );
-    }
-    for axis in [Axis::Token, Axis::Head, Axis::Dim] {
-        if axes.contains(&axis) == (axis == Axis::Dim && tensor == TensorName::Lse) {
-            let what = if tensor == TensorName::Lse { "token and head, and no dim" } else { "token, head and dim" };
-            return Err(error(format!("expected {what}, with or without request, found {}", names.join(", "))));
-        }
-    }
-    let layout = match layout {
-        RawLayout::Order(_) => TensorLayout::Order(axes),
-        RawLayout::Strides(strides) => {
-            let exprs = strides.values().map(|text| reader.parse(text).map_err(|e| error(e.to_string())));
-            TensorLayout::Strides(axes.into_iter().zip(exprs.collect::<Result<Vec<_>, _>>()?).collect())
-        }
-    };
-    Ok((tensor, layout))
-}
-
 impl RawLaunch {
-    fn check(self, reader: &Reader<'_>, workspaces: &[Workspace], defines: &[Define]) -> Result<Launch, ManifestError> {
+    fn check(self, reader: &Reader<'_>, named: &Named<'_>, defines: &[Define]) -> Result<Launch, ManifestError> {
         let number = |n: &str| Spanned::new(0..0, n.to_owned());
         let (zero, ones) = (number("0"), ["1", "1", "1"].map(number));
         let arg_lines = self.args.iter().map(|arg| line_of(reader.text, &arg.span())).collect();
-        let args = self.args.iter().enumerate().map(|(index, arg)| check_arg(reader, workspaces, index, arg));
+        let args = self.args.iter().enumerate().map(|(index, arg)| check_arg(reader, named, index, arg));
         Ok(Launch {
             args: args.collect::<Result<_, _>>()?,
             entry: entry_name(reader, &self.entry, defines)?,

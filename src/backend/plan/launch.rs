@@ -2,7 +2,7 @@
 
 use super::region::Address;
 use crate::backend::BackendError;
-use crate::backend::manifest::{Arg, Index, IndexType, Launch, Memory};
+use crate::backend::manifest::{Arg, Index, IndexType, Launch, Memory, PagesOf};
 use crate::case::{Case, TensorName};
 use crate::expr::{Expr, ExprError};
 use std::collections::BTreeMap;
@@ -41,26 +41,34 @@ impl PlannedLaunch {
     }
 }
 
-/// Index of each region of a step.
+/// An array of whole numbers, by what it holds.
+pub(super) type Array = (Index, IndexType, PagesOf);
+
+/// Where each memory of a step is: the index of its region, and bytes from that one's start.
+#[derive(Clone, Default)]
 pub(super) struct StepRegions {
     /// The first workspace; the others follow.
     pub(super) workspaces: usize,
     /// Sinks only of a case that has them, new keys and values only of a kernel that appends them.
-    pub(super) tensors: BTreeMap<TensorName, usize>,
+    pub(super) tensors: BTreeMap<TensorName, (usize, u64)>,
+    /// Those that hold several tensors, by their place in the manifest.
+    pub(super) buffers: BTreeMap<usize, usize>,
     /// Those that some launch takes.
-    pub(super) indices: BTreeMap<(Index, IndexType), usize>,
+    pub(super) arrays: BTreeMap<Array, usize>,
     pub(super) pointers: BTreeMap<TensorName, usize>,
 }
 
 impl StepRegions {
-    /// The region of a memory; none where the address is 0.
-    fn of(&self, memory: Memory) -> Option<usize> {
+    /// The region of a memory and the bytes before it there; none where the address is 0.
+    fn of(&self, memory: Memory) -> Option<(usize, u64)> {
+        let start = |region: &usize| (*region, 0);
         match memory {
             Memory::Null => None,
             Memory::Tensor(name) => self.tensors.get(&name).copied(),
-            Memory::Index(index, kind) => self.indices.get(&(index, kind)).copied(),
-            Memory::Pointers(name) => self.pointers.get(&name).copied(),
-            Memory::Workspace(index) => Some(self.workspaces + index),
+            Memory::Buffer(index) => self.buffers.get(&index).map(start),
+            Memory::Index(index, kind, pages) => self.arrays.get(&(index, kind, pages)).map(start),
+            Memory::Pointers(name) => self.pointers.get(&name).map(start),
+            Memory::Workspace(index) => Some((self.workspaces + index, 0)),
         }
     }
 }
@@ -100,8 +108,8 @@ fn place(planned: &mut PlannedArg, start: usize, arg: &Arg, values: &[f64], at: 
         }
         Arg::Pointer(pointer) => {
             let offset = pointer.offset.as_ref().map_or(Ok(0), |expr| expr.whole(values, 0, MAX_OFFSET))? as u64;
-            if let Some(region) = at.of(pointer.memory) {
-                planned.addresses.push(Address { at: start, region, offset });
+            if let Some((region, before)) = at.of(pointer.memory) {
+                planned.addresses.push(Address { at: start, region, offset: before + offset });
             }
         }
     }

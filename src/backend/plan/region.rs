@@ -2,14 +2,14 @@
 
 use crate::backend::Run;
 use crate::backend::manifest::{Initial, Placement, Workspace, WorkspaceType};
-use crate::case::{Case, MAX_TENSOR_ELEMENTS};
+use crate::case::{Case, MAX_TENSOR_ELEMENTS, Poison, TensorName};
 use crate::expr::ExprError;
 use crate::float::Dtype;
 use crate::tensor::Buffer;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// One tensor or array in memory.
+/// A buffer or an array in memory.
 #[derive(Clone)]
 pub(in crate::backend) struct Region {
     pub(in crate::backend) name: String,
@@ -19,12 +19,11 @@ pub(in crate::backend) struct Region {
     /// Byte ranges that hold data before the launch; the rest is poison.
     pub(in crate::backend) initialised: Initialised,
     pub(in crate::backend) writable: bool,
-    /// What becomes of it in the Output.
-    pub(super) use_: Use,
+    /// The tensors in it, and where their elements are, if not where this program has them. A tensor without a placement is
+    /// the only one.
+    pub(super) tensors: Vec<(TensorName, Option<Arc<Placement>>)>,
     /// Type of its elements, if there are any that must not be read.
     pub(super) poisoned: Option<WorkspaceType>,
-    /// Where its elements are, if not where this program has them.
-    pub(super) placement: Option<Arc<Placement>>,
     /// Addresses that it holds, of regions before it.
     pub(in crate::backend) addresses: Vec<Address>,
 }
@@ -55,80 +54,70 @@ pub(in crate::backend) enum Initialised {
     Ranges(Vec<Range<usize>>),
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Use {
-    Input,
-    KCache,
-    VCache,
-    Out,
-    Lse,
-    Workspace,
+/// A tensor of a case, in this program's own layout.
+pub(super) struct Given {
+    pub(super) name: TensorName,
+    /// Elements.
+    pub(super) len: usize,
+    /// Nothing of an output, and of a sketch.
+    pub(super) content: Option<Buffer>,
+    pub(super) filled: Filled,
+    /// Where its elements are, if not where this program has them.
+    pub(super) placement: Option<Arc<Placement>>,
+}
+
+/// Which elements of a tensor hold data before the launch.
+pub(super) enum Filled {
+    All,
+    Nothing,
+    /// Rows, as ranges of elements.
+    Rows(Vec<Range<usize>>),
+}
+
+impl Given {
+    /// Ranges of its buffer's elements that hold data; all of it where there is no need to say.
+    fn ranges(&self) -> Option<Vec<Range<usize>>> {
+        match (&self.filled, &self.placement) {
+            (Filled::All, None) => None,
+            (Filled::All, Some(placement)) => Some(placement.ranges()),
+            (Filled::Nothing, _) => Some(Vec::new()),
+            (Filled::Rows(rows), None) => Some(rows.clone()),
+            (Filled::Rows(rows), Some(placement)) => Some(placement.rows(rows.iter().map(|row| row.start))),
+        }
+    }
 }
 
 impl Region {
-    pub(super) fn new(name: &str, bytes: Vec<u8>, initialised: Initialised, use_: Use) -> Self {
+    /// An array that is read as a whole.
+    pub(super) fn array(name: &str, bytes: Vec<u8>) -> Self {
         Self {
             name: name.into(),
             size_bytes: bytes.len(),
             bytes,
-            initialised,
-            writable: use_ != Use::Input,
-            use_,
+            initialised: Initialised::All,
+            writable: false,
+            tensors: Vec::new(),
             poisoned: None,
-            placement: None,
             addresses: Vec::new(),
         }
     }
 
-    /// A tensor of so many elements, with its content unless it is part of a sketch.
-    pub(super) fn of(
-        name: &str,
-        dtype: Dtype,
-        len: usize,
-        content: Option<Buffer>,
-        initialised: Initialised,
-        use_: Use,
-    ) -> Self {
-        let bytes = content.map(Buffer::into_bytes).unwrap_or_default();
-        Self { size_bytes: len * dtype.size_bytes(), ..Self::new(name, bytes, initialised, use_) }
-    }
-
-    /// An input that is read as a whole, or where a placement has its elements.
-    pub(super) fn input(
-        name: &str,
-        dtype: Dtype,
-        len: usize,
-        content: Option<Buffer>,
-        placement: Option<Arc<Placement>>,
-        poison: u32,
-    ) -> Self {
-        let Some(placement) = placement else {
-            return Self::of(name, dtype, len, content, Initialised::All, Use::Input);
+    /// A buffer of tensors; `poison` is what elements hold that are of none, or of none yet, and nothing in a sketch.
+    pub(super) fn tensors(name: &str, dtype: Dtype, given: Vec<Given>, writable: bool, poison: Option<u32>) -> Self {
+        let span = |given: &Given| given.placement.as_ref().map_or(given.len, |placement| placement.end());
+        let (len, size) = (given.iter().map(span).max().unwrap_or(0), dtype.size_bytes());
+        let ranges: Option<Vec<_>> = given.iter().map(Given::ranges).collect();
+        let initialised = match ranges.map(|ranges| ranges.concat()) {
+            None => Initialised::All,
+            Some(ranges) if ranges.is_empty() => Initialised::Nothing,
+            Some(ranges) => Initialised::Ranges(ranges.iter().map(|r| r.start * size..r.end * size).collect()),
         };
-        let (span, size) = (placement.span(), dtype.size_bytes());
-        let ranges = placement.ranges().into_iter().map(|range| range.start * size..range.end * size).collect();
-        let scattered = content.map(|dense| {
-            let mut placed = Buffer::filled(dtype, span, poison);
-            placement.offsets().enumerate().for_each(|(element, offset)| placed.set_bits(offset, dense.bits(element)));
-            placed
-        });
-        let region = Self::of(name, dtype, span, scattered, Initialised::Ranges(ranges), Use::Input);
-        Self { poisoned: Some(WorkspaceType::Storage), placement: Some(placement), ..region }
-    }
-
-    /// An output, poison before it is written.
-    pub(super) fn output(
-        name: &str,
-        dtype: Dtype,
-        len: usize,
-        use_: Use,
-        placement: Option<Arc<Placement>>,
-        poison: Option<u32>,
-    ) -> Self {
-        let len = placement.as_ref().map_or(len, |placement| placement.span());
-        let poisoned = Some(if use_ == Use::Lse { WorkspaceType::F32 } else { WorkspaceType::Storage });
-        let content = poison.map(|bits| Buffer::filled(dtype, len, bits));
-        Self { poisoned, placement, ..Self::of(name, dtype, len, content, Initialised::Nothing, use_) }
+        let is_lse = given.iter().any(|given| given.name == TensorName::Lse);
+        let element = if is_lse { WorkspaceType::F32 } else { WorkspaceType::Storage };
+        let poisoned = (!matches!(initialised, Initialised::All)).then_some(element);
+        let tensors = given.iter().map(|given| (given.name, given.placement.clone())).collect();
+        let bytes = poison.map(|bits| contents(dtype, given, len, bits)).unwrap_or_default();
+        Self { initialised, writable, tensors, poisoned, size_bytes: len * size, ..Self::array(name, bytes) }
     }
 
     /// A workspace as it is before the first step, as large as any step asks for.
@@ -151,16 +140,56 @@ impl Region {
         let bytes = if run.is_some() { element.repeat(elements) } else { Vec::new() };
         let size_bytes = elements * element.len();
         let poisoned = (workspace.initial == Initial::Poison).then_some(workspace.dtype);
-        Ok(Self { size_bytes, poisoned, ..Self::new(&workspace.name, bytes, initialised, Use::Workspace) })
+        Ok(Self { initialised, writable: true, size_bytes, poisoned, ..Self::array(&workspace.name, bytes) })
     }
 
-    /// The dense elements of its bytes.
-    pub(super) fn gathered(&self, dtype: Dtype, bytes: Vec<u8>) -> Buffer {
-        let placed = Buffer::from_bytes(dtype, bytes);
-        let Some(placement) = &self.placement else { return placed };
-        let offsets: Vec<usize> = placement.offsets().collect();
-        let mut dense = Buffer::filled(dtype, offsets.len(), 0);
-        offsets.into_iter().enumerate().for_each(|(element, offset)| dense.set_bits(element, placed.bits(offset)));
-        dense
+    /// Where a tensor is that this region holds; nothing if it doesn't.
+    pub(super) fn placement(&self, tensor: TensorName) -> Option<Option<&Placement>> {
+        self.tensors.iter().find(|(name, _)| *name == tensor).map(|(_, placement)| placement.as_deref())
     }
+
+    /// A tensor among its bytes, in this program's own layout with `poison` in the gaps between rows.
+    pub(super) fn gathered(placement: Option<&Placement>, dtype: Dtype, bytes: Vec<u8>, poison: Poison) -> Buffer {
+        let placed = Buffer::from_bytes(dtype, bytes);
+        let Some(placement) = placement else { return placed };
+        let mut own = Buffer::filled(dtype, placement.own_len(), poison.bits(dtype));
+        let elements = placement.offsets().enumerate();
+        elements.for_each(|(element, offset)| own.set_bits(placement.own(element), placed.bits(offset)));
+        own
+    }
+
+    /// The first element that is of no cache in it and no longer holds poison. Nobody but the caches' tells.
+    pub(super) fn stray(&self, case: &Case, bytes: &[u8], poison: Poison) -> Option<usize> {
+        let is_cache = |name: TensorName| matches!(name, TensorName::KCache | TensorName::VCache);
+        if !self.writable || !self.tensors.iter().any(|(name, placement)| is_cache(*name) && placement.is_some()) {
+            return None;
+        }
+        let (size, poison) = (case.dtype.size_bytes(), poison.bits(case.dtype).to_le_bytes());
+        let mut ranges: Vec<_> =
+            self.tensors.iter().flat_map(|(_, p)| p.as_deref().map(Placement::ranges)).flatten().collect();
+        ranges.sort_unstable_by_key(|range| range.start);
+        let mut free = 0;
+        for range in ranges.into_iter().chain(std::iter::once(self.size_bytes / size..usize::MAX)) {
+            let changed = |at: &usize| bytes[at * size..][..size] != poison[..size];
+            if let Some(at) = (free..range.start).find(changed) {
+                return Some(at);
+            }
+            free = range.end;
+        }
+        None
+    }
+}
+
+/// The bytes of tensors of `len` elements in all.
+fn contents(dtype: Dtype, mut given: Vec<Given>, len: usize, poison: u32) -> Vec<u8> {
+    if let [Given { placement: None, content, .. }] = &mut given[..] {
+        return content.take().unwrap_or_else(|| Buffer::filled(dtype, len, poison)).into_bytes();
+    }
+    let mut buffer = Buffer::filled(dtype, len, poison);
+    for Given { content, placement, .. } in given {
+        let (Some(own), Some(placement)) = (content, placement) else { continue };
+        let elements = placement.offsets().enumerate();
+        elements.for_each(|(element, offset)| buffer.set_bits(offset, own.bits(placement.own(element))));
+    }
+    buffer.into_bytes()
 }

@@ -3,7 +3,6 @@
 use super::edits::{with_key, with_value};
 use crate::backend::{Emulator, Kernel};
 use crate::oracle::{Examined, Examiner, Verdict};
-use std::path::Path;
 
 /// A manifest that differs in a few lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,12 +15,24 @@ pub(super) struct Guess {
 }
 
 /// Whether the kernel agrees with the changed manifest on tiny cases of it.
-pub(super) fn helps(guess: &Guess, file: &Path, kernel: &Kernel) -> bool {
-    let Ok(ptx) = kernel.ptx() else { return false };
-    let Ok(changed) = Kernel::of_texts(file, &guess.text, ptx.to_owned()) else { return false };
+pub(super) fn helps(guess: &Guess, kernel: &Kernel) -> bool {
+    let Some(changed) = kernel.driven_by(&guess.text) else { return false };
     super::tiny(&changed)
         .iter()
         .all(|case| matches!(Emulator.examine(&changed, case), Ok(Examined { verdict: Verdict::Agree(_), .. })))
+}
+
+/// Two guesses at once, each pair that has no line in common.
+pub(super) fn pairs(text: &str, guesses: &[Guess]) -> Vec<Guess> {
+    let numbers = |guess: &Guess| guess.lines.iter().map(|(number, _)| *number).collect::<Vec<_>>();
+    let both = |a: &Guess, b: &Guess| {
+        let apart = numbers(a).iter().all(|number| !numbers(b).contains(number));
+        let mut lines = [a.lines.clone(), b.lines.clone()].concat();
+        lines.sort_unstable();
+        apart.then(|| guess(text, &format!("{}, and {}", a.what, b.what), lines))
+    };
+    let later = |(index, a)| guesses[index + 1..].iter().filter_map(move |b| both(a, b));
+    guesses.iter().enumerate().flat_map(later).collect()
 }
 
 /// Everything that is worth a try with this text.

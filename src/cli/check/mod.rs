@@ -7,9 +7,9 @@ mod twist;
 use super::init::todos;
 use super::{Exit, Failure, kernels};
 use crate::backend::{Bound, Emulator, Explained, Kernel, OpenError};
-use crate::bound::Contract;
 use crate::case::{Case, Poison, Recipe, Request, Values, default_scale};
 use crate::oracle::{Examined, Examiner, Verdict};
+use guesses::Guess;
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
@@ -37,8 +37,11 @@ pub(super) fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     }
     let kernel = Kernel::open(&file).map_err(|error| Failure::usage(hinted(&error, &file)))?;
     kernels::claims(&kernel);
-    let promised = kernel.manifest.numerics != Contract::default();
-    let numerics = if promised { "as the manifest says" } else { "nothing is promised: any order, fast math" };
+    let numerics = if kernel.manifest.numerics_stated {
+        "as the manifest says"
+    } else {
+        "nothing is promised: any order, fast math"
+    };
     println!("  numerics      {numerics} (attnfuzz show {file} has every number)");
     let cases = tiny(&kernel);
     if let [.., case] = &cases[..] {
@@ -76,9 +79,23 @@ pub(super) fn run(args: &CheckArgs) -> Result<Exit, Failure> {
             println!("\nverdict: the manifest and the kernel agree on these; next: attnfuzz fuzz {file}");
             Exit::Clean
         }
-        n if n == cases.len() => Exit::NothingRan,
+        n if n == cases.len() => {
+            println!("\nverdict: nothing could be asked of the kernel here{}", on_a_gpu(&kernel, &file));
+            Exit::NothingRan
+        }
         _ => Exit::Partly,
     })
+}
+
+/// Where a kernel can be asked more than here, if that is known.
+fn on_a_gpu(kernel: &Kernel, file: &str) -> String {
+    if kernel.manifest.cubin.is_none() {
+        return String::new();
+    }
+    format!(
+        ": the emulator runs no machine code, so neither the manifest's mistakes nor the kernel's are guessed at. On a machine \
+         with a GPU attnfuzz fuzz {file} tries it"
+    )
 }
 
 /// What is wrong in a line.
@@ -140,29 +157,30 @@ fn tell(launch: &Explained) {
     }
 }
 
-/// Says with which common mistake the cases would agree.
+/// Most pairs of mistakes that are told: further ones are the same in other words.
+const MOST_PAIRS: usize = 3;
+
+/// Says with which common mistake the cases would agree, or with which two.
 fn tell_guesses(file: &Path, text: &str, kernel: &Kernel, cases: &[Case]) {
     let shown = file.display();
-    let mut any = false;
-    if let Err(why) = kernel.ptx() {
-        println!("\nmistakes of the manifest are not tried: {why}");
+    let guesses = guesses::all(text);
+    let mut right: Vec<&Guess> = guesses.iter().filter(|guess| guesses::helps(guess, kernel)).collect();
+    let twists: Vec<_> = twist::ALL.iter().filter(|twist| twist.explains(kernel, cases)).collect();
+    let pairs;
+    if right.is_empty() && twists.is_empty() {
+        pairs = guesses::pairs(text, &guesses);
+        right = pairs.iter().filter(|pair| guesses::helps(pair, kernel)).take(MOST_PAIRS).collect();
     }
-    for guess in guesses::all(text) {
-        if guesses::helps(&guess, file, kernel) {
-            any = true;
-            println!("\npasses if {}:", guess.what);
-            for (line, now) in &guess.lines {
-                println!("   = line {line} of {shown}: {}", now.trim().replace('\n', ", then "));
-            }
+    for guess in &right {
+        println!("\npasses if {}:", guess.what);
+        for (line, now) in &guess.lines {
+            println!("   = line {line} of {shown}: {}", now.trim().replace('\n', ", then "));
         }
     }
-    for twist in twist::ALL {
-        if twist.explains(kernel, cases) {
-            any = true;
-            println!("\npasses if {}", twist.what);
-        }
+    for twist in &twists {
+        println!("\npasses if {}", twist.what);
     }
-    if !any {
+    if right.is_empty() && twists.is_empty() {
         println!("\nnone of the common mistakes explains it: attnfuzz fuzz {shown} shrinks it to the smallest case");
     }
 }

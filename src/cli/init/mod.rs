@@ -1,14 +1,17 @@
 //! `attnfuzz init`: the manifest of a kernel, as far as its code tells.
 
+mod entries;
 mod guess;
 mod source;
 mod write;
 
+use write::TODO;
 pub(super) use write::todos;
 
 use super::{Exit, Failure};
-use crate::backend::compile::Source;
+use crate::backend::compile::{CompileSpec, Source};
 use crate::backend::nvrtc::Nvrtc;
+use crate::float::Dtype;
 use crate::ptx::{self, Module};
 use cpp_demangle::{DemangleOptions, Symbol};
 use guess::Kind;
@@ -16,14 +19,14 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// What NVRTC compiles for, unless the manifest is changed.
-const ARCH: &str = "compute_75";
-
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   attnfuzz init my_decode.cu                   writes my_decode.toml
   attnfuzz init my_decode.ptx -o kernel.toml --entry my_decode_f16
+
+CUDA source is compiled when a case runs, by NVRTC; where there is none, or it rejects the source, the .ptx of the same name
+beside it is taken if it is there. Entry points that differ by f32, f16 or bf16 in their names alone become one.
 
 PTX has no names of parameters: for a .ptx they are taken from the .cu of the same name beside it, if there is one. Every
 guess says that it is one. What can't be guessed is a line with TODO, and `attnfuzz check` names those that are left.")]
@@ -44,17 +47,20 @@ pub(super) struct InitArgs {
 /// A kernel function, from whatever is known of it.
 #[derive(Clone, Debug)]
 struct Entry {
-    /// Its name in the PTX; nothing if only a compiler knows.
-    name: Option<String>,
+    /// Its name in the code that is run.
+    name: String,
     /// Its name for people.
     shown: String,
+    /// The storage types that stand in the place of `{dtype}` in its name.
+    dtypes: Vec<Dtype>,
     params: Vec<Parameter>,
     /// Threads of a block, where the code says so, and what says it.
     block: Option<(String, &'static str)>,
     /// See [`source::Function::block_indices`].
     block_indices: Option<[Vec<String>; 3]>,
     has_dynamic_shared: bool,
-    is_template: bool,
+    /// See [`source::Function::template`].
+    template: Vec<(String, Option<String>)>,
 }
 
 #[derive(Clone, Debug)]
@@ -72,7 +78,7 @@ struct Found {
     how: String,
     /// File names beside the manifest.
     source: Option<String>,
-    ptx: String,
+    ptx: Option<String>,
 }
 
 pub(super) fn run(args: &InitArgs) -> Result<Exit, Failure> {
@@ -91,7 +97,7 @@ pub(super) fn run(args: &InitArgs) -> Result<Exit, Failure> {
         return Err(Failure::usage(format!("{}: expected a kernel, found none ({})", args.file.display(), found.how)));
     }
     if let Some(wanted) = &args.entry {
-        let is_it = |e: &Entry| e.name.as_ref() == Some(wanted) || e.shown == *wanted || base(&e.shown) == wanted;
+        let is_it = |e: &Entry| e.name == *wanted || e.shown == *wanted || base(&e.shown) == wanted;
         let kept: Vec<Entry> = found.entries.iter().filter(|e| is_it(e)).cloned().collect();
         if kept.is_empty() {
             return Err(Failure::usage(format!(
@@ -101,6 +107,8 @@ pub(super) fn run(args: &InitArgs) -> Result<Exit, Failure> {
         }
         found.entries = kept;
     }
+    let one = entries::merged(std::mem::take(&mut found.entries));
+    found.entries = one;
     let stem = output.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
     let stem =
         if stem == "kernel" { args.file.file_stem().unwrap_or_default().to_string_lossy().into_owned() } else { stem };
@@ -113,14 +121,7 @@ pub(super) fn run(args: &InitArgs) -> Result<Exit, Failure> {
     if found.entries.len() > 1 {
         println!("   = --entry takes one of them: {}", names(&found.entries));
     }
-    if found.source.is_some() {
-        println!(
-            "   = next: finish it, then attnfuzz compile {0} (needs NVRTC), then attnfuzz check {0}",
-            output.display()
-        );
-    } else {
-        println!("   = next: finish it, then attnfuzz check {}", output.display());
-    }
+    println!("   = next: finish it, then attnfuzz check {}", output.display());
     Ok(Exit::Clean)
 }
 
@@ -142,34 +143,46 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// From CUDA source: compiled if that can be done here, else read.
+/// From CUDA source: compiled if that can be done here, else from the PTX beside it, else read.
 fn of_source(path: &Path) -> Result<Found, Failure> {
     let text = read(path)?;
     let functions = source::functions(&text);
     let name = file_name(path);
-    let as_read = |why: String| {
-        let entries = functions.iter().map(|f| of_function(f, None)).collect();
-        (entries, format!("signatures read, not compiled: {why}"))
-    };
-    let (entries, how) = match Nvrtc::find() {
-        Err(_) => as_read("NVRTC is not there, see attnfuzz doctor".into()),
+    let why = match Nvrtc::find() {
+        Err(_) => "NVRTC is not there, see attnfuzz doctor".to_owned(),
         Ok(nvrtc) => {
-            let source = Source::of(&name, &text);
-            match nvrtc.compile(&source, ARCH, &[]) {
+            let spec = CompileSpec::default();
+            match nvrtc.compile(&Source::of(&name, &text), spec.arch(), &spec.options) {
                 Err(error) => {
                     let error = error.to_string();
-                    as_read(format!("NVRTC says: {}", error.lines().find(|l| l.contains("error")).unwrap_or(&error)))
+                    format!("NVRTC says: {}", error.lines().find(|line| line.contains("error")).unwrap_or(&error))
                 }
                 Ok(ptx) => {
                     let module = ptx::parse(&ptx).map_err(|e| Failure::usage(format!("what NVRTC made: {e}")))?;
                     let (major, minor) = nvrtc.version();
-                    (of_module(&module, &functions), format!("compiled by NVRTC {major}.{minor}"))
+                    let mut entries = of_module(&module, &functions);
+                    entries.iter_mut().for_each(|entry| entry.name = without_arguments(&entry.shown).to_owned());
+                    // Of a template there is nothing in the PTX that nobody asked for.
+                    let templates = functions.iter().filter(|f| !f.template.is_empty());
+                    entries.extend(
+                        templates
+                            .filter(|f| !entries.iter().any(|e| base(&e.shown) == f.name))
+                            .map(of_function)
+                            .collect::<Vec<_>>(),
+                    );
+                    let how = format!("compiled by NVRTC {major}.{minor}");
+                    return Ok(Found { entries, how, source: Some(name), ptx: None });
                 }
             }
         }
     };
-    let ptx = Path::new(&name).with_extension("ptx").to_string_lossy().into_owned();
-    Ok(Found { entries, how, source: Some(name), ptx })
+    let ptx = path.with_extension("ptx");
+    if ptx.exists() {
+        let found = of_ptx(&ptx)?;
+        return Ok(Found { how: format!("{}: {why}", found.how), source: Some(name), ..found });
+    }
+    let entries = functions.iter().map(of_function).collect();
+    Ok(Found { entries, how: format!("signatures read, not compiled: {why}"), source: Some(name), ptx: None })
 }
 
 /// From PTX, with the names of its source if that is beside it.
@@ -183,7 +196,7 @@ fn of_ptx(path: &Path) -> Result<Found, Failure> {
     } else {
         format!("from the PTX, with the names in {}", beside.display())
     };
-    Ok(Found { entries: of_module(&module, &functions), how, source: None, ptx: file_name(path) })
+    Ok(Found { entries: of_module(&module, &functions), how, source: None, ptx: Some(file_name(path)) })
 }
 
 /// The entries of a module, with names from the functions that they were made of.
@@ -218,8 +231,9 @@ fn of_module(module: &Module, functions: &[source::Function]) -> Vec<Entry> {
                 .or_else(|| bounds(function)),
             block_indices: function.map(|f| f.block_indices.clone()),
             has_dynamic_shared: signature.has_dynamic_shared,
-            is_template: false,
-            name: Some(signature.name),
+            template: Vec::new(),
+            dtypes: Vec::new(),
+            name: signature.name,
             shown,
         }
     };
@@ -239,20 +253,22 @@ fn is_numbered(name: &str) -> bool {
 }
 
 /// A function that was read only.
-fn of_function(function: &source::Function, name: Option<String>) -> Entry {
+fn of_function(function: &source::Function) -> Entry {
     let params = function.params.iter().map(|(ty, name)| Parameter {
         name: name.clone(),
         kind: Kind::of_type(ty),
         ty: ty.clone(),
     });
     Entry {
-        name: name.or_else(|| (function.is_extern_c && !function.is_macro).then(|| function.name.clone())),
+        // What a macro makes has a name that only the preprocessor knows.
+        name: if function.is_macro { TODO.to_owned() } else { function.name.clone() },
         shown: function.name.clone(),
+        dtypes: Vec::new(),
         params: params.collect(),
         block: bounds(Some(function)),
         block_indices: Some(function.block_indices.clone()),
         has_dynamic_shared: function.has_dynamic_shared,
-        is_template: function.is_template,
+        template: function.template.clone(),
     }
 }
 
@@ -265,6 +281,16 @@ fn bounds(function: Option<&source::Function>) -> Option<(String, &'static str)>
 fn demangled(name: &str) -> Option<String> {
     let symbol = Symbol::new(name).ok()?;
     symbol.demangle_with_options(&DemangleOptions::new().no_return_type()).ok()
+}
+
+/// A function's name without its arguments.
+fn without_arguments(shown: &str) -> &str {
+    let mut depth = 0i32;
+    let end = shown.find(|c| {
+        depth += i32::from(c == '<') - i32::from(c == '>');
+        c == '(' && depth == 0
+    });
+    &shown[..end.unwrap_or(shown.len())]
 }
 
 /// A function's name without its arguments and namespaces.

@@ -6,7 +6,8 @@ pub(super) struct Function {
     pub(super) name: String,
     /// Whether its name in the PTX is the same.
     pub(super) is_extern_c: bool,
-    pub(super) is_template: bool,
+    /// Type and name of each parameter of its template, if it is one; a name may be missing.
+    pub(super) template: Vec<(String, Option<String>)>,
     /// Whether a macro's body has it, so that its name and types may be the macro's parameters.
     pub(super) is_macro: bool,
     /// Type and name of each parameter; the name may be missing.
@@ -79,7 +80,7 @@ fn function(text: &str, start: usize, mut at: usize) -> Option<(Function, usize)
     Some((
         Function {
             is_extern_c: in_extern_c(&text[..start]) || head.contains("extern \"C\""),
-            is_template: head.contains("template"),
+            template: template_params(head),
             is_macro: head.rsplit_once(DEFINE).is_some_and(|(_, line)| !line.contains('\n')),
             name,
             params,
@@ -89,6 +90,19 @@ fn function(text: &str, start: usize, mut at: usize) -> Option<(Function, usize)
         },
         end,
     ))
+}
+
+/// What stands in the angle brackets of `template <...>`.
+fn template_params(head: &str) -> Vec<(String, Option<String>)> {
+    let Some(inside) = head.split_once("template").and_then(|(_, after)| after.trim_start().strip_prefix('<')) else {
+        return Vec::new();
+    };
+    let mut depth = 1i32;
+    let end = inside.find(|c| {
+        depth += i32::from(c == '<') - i32::from(c == '>');
+        depth == 0
+    });
+    split(&inside[..end.unwrap_or(inside.len())]).into_iter().map(|param| param_of(&param)).collect()
 }
 
 /// Whether an `extern "C" {` is open at the end of `before`.
@@ -253,7 +267,7 @@ mod tests {
             "#,
         );
         assert_eq!(function.name, "decode");
-        assert!(function.is_extern_c && !function.is_template && function.has_dynamic_shared);
+        assert!(function.is_extern_c && function.template.is_empty() && function.has_dynamic_shared);
         let expected = [("const float*", "q"), ("int", "n")].map(|(ty, name)| (ty.to_owned(), Some(name.to_owned())));
         assert_eq!(function.params, expected);
         assert_eq!(function.launch_bounds.as_deref(), Some("128"));
@@ -267,8 +281,16 @@ mod tests {
              namespace x { __global__ void c() { } }",
         );
         let told: Vec<_> =
-            both.iter().map(|f| (f.name.as_str(), f.is_extern_c, f.is_template, f.params.len())).collect();
-        assert_eq!(told, [("a", true, false, 1), ("b", false, true, 1), ("c", false, false, 0)]);
+            both.iter().map(|f| (f.name.as_str(), f.is_extern_c, f.template.len(), f.params.len())).collect();
+        assert_eq!(told, [("a", true, 0, 1), ("b", false, 2, 1), ("c", false, 0, 0)]);
+        let expected = [("typename", "T"), ("int", "D")].map(|(ty, name)| (ty.to_owned(), Some(name.to_owned())));
+        assert_eq!(both[1].template, expected);
+        let nested =
+            only("template<template<class> class C, int = 4, bool causal = true>\n__global__ void f(C<int> c) {}");
+        assert_eq!(
+            nested.template.iter().map(|(_, name)| name.as_deref()).collect::<Vec<_>>(),
+            [Some("C"), None, Some("causal")]
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::guess::{self, Element, Kind, Meaning};
 use super::{Entry, Found, Parameter};
+use crate::float::Dtype;
 use std::fmt::Write;
 
 /// What stands where something is left to do. No expression, name or dtype can be that.
@@ -43,12 +44,17 @@ pub(super) fn manifest(name: &str, found: &Found) -> String {
     if let Some(source) = &found.source {
         let _ = writeln!(text, "source = \"{source}\"");
     }
-    let _ = writeln!(text, "ptx = \"{}\"", found.ptx);
+    if let Some(ptx) = &found.ptx {
+        let _ = writeln!(text, "ptx = \"{ptx}\"");
+    }
     if facts.lse {
         text += "lse = { base = \"e\" }          # guessed: \"2\" if the kernel works with log2\n";
     }
     if found.source.is_some() {
-        let _ = write!(text, "\n[compile]\narch = \"{}\"\noptions = [\"-lineinfo\"]\n", super::ARCH);
+        text += "\n[compile]\noptions = [\"-lineinfo\"]\n";
+        if found.entries.iter().any(|entry| entry.template.iter().any(is_type)) {
+            text += "define.ELEMENT = { f32 = \"float\", f16 = \"__half\", bf16 = \"__nv_bfloat16\" }  # guessed: what a template takes\n";
+        }
     }
     facts.domain(&mut text);
     text += "\n# Without [numerics] nothing is assumed of the arithmetic: any order, fast math. The more it says, the sharper the verdict.\n";
@@ -92,15 +98,16 @@ fn bind(entry: &Entry) -> Vec<Bound> {
 
 fn launch(text: &mut String, entry: &Entry, bound: &[Bound]) {
     text.push_str("\n[[launch]]\n");
-    match &entry.name {
-        Some(name) if *name == entry.shown => drop(writeln!(text, "entry = \"{name}\"")),
-        Some(name) => drop(writeln!(text, "entry = \"{name}\"  # {}", entry.shown)),
-        None => {
-            let other =
-                if entry.is_template { "an instance, such as `f<64>`, with no `ptx`" } else { "make it extern \"C\"" };
-            let _ = writeln!(text, "entry = \"{TODO}\"  # TODO: the name of `{}` in the PTX, or {other}", entry.shown);
+    let _ = match (&entry.template[..], entry.name.as_str()) {
+        ([], TODO) => writeln!(text, "entry = \"{TODO}\"  # TODO: the name that a macro gives `{}`", entry.shown),
+        ([], name)
+            if !entry.dtypes.is_empty() || entry.shown == name || entry.shown.starts_with(&format!("{name}(")) =>
+        {
+            writeln!(text, "entry = \"{name}\"")
         }
-    }
+        ([], name) => writeln!(text, "entry = \"{name}\"  # {}", entry.shown),
+        (params, name) => template(text, name, params),
+    };
     let axes = entry.block_indices.as_ref().map(|axes| {
         axes.each_ref().map(|names| match &names[..] {
             [] => Ok("1"),
@@ -153,6 +160,37 @@ fn launch(text: &mut String, entry: &Entry, bound: &[Bound]) {
     text.push_str("]\n");
 }
 
+/// The entry of a template's instance, each parameter guessed from its name.
+fn template(text: &mut String, name: &str, params: &[(String, Option<String>)]) -> std::fmt::Result {
+    let argument = |param: &(String, Option<String>)| match param {
+        param if is_type(param) => Some("{ELEMENT}".to_owned()),
+        (ty, Some(name)) => match guess::meaning(name, Kind::of_type(ty))? {
+            Meaning::Value(expression) => Some(format!("{{{expression}}}")),
+            _ => None,
+        },
+        _ => None,
+    };
+    let said = params
+        .iter()
+        .map(|(ty, name)| format!("{ty} {}", name.as_deref().unwrap_or("_")))
+        .collect::<Vec<_>>()
+        .join(", ");
+    match params.iter().map(argument).collect::<Option<Vec<_>>>() {
+        Some(arguments) => {
+            writeln!(text, "entry = \"{name}<{}>\"  # guessed from the names: template <{said}>", arguments.join(", "))
+        }
+        None => writeln!(
+            text,
+            "entry = \"{TODO}\"  # TODO: an instance of {name}, template <{said}>, such as `{name}<{{head_dim}}>`"
+        ),
+    }
+}
+
+/// Whether a template's parameter is a type.
+fn is_type((ty, _): &(String, Option<String>)) -> bool {
+    ty == "typename" || ty == "class"
+}
+
 fn argument(meaning: Meaning, kind: Kind) -> String {
     match meaning {
         Meaning::Tensor(name) => format!("{{ tensor = \"{name}\" }}"),
@@ -184,7 +222,7 @@ fn hint(kind: Kind) -> &'static str {
 
 /// What arguments say of the cases that the kernel takes.
 struct Facts {
-    dtype: Option<&'static str>,
+    dtypes: Vec<Dtype>,
     lse: bool,
     sinks: bool,
     paged: bool,
@@ -207,15 +245,19 @@ impl Facts {
         let value = |text: &'static str| has(&move |m| matches!(m, Meaning::Value(v) if v.contains(text)));
         let params = entries.iter().flat_map(|e| &e.params).zip(bound.iter().flatten());
         let q = params.into_iter().find(|(_, b)| b.meaning == Some(Meaning::Tensor("q"))).map(|(p, _)| p.kind);
-        let dtype = match q {
-            Some(Kind::Pointer { element: Some(Element::F32), .. }) => Some("f32"),
-            Some(Kind::Pointer { element: Some(Element::F16), .. }) => Some("f16"),
-            Some(Kind::Pointer { element: Some(Element::Bf16), .. }) => Some("bf16"),
-            _ => None,
+        let of_names: Vec<Dtype> = entries.iter().flat_map(|entry| entry.dtypes.iter().copied()).collect();
+        let of_type = entries.iter().any(|entry| entry.template.iter().any(is_type));
+        let dtypes = match q {
+            _ if of_type => Dtype::ALL.to_vec(),
+            _ if !of_names.is_empty() => Dtype::ALL.into_iter().filter(|dtype| of_names.contains(dtype)).collect(),
+            Some(Kind::Pointer { element: Some(Element::F32), .. }) => vec![Dtype::F32],
+            Some(Kind::Pointer { element: Some(Element::F16), .. }) => vec![Dtype::F16],
+            Some(Kind::Pointer { element: Some(Element::Bf16), .. }) => vec![Dtype::Bf16],
+            _ => Vec::new(),
         };
         let ragged = has(&|m| matches!(m, Meaning::Lengths(_)));
         Self {
-            dtype,
+            dtypes,
             lse: has(&|m| m == Meaning::Tensor("lse")),
             sinks: has(&|m| m == Meaning::Tensor("sinks")),
             paged: has(&|m| m == Meaning::BlockTable),
@@ -240,9 +282,11 @@ impl Facts {
             let _ =
                 if comment.is_empty() { writeln!(text, "{entry}") } else { writeln!(text, "{entry:<28}  # {comment}") };
         };
-        match self.dtype {
-            Some(dtype) => line(format!("dtype = [\"{dtype}\"]"), "guessed from the type of q"),
-            None => line(format!("dtype = [\"{TODO}\"]"), "TODO: type of the elements: f32, f16 or bf16"),
+        let dtypes: Vec<String> = self.dtypes.iter().map(|dtype| format!("\"{dtype}\"")).collect();
+        match &dtypes[..] {
+            [] => line(format!("dtype = [\"{TODO}\"]"), "TODO: type of the elements: f32, f16 or bf16"),
+            [one] => line(format!("dtype = [{one}]"), "guessed from the type of q"),
+            several => line(format!("dtype = [{}]", several.join(", ")), "guessed from the kernels' names or template"),
         }
         line("num_kv_heads = \"1..=8\"".into(), "assumed");
         line("q_per_kv = \"1..=8\"".into(), "assumed: query heads of a KV head");

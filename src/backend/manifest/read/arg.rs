@@ -1,7 +1,9 @@
 //! The arguments of a launch.
 
 use super::Reader;
-use crate::backend::manifest::{Arg, Index, IndexType, ManifestError, Memory, Pointer, Scalar, Struct, Workspace};
+use crate::backend::manifest::{
+    Arg, Index, IndexType, ManifestError, Memory, PagesOf, Pointer, Scalar, SharedBuffer, Struct, Workspace,
+};
 use crate::case::TensorName;
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
@@ -30,6 +32,8 @@ pub(super) struct RawArg {
     fields: Option<Vec<toml::Value>>,
     #[serde(rename = "type")]
     kind: Option<String>,
+    /// Whose pages a block table names.
+    of: Option<String>,
     /// Bytes from the start of the memory.
     offset: Option<String>,
     /// Bytes from the start of the struct that it is a field of.
@@ -39,21 +43,27 @@ pub(super) struct RawArg {
     packed: Option<bool>,
 }
 
+/// What arguments may name beside tensors.
+pub(super) struct Named<'a> {
+    pub(super) workspaces: &'a [Workspace],
+    pub(super) buffers: &'a [SharedBuffer],
+}
+
 /// What argument `index` says.
 pub(super) fn check_arg(
     reader: &Reader<'_>,
-    workspaces: &[Workspace],
+    named: &Named<'_>,
     index: usize,
     arg: &Spanned<RawArg>,
 ) -> Result<Arg, ManifestError> {
-    let place = Place { reader, workspaces, span: arg.span() };
+    let place = Place { reader, named, span: arg.span() };
     place.arg(&format!("launch.args[{index}]"), arg.get_ref(), 0)
 }
 
 /// An argument in the file, with all that is in it.
 struct Place<'a> {
     reader: &'a Reader<'a>,
-    workspaces: &'a [Workspace],
+    named: &'a Named<'a>,
     span: Range<usize>,
 }
 
@@ -85,8 +95,9 @@ impl Place<'_> {
             let found = if given.is_empty() { "none".into() } else { given.join(" and ") };
             return Err(self.error(key, format!("expected one of the keys {names}, found {found}")));
         };
-        let modifiers: [(&str, bool, &[&str]); 4] = [
+        let modifiers: [(&str, bool, &[&str]); 5] = [
             ("type", raw.kind.is_some(), &["value", "lengths", "block_table"]),
+            ("of", raw.of.is_some(), &["block_table"]),
             ("offset", raw.offset.is_some(), &["tensor", "lengths", "block_table", "pointers", "workspace"]),
             ("align", raw.align.is_some(), &["struct"]),
             ("packed", raw.packed.is_some(), &["struct"]),
@@ -103,7 +114,10 @@ impl Place<'_> {
             "struct" => return self.fields(key, raw, depth).map(Arg::Struct),
             "null" if raw.null == Some(true) => Memory::Null,
             "null" => return Err(self.error(&format!("{key}.null"), "expected true, found false")),
-            "tensor" => Memory::Tensor(self.tensor(&format!("{key}.tensor"), raw.tensor.as_deref())?),
+            "tensor" => match self.named.buffers.iter().position(|buffer| Some(&buffer.name) == raw.tensor.as_ref()) {
+                Some(buffer) => Memory::Buffer(buffer),
+                None => Memory::Tensor(self.tensor(&format!("{key}.tensor"), raw.tensor.as_deref())?),
+            },
             "pointers" => {
                 let key = format!("{key}.pointers");
                 let tensor = self.tensor(&key, raw.pointers.as_deref())?;
@@ -146,8 +160,8 @@ impl Place<'_> {
     }
 
     fn workspace(&self, key: &str, name: &str) -> Result<Memory, ManifestError> {
-        self.workspaces.iter().position(|w| w.name == name).map(Memory::Workspace).ok_or_else(|| {
-            let names = self.workspaces.iter().map(|w| w.name.as_str()).collect::<Vec<_>>().join(", ");
+        self.named.workspaces.iter().position(|w| w.name == name).map(Memory::Workspace).ok_or_else(|| {
+            let names = self.named.workspaces.iter().map(|w| w.name.as_str()).collect::<Vec<_>>().join(", ");
             self.error(key, format!("expected the name of a [[workspace]] ({names}), found {name:?}"))
         })
     }
@@ -166,7 +180,15 @@ impl Place<'_> {
             self.error(&format!("{key}.{kind}"), format!("expected one of {names}, found {name:?}"))
         })?;
         let of = |name: &String| self.named::<IndexType>(&format!("{key}.type"), name);
-        Ok(Memory::Index(*index, raw.kind.as_ref().map_or(Ok(IndexType::default()), of)?))
+        let kind = raw.kind.as_ref().map_or(Ok(IndexType::default()), of)?;
+        let of = |name: &String| self.named::<PagesOf>(&format!("{key}.of"), name);
+        let pages = raw.of.as_ref().map_or(Ok(PagesOf::default()), of)?;
+        if raw.of.is_some() && !index.names_pages() {
+            let names = all.iter().filter(|index| index.names_pages()).map(|index| index.name()).collect::<Vec<_>>();
+            let message = format!("expected it beside {} only, found it beside {}", names.join(", "), index.name());
+            return Err(self.error(&format!("{key}.of"), message));
+        }
+        Ok(Memory::Index(*index, kind, pages))
     }
 
     /// Places fields as C does, but where the manifest says otherwise.

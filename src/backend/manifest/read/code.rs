@@ -1,7 +1,7 @@
 //! Where a kernel's code comes from: paths, `[compile]`, and the names of entry points.
 
 use super::Reader;
-use crate::backend::compile::{CompileSpec, DEFAULT_ARCH};
+use crate::backend::compile::CompileSpec;
 use crate::backend::manifest::{Define, DefineValue, EntryName, ManifestError, NamePart};
 use crate::float::Dtype;
 use serde::Deserialize;
@@ -75,7 +75,7 @@ pub(super) fn check(
     let defines = compile.define.iter().map(|(name, value)| define(reader, name, value, dtypes));
     let defines = defines.collect::<Result<_, _>>()?;
     let spec = CompileSpec {
-        arch: compile.arch.clone().unwrap_or_else(|| DEFAULT_ARCH.into()),
+        arch: compile.arch.clone(),
         options: compile.options.clone(),
         headers: compile.headers.clone(),
         include: compile.include.clone(),

@@ -16,30 +16,7 @@ pub(super) fn check_domain(reader: &Reader<'_>, domain: &Domain, launches: &[Lau
         message,
     };
     let tensor = |name: TensorName| move |memory: &Memory| matches!(memory, Memory::Tensor(found) | Memory::Pointers(found) if *found == name);
-    if domain.causal.is_empty() {
-        return Err(reader.error_at(&["domain", "causal"], "expected true, false or both, found an empty list"));
-    }
-    if domain.storage.is_empty() {
-        return Err(
-            reader.error_at(&["domain", "storage"], "expected at least one kind of storage, found an empty list")
-        );
-    }
     let paged = domain.storage.contains(&StorageKind::Paged);
-    if paged != domain.page_size.is_some() {
-        let message =
-            if paged { "expected it with paged storage, found nothing" } else { "expected it only with paged storage" };
-        return Err(reader.error_at(&["domain", "page_size"], message));
-    }
-    if domain.append && domain.storage.contains(&StorageKind::Packed) {
-        let message = "expected append = false with packed storage, which has no room for another token";
-        return Err(reader.error_at(&["domain", "storage"], message));
-    }
-    if let Some(range) = domain.page_size.as_ref().filter(|range| range.low() == 0) {
-        return Err(reader.error_at(&["domain", "page_size"], format!("expected at least 1 token, found {range}")));
-    }
-    if let Some(range) = domain.window.as_ref().filter(|range| range.low() == 0) {
-        return Err(reader.error_at(&["domain", "window"], format!("expected at least 1 key, found {range}")));
-    }
     for (index, require) in domain.require.iter().enumerate() {
         let key = format!("domain.require[{index}].");
         let error = |field: &str, message: String| {
@@ -61,8 +38,8 @@ pub(super) fn check_domain(reader: &Reader<'_>, domain: &Domain, launches: &[Lau
     if let Some(line) = find(&pointers).filter(|_| paged) {
         return Err(at(line, "expected no pointers to each request's cache, since pages are shared".into()));
     }
-    let table = find(&|memory| matches!(memory, Memory::Index(index, _) if index.is_table()));
-    let places = find(&|memory| matches!(memory, Memory::Index(index, _) if index.finds_tokens()));
+    let table = find(&|memory| matches!(memory, Memory::Index(index, ..) if index.is_table()));
+    let places = find(&|memory| matches!(memory, Memory::Index(index, ..) if index.finds_tokens()));
     match (paged, if paged { places } else { table }) {
         (false, Some(line)) => Err(at(line, "expected no block table, since the domain has no paged storage".into())),
         (true, None) => Err(reader.error_at(
@@ -75,6 +52,35 @@ pub(super) fn check_domain(reader: &Reader<'_>, domain: &Domain, launches: &[Lau
         }
         _ => Ok(()),
     }
+}
+
+/// What the domain says of masks and of the cache.
+pub(super) fn check_cache(reader: &Reader<'_>, domain: &Domain) -> Result<(), ManifestError> {
+    let paged = domain.storage.contains(&StorageKind::Paged);
+    if domain.causal.is_empty() {
+        return Err(reader.error_at(&["domain", "causal"], "expected true, false or both, found an empty list"));
+    }
+    if domain.storage.is_empty() {
+        return Err(
+            reader.error_at(&["domain", "storage"], "expected at least one kind of storage, found an empty list")
+        );
+    }
+    if paged != domain.page_size.is_some() {
+        let message =
+            if paged { "expected it with paged storage, found nothing" } else { "expected it only with paged storage" };
+        return Err(reader.error_at(&["domain", "page_size"], message));
+    }
+    if domain.append && domain.storage.contains(&StorageKind::Packed) {
+        let message = "expected append = false with packed storage, which has no room for another token";
+        return Err(reader.error_at(&["domain", "storage"], message));
+    }
+    if let Some(range) = domain.page_size.as_ref().filter(|range| range.low() == 0) {
+        return Err(reader.error_at(&["domain", "page_size"], format!("expected at least 1 token, found {range}")));
+    }
+    if let Some(range) = domain.window.as_ref().filter(|range| range.low() == 0) {
+        return Err(reader.error_at(&["domain", "window"], format!("expected at least 1 key, found {range}")));
+    }
+    Ok(())
 }
 
 /// A knob's name must mean the knob, and nothing else, wherever an expression can be.
