@@ -47,7 +47,7 @@ pub fn ratio(out: f64, o: f64, b: f64, dtype: Dtype) -> f64 {
     if distance == 0.0 || b == f64::INFINITY { 0.0 } else { distance / b }
 }
 
-/// [`ratio`] and [`accepts`], faster than both.
+/// [`ratio`], and whether [`accepts`] holds; faster than asking for each. Most elements need no rounding of the interval's ends.
 pub fn assess(out: f64, o: f64, b: f64, dtype: Dtype) -> (f64, bool) {
     // Far enough from where they might differ by an f64 rounding.
     const INSIDE: std::ops::Range<f64> = 1e-6..0.999_999;

@@ -233,7 +233,8 @@ impl LseBase {
         }
     }
 
-    /// The reference's log-sum-exp in this base, and the bound on a kernel's error before it is stored, from that in nats.
+    /// The reference's log-sum-exp in this base, and the bound on a kernel's error before it is stored; `bound` is
+    /// [`Bounds::lse`], in nats.
     ///
     /// A kernel that works in nats may get to base 2 by one more multiplication, with a rounded constant.
     pub fn value_and_bound(self, reference: &Reference<'_>, contract: &Resolved, bound: f64) -> (f64, f64) {

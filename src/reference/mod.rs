@@ -278,9 +278,7 @@ impl Reference<'_> {
             }
         }
     }
-}
 
-impl Reference<'_> {
     /// Adds the values of some keys with weights `p` to `N` columns.
     #[inline(always)]
     fn average_tile<const N: usize>(&mut self, values: &[f64], p: &[f64], start: usize) {
