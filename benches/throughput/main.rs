@@ -5,8 +5,9 @@
 //! writes it in Python (hypothesis, CuPy and PyTorch in f64); it runs the same PTX.
 //!
 //! `cargo bench --bench throughput` prints lines of JSON: the rate of whole cases on the GPU, if there is one, by threads;
-//! and the rate without kernel, launches and copies (inputs, reference, bounds, verdict), for which what the kernel leaves is
-//! recorded beforehand. `ATTNFUZZ_BENCH_SECONDS` is the length of each measurement, 5 by default.
+//! that of cases run there and not judged; and the rate without kernel, launches and copies (inputs, reference, bounds, verdict),
+//! for which what the kernel leaves is recorded beforehand. `ATTNFUZZ_BENCH_SECONDS` is the length of each measurement, 5 by
+//! default.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's result")]
 
@@ -31,16 +32,23 @@ fn main() {
     let threads =
         || std::iter::successors(Some(1), |n| Some(n * 2)).take_while(|&n| n < processors).chain([processors]);
     for jobs in threads() {
-        let rate =
-            rate(&recorded, &kernel, jobs, time, |index| recorded.cases[index as usize % recorded.cases.len()].clone());
+        let rate = rate(jobs, time, |index| {
+            judged(&recorded, &kernel, &recorded.cases[index as usize % recorded.cases.len()]);
+        });
         println!("{}", serde_json::json!({ "what": "all but the kernel", "jobs": jobs, "cases_per_s": rate }));
     }
     match Cuda::open_shared(0) {
         Err(why) => println!("{}", serde_json::json!({ "what": "no GPU", "why": why.to_string() })),
         Ok(cuda) => {
             for jobs in threads().chain([2 * processors, 4 * processors]) {
-                let rate = rate(&cuda, &kernel, jobs, time, case);
-                println!("{}", serde_json::json!({ "what": cuda.describe(), "jobs": jobs, "cases_per_s": rate }));
+                let whole = rate(jobs, time, |index| judged(&cuda, &kernel, &case(index)));
+                println!("{}", serde_json::json!({ "what": cuda.describe(), "jobs": jobs, "cases_per_s": whole }));
+                let run = rate(jobs, time, |index| {
+                    let case = case(index);
+                    let first = Run::first(&case);
+                    black_box(cuda.run_each(&kernel, &case, &[first, first.next()]).expect("it runs"));
+                });
+                println!("{}", serde_json::json!({ "what": "the same, not judged", "jobs": jobs, "cases_per_s": run }));
             }
         }
     }
@@ -62,21 +70,24 @@ fn case(index: u64) -> Case {
     line.parse().unwrap_or_else(|error| panic!("{line}: {error}"))
 }
 
-/// Cases a second that `jobs` threads examine.
-fn rate(backend: &dyn Backend, kernel: &Kernel, jobs: usize, time: Duration, case: impl Fn(u64) -> Case + Sync) -> f64 {
+/// Cases a second that `jobs` threads work on.
+fn rate(jobs: usize, time: Duration, work: impl Fn(u64) + Sync) -> f64 {
     let (next, start) = (AtomicU64::new(0), Instant::now());
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
                 while start.elapsed() < time {
-                    let case = case(next.fetch_add(1, Ordering::Relaxed));
-                    let examined = examine(backend, kernel, &case).unwrap_or_else(|error| panic!("{case}: {error}"));
-                    assert!(matches!(examined.verdict, Verdict::Agree(_)), "{case}: {:?}", examined.verdict);
+                    work(next.fetch_add(1, Ordering::Relaxed));
                 }
             });
         }
     });
     next.into_inner() as f64 / start.elapsed().as_secs_f64()
+}
+
+fn judged(backend: &dyn Backend, kernel: &Kernel, case: &Case) {
+    let examined = examine(backend, kernel, case).unwrap_or_else(|error| panic!("{case}: {error}"));
+    assert!(matches!(examined.verdict, Verdict::Agree(_)), "{case}: {:?}", examined.verdict);
 }
 
 /// What a kernel left in memory in earlier runs, in place of the kernel.
