@@ -4,8 +4,8 @@
 //! 16, 32, 40, 64, 80, 96 or 128, 0 to 130 tokens of past. `loop.py` beside this file is the same differential loop as one
 //! writes it in Python (hypothesis, CuPy and PyTorch in f64); it runs the same PTX.
 //!
-//! `cargo bench --bench throughput` prints lines of JSON: the rate of whole cases on the GPU, if there is one, by threads;
-//! that of cases run there and not judged; and the rate without kernel, launches and copies (inputs, reference, bounds, verdict),
+//! `cargo bench --bench throughput` prints lines of JSON: the rate of whole cases on the GPU, if there is one, by threads and by
+//! the cases that each begins before it finishes the first; that of cases run there and not judged; and the rate without kernel, launches and copies (inputs, reference, bounds, verdict),
 //! for which what the kernel leaves is recorded beforehand. `ATTNFUZZ_BENCH_SECONDS` is the length of each measurement, 5 by
 //! default.
 
@@ -14,11 +14,11 @@
 use attnfuzz::backend::cuda::Cuda;
 use attnfuzz::backend::{Backend, BackendError, BackendKind, Emulator, Kernel, Run};
 use attnfuzz::case::{Case, Inputs, default_scale};
-use attnfuzz::oracle::{Verdict, examine};
+use attnfuzz::oracle::{UnderWay, Verdict};
 use attnfuzz::outcome::Outcome;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -31,27 +31,36 @@ fn main() {
     let recorded = Recorded::of(&kernel, 64);
     let threads =
         || std::iter::successors(Some(1), |n| Some(n * 2)).take_while(|&n| n < processors).chain([processors]);
+    let recorded_case = |index: u64| recorded.cases[index as usize % recorded.cases.len()].clone();
     for jobs in threads() {
-        let rate = rate(jobs, time, |index| {
-            judged(&recorded, &kernel, &recorded.cases[index as usize % recorded.cases.len()]);
-        });
-        println!("{}", serde_json::json!({ "what": "all but the kernel", "jobs": jobs, "cases_per_s": rate }));
+        let rate = judged(&recorded, &kernel, (jobs, 1), time, recorded_case);
+        tell("all but the kernel", jobs, 1, &rate);
     }
-    match Cuda::open_shared(0) {
-        Err(why) => println!("{}", serde_json::json!({ "what": "no GPU", "why": why.to_string() })),
-        Ok(cuda) => {
-            for jobs in threads().chain([2 * processors, 4 * processors]) {
-                let whole = rate(jobs, time, |index| judged(&cuda, &kernel, &case(index)));
-                println!("{}", serde_json::json!({ "what": cuda.describe(), "jobs": jobs, "cases_per_s": whole }));
-                let run = rate(jobs, time, |index| {
-                    let case = case(index);
-                    let first = Run::first(&case);
-                    black_box(cuda.run_each(&kernel, &case, &[first, first.next()]).expect("it runs"));
-                });
-                println!("{}", serde_json::json!({ "what": "the same, not judged", "jobs": jobs, "cases_per_s": run }));
-            }
-        }
+    let cuda = match Cuda::open_shared(0) {
+        Ok(cuda) => cuda,
+        Err(why) => return println!("{}", serde_json::json!({ "what": "no GPU", "why": why.to_string() })),
+    };
+    for (jobs, ahead) in threads().map(|jobs| (jobs, 4)).chain([(processors, 1), (processors, 2), (processors, 8)]) {
+        let rate = judged(&cuda, &kernel, (jobs, ahead), time, case);
+        tell(&cuda.describe(), jobs, ahead, &rate);
     }
+    for ahead in [1, 4] {
+        let begin = |index| {
+            let case = case(index);
+            let first = Run::first(&case);
+            cuda.begin(&kernel, &case, &[first, first.next()])
+        };
+        let rate = rate((processors, ahead), time, begin, |begun| drop(black_box(begun().expect("it runs"))));
+        tell("the same, not judged", processors, ahead, &rate);
+    }
+}
+
+fn tell(what: &str, jobs: usize, ahead: usize, rate: &Rate) {
+    let Rate { cases_per_s, processors_busy } = rate;
+    let line = serde_json::json!({
+        "what": what, "jobs": jobs, "ahead": ahead, "cases_per_s": cases_per_s, "processors_busy": processors_busy,
+    });
+    println!("{line}");
 }
 
 /// Case `index` of the distribution.
@@ -70,24 +79,65 @@ fn case(index: u64) -> Case {
     line.parse().unwrap_or_else(|error| panic!("{line}: {error}"))
 }
 
-/// Cases a second that `jobs` threads work on.
-fn rate(jobs: usize, time: Duration, work: impl Fn(u64) + Sync) -> f64 {
-    let (next, start) = (AtomicU64::new(0), Instant::now());
+struct Rate {
+    cases_per_s: f64,
+    /// Where the system tells.
+    processors_busy: Option<f64>,
+}
+
+/// The rate of cases with so many threads, each of which begins so many cases before it finishes the first.
+fn rate<T>(
+    (jobs, ahead): (usize, usize),
+    time: Duration,
+    begin: impl Fn(u64) -> T + Sync,
+    finish: impl Fn(T) + Sync,
+) -> Rate {
+    let (next, start, before) = (AtomicU64::new(0), Instant::now(), processor_time());
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
+                let mut begun = VecDeque::new();
                 while start.elapsed() < time {
-                    work(next.fetch_add(1, Ordering::Relaxed));
+                    while begun.len() < ahead {
+                        begun.push_back(begin(next.fetch_add(1, Ordering::Relaxed)));
+                    }
+                    begun.pop_front().into_iter().for_each(&finish);
                 }
+                begun.into_iter().for_each(&finish);
             });
         }
     });
-    next.into_inner() as f64 / start.elapsed().as_secs_f64()
+    let (cases, elapsed) = (next.into_inner() as f64, start.elapsed().as_secs_f64());
+    let busy = processor_time().zip(before).map(|(after, before)| (after - before) / elapsed);
+    Rate { cases_per_s: cases / elapsed, processors_busy: busy }
 }
 
-fn judged(backend: &dyn Backend, kernel: &Kernel, case: &Case) {
-    let examined = examine(backend, kernel, case).unwrap_or_else(|error| panic!("{case}: {error}"));
-    assert!(matches!(examined.verdict, Verdict::Agree(_)), "{case}: {:?}", examined.verdict);
+/// Seconds that processors have spent on this process.
+fn processor_time() -> Option<f64> {
+    // proc(5): the name may hold anything but ends with the last bracket; utime and stime are fields 14 and 15, in hundredths.
+    let text = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let mut times = text.rsplit(')').next()?.split_whitespace().skip(11).map_while(|field| field.parse::<f64>().ok());
+    Some((times.next()? + times.next()?) / 100.0)
+}
+
+/// The rate of cases that are examined.
+fn judged(
+    backend: &dyn Backend,
+    kernel: &Kernel,
+    pace: (usize, usize),
+    time: Duration,
+    case: impl Fn(u64) -> Case + Sync,
+) -> Rate {
+    let begin = |index| {
+        let case = case(index);
+        let under_way = UnderWay::begin(backend, kernel, &case);
+        (case, under_way)
+    };
+    let finish = |(case, under_way): (Case, UnderWay<'_>)| {
+        let examined = under_way.finish(kernel, &case).unwrap_or_else(|error| panic!("{case}: {error}"));
+        assert!(matches!(examined.verdict, Verdict::Agree(_)), "{case}: {:?}", examined.verdict);
+    };
+    rate(pace, time, begin, finish)
 }
 
 /// What a kernel left in memory in earlier runs, in place of the kernel.

@@ -6,7 +6,7 @@
 
 #![expect(unsafe_code, reason = "the driver API is C")]
 
-use super::cuda::{Unavailable, devices, function, load, start};
+use super::cuda::{Module, Ready, Unavailable, devices};
 use super::plan::{Initialised, Plan, PlannedLaunch, Region};
 use super::{BackendError, Code, Kernel, Run};
 use crate::case::Case;
@@ -78,7 +78,7 @@ impl BareCuda {
         self.bind()?;
         let mut plan = Plan::sketch(kernel, case)?;
         let code = kernel.code_on(case, Some(self.capability))?;
-        let module = Module::load(&code)?;
+        let mut module = Loaded::new(&code)?;
         let tile = self.tile(case)?;
         let mut memory = Vec::with_capacity(plan.regions.len());
         for region in &mut plan.regions {
@@ -101,9 +101,9 @@ impl BareCuda {
         self.stream.synchronize().map_err(trouble)?;
         let mut launches = Vec::new();
         for launch in plan.steps.first().into_iter().flatten() {
-            launches.push(Ready::new(&module, code.symbol(&launch.entry), launch, &memory)?);
+            launches.push(module.ready(code.symbol(&launch.entry), launch, &memory)?);
         }
-        self.times(samples, || launches.iter_mut().try_for_each(|launch| launch.start(&self.stream)))
+        self.times(samples, || launches.iter_mut().try_for_each(|launch| launch.start(self.stream.cu_stream())))
     }
 
     /// Runs every step of `case` once. What it leaves is dropped: a checker that watches says what was wrong.
@@ -114,7 +114,7 @@ impl BareCuda {
         self.bind()?;
         let mut plan = Plan::new(kernel, case, Run::first(case))?;
         let code = kernel.code_on(case, Some(self.capability))?;
-        let module = Module::load_with_lines(&code)?;
+        let mut module = Loaded::with_lines(&code)?;
         let stream = self.stream.cu_stream();
         let mut memory = Vec::with_capacity(plan.regions.len());
         for region in &mut plan.regions {
@@ -135,7 +135,7 @@ impl BareCuda {
         }
         self.stream.synchronize().map_err(trouble)?;
         for launch in plan.steps.iter().flatten() {
-            Ready::new(&module, code.symbol(&launch.entry), launch, &memory)?.start(&self.stream).map_err(trouble)?;
+            module.ready(code.symbol(&launch.entry), launch, &memory)?.start(stream).map_err(trouble)?;
         }
         self.stream.synchronize().map_err(trouble)
     }
@@ -236,17 +236,17 @@ fn write_addresses(region: &mut Region, memory: &[Memory]) {
 }
 
 /// A loaded module; unloaded when dropped.
-struct Module(sys::CUmodule);
+struct Loaded(Module);
 
-impl Module {
-    fn load(code: &Code) -> Result<Self, BackendError> {
-        load(code)?.map(Self).map_err(trouble)
+impl Loaded {
+    fn new(code: &Code) -> Result<Self, BackendError> {
+        Module::load(code)?.map(Self).map_err(trouble)
     }
 
     /// The same, so that tools can tell lines of the CUDA source, where the PTX names them.
-    fn load_with_lines(code: &Code) -> Result<Self, BackendError> {
+    fn with_lines(code: &Code) -> Result<Self, BackendError> {
         // Machine code has its lines or not.
-        let Some(ptx) = code.ptx() else { return Self::load(code) };
+        let Some(ptx) = code.ptx() else { return Self::new(code) };
         let image = CString::new(ptx).map_err(|_| BackendError::Unavailable("the PTX holds a NUL byte".into()))?;
         let mut module = std::ptr::null_mut();
         let mut options = [sys::CUjit_option::CU_JIT_GENERATE_LINE_INFO];
@@ -264,33 +264,19 @@ impl Module {
         }
         .result()
         .map_err(trouble)?;
-        Ok(Self(module))
+        Ok(Self(Module::of(module)))
+    }
+
+    fn ready(&mut self, symbol: &str, launch: &PlannedLaunch, memory: &[Memory]) -> Result<Ready, BackendError> {
+        let function = self.0.function(symbol, launch)?.map_err(trouble)?;
+        Ok(Ready::new(function, launch, |region| memory[region].0))
     }
 }
 
-impl Drop for Module {
+impl Drop for Loaded {
     fn drop(&mut self) {
         // SAFETY: the module was loaded once and nothing of it is running.
-        let _ = unsafe { result::module::unload(self.0) };
-    }
-}
-
-/// A launch with its function and arguments.
-struct Ready<'p> {
-    function: sys::CUfunction,
-    launch: &'p PlannedLaunch,
-    args: Vec<Vec<u8>>,
-}
-
-impl<'p> Ready<'p> {
-    fn new(module: &Module, symbol: &str, launch: &'p PlannedLaunch, memory: &[Memory]) -> Result<Self, BackendError> {
-        let function = function(module.0, symbol, launch)?.map_err(trouble)?;
-        let args = launch.arg_bytes(|region| memory[region].0);
-        Ok(Self { function, launch, args })
-    }
-
-    fn start(&mut self, stream: &CudaStream) -> Result<(), DriverError> {
-        start(self.function, self.launch, &mut self.args, stream.cu_stream())
+        let _ = unsafe { result::module::unload(self.0.handle()) };
     }
 }
 

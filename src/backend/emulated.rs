@@ -183,8 +183,8 @@ fn run_launches(
     let mut stats = Stats::default();
     let code = kernel.code_for(case)?;
     for launch in plan.steps.iter().flatten() {
-        if launch.cluster != [1; 3] {
-            let [x, y, z] = launch.cluster;
+        if launch.config.cluster != [1; 3] {
+            let [x, y, z] = launch.config.cluster;
             let why = format!("clusters of {x} x {y} x {z} blocks of {}: only those of one block", launch.entry);
             return Err(BackendError::Unsupported(why));
         }
@@ -210,11 +210,11 @@ fn run_launches(
             let fault = Fault::new(FaultKind::NotWritten, detail);
             return Ok((Outcome::Fault(fault), stats));
         }
-        if let Some(fault) = plan.stray(case, index, memory.bytes(id)) {
+        if let Some(fault) = plan.stray(case, index, plan.poison, memory.bytes(id)) {
             return Ok((Outcome::Fault(fault), stats));
         }
     }
-    let output = plan.output(case, |index| memory.bytes(regions[index]).to_vec());
+    let output = plan.output(case, plan.poison, |index| memory.bytes(regions[index]).to_vec());
     Ok((Outcome::Output(output), stats))
 }
 
@@ -251,9 +251,9 @@ fn execute(
         params[param.offset..][..param.size_bytes].copy_from_slice(&arg);
     }
     let launch = emulator::Launch {
-        grid: launch.grid,
-        block: launch.block,
-        dynamic_shared_bytes: launch.shared_bytes as usize,
+        grid: launch.config.grid,
+        block: launch.config.block,
+        dynamic_shared_bytes: launch.config.shared_bytes as usize,
         params: &params,
     };
     emulator::observe(program, memory, &launch, options)

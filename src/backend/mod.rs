@@ -103,7 +103,17 @@ pub trait Backend: Send + Sync {
         }
         Ok(outcomes)
     }
+
+    /// Begins [`Self::run_each`]. A thread that begins several cases before it asks what came of the first need not wait for a
+    /// device, where there is one.
+    fn begin(&self, kernel: &Kernel, case: &Case, runs: &[Run]) -> Begun<'_> {
+        let outcomes = self.run_each(kernel, case, runs);
+        Box::new(|| outcomes)
+    }
 }
+
+/// Runs that were begun; says what came of them.
+pub type Begun<'b> = Box<dyn FnOnce() -> Result<Vec<Outcome>, BackendError> + 'b>;
 
 /// The ways to execute a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -3,6 +3,8 @@
 mod launch;
 mod region;
 
+#[cfg(feature = "cuda")]
+pub(super) use launch::LaunchConfig;
 pub(super) use launch::PlannedLaunch;
 pub(super) use region::{Initialised, Region};
 
@@ -15,6 +17,8 @@ use crate::outcome::{Fault, FaultKind, Output};
 use crate::tensor::{Buffer, Layout};
 use launch::{Array, StepRegions, dims, plan_launch};
 use region::{Address, Filled, Given};
+#[cfg(feature = "cuda")]
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -24,7 +28,8 @@ pub(super) struct Plan {
     pub(super) regions: Vec<Region>,
     /// The launches of each step.
     pub(super) steps: Vec<Vec<PlannedLaunch>>,
-    poison: Poison,
+    /// That its regions hold.
+    pub(super) poison: Poison,
 }
 
 /// Tensors that are there before the first step, and stay.
@@ -100,27 +105,46 @@ impl Plan {
     /// The same with other poison.
     pub(super) fn under(&self, case: &Case, poison: Poison) -> Self {
         let mut plan = Self { poison, ..self.clone() };
-        for (region, original) in plan.regions.iter_mut().zip(&self.regions) {
-            let Some(dtype) = region.poisoned else { continue };
-            let ranges = match &region.initialised {
-                Initialised::All => continue,
-                Initialised::Nothing => &[][..],
-                Initialised::Ranges(ranges) => ranges,
-            };
-            let element = dtype.poison(poison, case.dtype);
-            region.bytes = element.repeat(original.bytes.len() / element.len());
-            ranges.iter().for_each(|range| region.bytes[range.clone()].copy_from_slice(&original.bytes[range.clone()]));
-        }
+        plan.regions.iter_mut().for_each(|region| region.poison(poison, case.dtype));
         plan
     }
 
-    /// Puts the Output together; `bytes` gives a region's bytes after the run.
-    pub(super) fn output(&self, case: &Case, mut bytes: impl FnMut(usize) -> Vec<u8>) -> Output {
+    /// What region `index` holds before a run under `poison`, where regions are at the addresses that `of` gives.
+    #[cfg(feature = "cuda")]
+    pub(super) fn contents(
+        &self,
+        case: &Case,
+        index: usize,
+        poison: Poison,
+        of: impl Fn(usize) -> u64,
+    ) -> Cow<'_, [u8]> {
+        let region = &self.regions[index];
+        if region.addresses.is_empty() && (poison == self.poison || region.poisoned.is_none()) {
+            return Cow::Borrowed(&region.bytes);
+        }
+        let mut bytes = vec![0; region.bytes.len()];
+        self.write(case, index, poison, of, &mut bytes);
+        Cow::Owned(bytes)
+    }
+
+    /// The same, written to `bytes`.
+    #[cfg(feature = "cuda")]
+    pub(super) fn write(&self, case: &Case, index: usize, poison: Poison, of: impl Fn(usize) -> u64, bytes: &mut [u8]) {
+        let region = &self.regions[index];
+        bytes.copy_from_slice(&region.bytes);
+        if poison != self.poison {
+            region.poison_gaps(poison, case.dtype, bytes);
+        }
+        region.addresses.iter().for_each(|address| address.write(bytes, &of));
+    }
+
+    /// Puts the Output of a run under `poison` together; `bytes` gives a region's bytes after it.
+    pub(super) fn output(&self, case: &Case, poison: Poison, mut bytes: impl FnMut(usize) -> Vec<u8>) -> Output {
         let mut read = |wanted: TensorName| -> Vec<Buffer> {
             let regions = self.regions.iter().enumerate();
             let found = regions.filter_map(|(index, region)| Some((index, region.placement(wanted)?)));
             let dtype = dtype_of(wanted, case);
-            found.map(|(index, place)| Region::gathered(place, dtype, bytes(index), self.poison)).collect()
+            found.map(|(index, place)| Region::gathered(place, dtype, bytes(index), poison)).collect()
         };
         let [out, lse] = [TensorName::Out, TensorName::Lse].map(&mut read);
         let [k_cache, v_cache] = [TensorName::KCache, TensorName::VCache]
@@ -128,10 +152,11 @@ impl Plan {
         Output { out, lse, k_cache, v_cache }
     }
 
-    /// What region `index` tells of a write between tensors, if there was one; `bytes` are its bytes after the run.
-    pub(super) fn stray(&self, case: &Case, index: usize, bytes: &[u8]) -> Option<Fault> {
+    /// What region `index` tells of a write between tensors, if there was one; `bytes` are its bytes after a run under
+    /// `poison`.
+    pub(super) fn stray(&self, case: &Case, index: usize, poison: Poison, bytes: &[u8]) -> Option<Fault> {
         let region = &self.regions[index];
-        let at = region.stray(case, bytes, self.poison)?;
+        let at = region.stray(case, bytes, poison)?;
         let detail = format!("{} was changed at element {at}, which is of no tensor", region.name);
         Some(Fault::new(FaultKind::GuardTouched, detail))
     }
@@ -339,6 +364,14 @@ mod tests {
                 assert!(plan.regions.iter().zip(&new.regions).any(|(a, b)| a.bytes != b.bytes), "{case}");
                 for (under, new) in under.regions.iter().zip(&new.regions) {
                     assert!(under.bytes == new.bytes, "{} of {name} {case}", new.name);
+                }
+                #[cfg(feature = "cuda")]
+                for (index, new) in new.regions.iter().enumerate() {
+                    assert!(
+                        plan.contents(&case, index, second.poison, |_| 0) == new.bytes,
+                        "{} of {name} {case}",
+                        new.name
+                    );
                 }
             }
         }

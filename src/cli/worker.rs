@@ -6,7 +6,7 @@ use crate::backend::cuda::Cuda;
 use crate::backend::cuda_bare::BareCuda;
 use crate::backend::{Backend, BackendError, Emulator, Kernel, Run};
 use crate::case::Case;
-use crate::worker::{serve, serve_bare};
+use crate::worker::{Pace, serve, serve_bare};
 use std::time::Duration;
 
 /// How long the driver may take to end the process once its owner has gone, with a kernel that hangs.
@@ -48,11 +48,15 @@ pub(super) fn run(args: &WorkerArgs) -> Result<Exit, Failure> {
     }
     let (input, output) = (std::io::stdin().lock(), std::io::stdout());
     let served = match args.backend {
-        WorkerBackend::Emulator => serve(Ok(Emulator), args.threads, input, output),
+        WorkerBackend::Emulator => serve(Ok(Emulator), Pace { threads: args.threads, ahead: 1 }, input, output),
         WorkerBackend::Cuda => {
             // A fault in a shared context is nobody's; who asks then asks a worker of one thread.
             let device = if args.threads > 1 { Cuda::open_shared(args.device) } else { Cuda::open(args.device) };
-            serve(device.map_err(|error| error.to_string()), args.threads, input, output)
+            // More threads than processors would only wait for each other.
+            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+            let threads = args.threads.clamp(1, processors);
+            let pace = Pace { threads, ahead: args.threads.div_ceil(threads) };
+            serve(device.map_err(|error| error.to_string()), pace, input, output)
         }
     };
     std::thread::spawn(|| {

@@ -2,7 +2,7 @@
 
 use super::relation::{self, Checked};
 use super::{Divergence, Examined, Verdict, judge};
-use crate::backend::{Backend, BackendError, BackendKind, Kernel, Run};
+use crate::backend::{Backend, BackendError, BackendKind, Begun, Kernel, Run};
 use crate::case::{Case, Poison, Recipe, TensorName};
 use crate::outcome::{Fault, FaultKind, Outcome, Output};
 use crate::tensor::Buffer;
@@ -21,14 +21,51 @@ pub fn is_perturbed(backend: BackendKind, case: &Case) -> bool {
 ///
 /// An error is this program's or the machine's limit, never the kernel's; the caller counts it as a skip or stops.
 pub fn examine(backend: &dyn Backend, kernel: &Kernel, case: &Case) -> Result<Examined, BackendError> {
-    let without_output = |verdict| Ok(Examined::plain(verdict));
-    if let Some(why) = kernel.manifest.domain.excludes(case) {
-        return without_output(Verdict::Skip(format!("outside the kernel's domain: {why}")));
+    UnderWay::begin(backend, kernel, case).finish(kernel, case)
+}
+
+/// A case that is being examined: its two runs have begun. Where there is a device of its own, a thread that begins several
+/// cases before it finishes the first need not wait for it.
+pub struct UnderWay<'b> {
+    backend: &'b dyn Backend,
+    /// Or why there are none.
+    runs: Result<Begun<'b>, String>,
+}
+
+impl<'b> UnderWay<'b> {
+    /// Begins [`examine`].
+    pub fn begin(backend: &'b dyn Backend, kernel: &Kernel, case: &Case) -> Self {
+        let runs = match kernel.manifest.domain.excludes(case) {
+            Some(why) => Err(format!("outside the kernel's domain: {why}")),
+            None => Ok(backend.begin(kernel, case, &[Run::first(case), Run::first(case).next()])),
+        };
+        Self { backend, runs }
     }
+
+    /// The rest of [`examine`]; `kernel` and `case` are those it was begun with.
+    ///
+    /// # Errors
+    /// As for [`examine`].
+    pub fn finish(self, kernel: &Kernel, case: &Case) -> Result<Examined, BackendError> {
+        match self.runs {
+            Ok(runs) => judge_runs(self.backend, kernel, case, runs()?),
+            Err(why) => Ok(Examined::plain(Verdict::Skip(why))),
+        }
+    }
+}
+
+/// What is to be said of a case after its first two runs.
+fn judge_runs(
+    backend: &dyn Backend,
+    kernel: &Kernel,
+    case: &Case,
+    outcomes: Vec<Outcome>,
+) -> Result<Examined, BackendError> {
+    let without_output = |verdict| Ok(Examined::plain(verdict));
     let first_run = Run::first(case);
     let second_run = first_run.next();
     let mut outputs = Vec::with_capacity(2);
-    for outcome in backend.run_each(kernel, case, &[first_run, second_run])? {
+    for outcome in outcomes {
         match outcome {
             Outcome::Output(output) => outputs.push(output),
             Outcome::Fault(fault) => return without_output(Verdict::Fault(fault)),

@@ -69,7 +69,11 @@ impl<B: Backend> Examiner for B {
     }
 }
 
-fn caught<T>(what: impl FnOnce() -> Result<T, BackendError>) -> Result<T, BackendError> {
+/// What `what` gives; a panic in it is [`BackendError::Internal`].
+///
+/// # Errors
+/// The panic's message, or what `what` gives.
+pub fn caught<T>(what: impl FnOnce() -> Result<T, BackendError>) -> Result<T, BackendError> {
     catch_unwind(AssertUnwindSafe(what)).unwrap_or_else(|panic| Err(BackendError::Internal(panic_text(&*panic))))
 }
 

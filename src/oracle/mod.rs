@@ -19,8 +19,8 @@ pub mod relation;
 mod rows;
 
 pub use error_map::{ErrorPlane, error_map};
-pub use examine::{examine, is_perturbed, look_closer};
-pub use examiner::{Examiner, Unconfirmed};
+pub use examine::{UnderWay, examine, is_perturbed, look_closer};
+pub use examiner::{Examiner, Unconfirmed, caught};
 pub use judge::judge;
 pub use rows::{ExpectedRow, for_each_row};
 

@@ -14,5 +14,5 @@ mod spread;
 
 pub use isolated::{Isolated, Options};
 pub use sanitizer::{Sanitizer, Tool, is_sanitized, serve_bare};
-pub use serve::serve;
+pub use serve::{Pace, serve};
 pub use spread::Spread;

@@ -3,7 +3,7 @@
 use attnfuzz::backend::{Backend, BackendError, BackendKind, Emulator, Kernel, Run};
 use attnfuzz::case::Case;
 use attnfuzz::outcome::{Fault, FaultKind, Outcome};
-use attnfuzz::worker::serve;
+use attnfuzz::worker::{Pace, serve};
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -50,7 +50,8 @@ fn play() {
     let (mode, threads) = mode.split_once(' ').unwrap();
     let hostile = Hostile { mode: mode.into(), spoiled: AtomicBool::new(false) };
     let output = Mangled(mode.into());
-    serve(Ok(hostile), threads.parse().unwrap(), io::stdin().lock(), output).unwrap();
+    let pace = Pace { threads: threads.parse().unwrap(), ahead: 1 };
+    serve(Ok(hostile), pace, io::stdin().lock(), output).unwrap();
 }
 
 /// Deaths after which the devices of `sick-later` and `sick-alike` get nothing right any more.

@@ -14,12 +14,18 @@ const MAX_OFFSET: i64 = 1 << 40;
 #[derive(Clone)]
 pub(in crate::backend) struct PlannedLaunch {
     pub(in crate::backend) entry: String,
+    pub(in crate::backend) config: LaunchConfig,
+    pub(in crate::backend) args: Vec<PlannedArg>,
+}
+
+/// How large a launch is.
+#[derive(Clone, Copy)]
+pub(in crate::backend) struct LaunchConfig {
     pub(in crate::backend) grid: [u32; 3],
     pub(in crate::backend) block: [u32; 3],
     /// Blocks of a cluster.
     pub(in crate::backend) cluster: [u32; 3],
     pub(in crate::backend) shared_bytes: u32,
-    pub(in crate::backend) args: Vec<PlannedArg>,
 }
 
 /// The bytes of an argument.
@@ -87,10 +93,12 @@ pub(super) fn plan_launch(
     Ok(PlannedLaunch {
         entry: launch.entry.of(case.dtype, values)?,
         args: launch.args.iter().map(arg).collect::<Result<_, ExprError>>()?,
-        grid: dims(&launch.grid, values)?,
-        block: dims(&launch.block, values)?,
-        cluster: dims(&launch.cluster, values)?,
-        shared_bytes: launch.shared_bytes.whole(values, 0, i64::from(u32::MAX))? as u32,
+        config: LaunchConfig {
+            grid: dims(&launch.grid, values)?,
+            block: dims(&launch.block, values)?,
+            cluster: dims(&launch.cluster, values)?,
+            shared_bytes: launch.shared_bytes.whole(values, 0, i64::from(u32::MAX))? as u32,
+        },
     })
 }
 

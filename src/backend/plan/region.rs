@@ -143,6 +143,36 @@ impl Region {
         Ok(Self { initialised, writable: true, size_bytes, poisoned, ..Self::array(&workspace.name, bytes) })
     }
 
+    /// Puts other poison wherever there is poison.
+    pub(super) fn poison(&mut self, poison: Poison, storage: Dtype) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        self.poison_gaps(poison, storage, &mut bytes);
+        self.bytes = bytes;
+    }
+
+    /// Puts poison wherever there is some before the launch; `bytes` are this region's.
+    pub(super) fn poison_gaps(&self, poison: Poison, storage: Dtype, bytes: &mut [u8]) {
+        let Some(element) = self.poisoned.map(|dtype| dtype.poison(poison, storage)) else { return };
+        let len = bytes.len();
+        let mut fill = |gap: Range<usize>| repeat(&element, &mut bytes[gap]);
+        let mut ranges = match &self.initialised {
+            Initialised::All => return,
+            Initialised::Nothing => Vec::new(),
+            Initialised::Ranges(ranges) => ranges.clone(),
+        };
+        // Already so, but for pages.
+        ranges.sort_by_key(|range| range.start);
+        let mut free = 0;
+        for range in ranges {
+            // Requests may share pages.
+            if range.start > free {
+                fill(free..range.start);
+            }
+            free = free.max(range.end);
+        }
+        fill(free..len);
+    }
+
     /// Where a tensor is that this region holds; nothing if it doesn't.
     pub(super) fn placement(&self, tensor: TensorName) -> Option<Option<&Placement>> {
         self.tensors.iter().find(|(name, _)| *name == tensor).map(|(_, placement)| placement.as_deref())
@@ -177,6 +207,17 @@ impl Region {
             free = range.end;
         }
         None
+    }
+}
+
+/// Fills `bytes` with an element over and over.
+fn repeat(element: &[u8], bytes: &mut [u8]) {
+    let mut done = element.len().min(bytes.len());
+    bytes[..done].copy_from_slice(&element[..done]);
+    while done < bytes.len() {
+        let more = done.min(bytes.len() - done);
+        bytes.copy_within(..more, done);
+        done += more;
     }
 }
 
