@@ -115,6 +115,25 @@ fn a_death_that_does_not_come_back_is_counted_and_blames_nobody() {
     assert_eq!((&**device, unconfirmed.deaths), ("stand-in", 1));
 }
 
+/// What another case writes out of its bounds may be in this one's memory.
+#[test]
+fn a_failure_is_a_finding_only_if_it_comes_back_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let suffers = campaign("gqa_decode", Arc::new(stand_in("suffers", folder.path())), 60, 100);
+    assert!(suffers.found.is_empty() && suffers.internal.is_empty() && suffers.lost.is_empty());
+    let row = &suffers.summary.rows[0];
+    assert_eq!((row.cases, row.failing), (60, 0));
+    let [(_, unconfirmed)] = &suffers.summary.unconfirmed[..] else { panic!("{:?}", suffers.summary.unconfirmed) };
+    assert!(unconfirmed.deaths == 0 && unconfirmed.failures > 0);
+    assert!(unconfirmed.last.as_ref().unwrap().starts_with("diverge out value, with the case kv="), "{unconfirmed:?}");
+    assert!(human::summary(&suffers.summary).contains("a case failed on stand-in beside others and did not alone"));
+
+    let wrong = campaign("gqa_decode", Arc::new(stand_in("wrong", folder.path())), 60, 100);
+    let [found] = &wrong.found[..] else { panic!("{:?}", wrong.found) };
+    assert_eq!(found.finding.signature.class, "diverge out value");
+    assert!(wrong.summary.unconfirmed.is_empty() && wrong.summary.rows[0].failing > 1);
+}
+
 #[test]
 fn a_sick_device_is_no_finding() {
     let folder = tempfile::tempdir().unwrap();

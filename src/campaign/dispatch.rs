@@ -326,7 +326,7 @@ impl<'a, 'b> Dispatcher<'a, 'b> {
         Summary {
             rows: self.state.rows,
             comparisons,
-            unconfirmed: told.filter(|(_, unconfirmed)| unconfirmed.deaths > 0).collect(),
+            unconfirmed: told.filter(|(_, unconfirmed)| !unconfirmed.is_empty()).collect(),
             internal_errors: self.state.internal_errors,
             jobs: config.jobs,
             elapsed: self.before + self.start.elapsed(),

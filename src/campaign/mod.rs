@@ -215,7 +215,7 @@ pub struct Summary {
     pub rows: Vec<Row>,
     /// Hardware against emulator, for each kernel that ran on both.
     pub comparisons: Vec<(String, Comparison)>,
-    /// Deaths of worker processes that tell nothing of any kernel, for each device that had some.
+    /// What went wrong and did not come back, for each device where something did.
     pub unconfirmed: Vec<(String, Unconfirmed)>,
     /// Cases on which this program went wrong.
     pub internal_errors: u64,

@@ -127,7 +127,7 @@ pub(super) fn for_finding(
 pub(super) fn tell_unconfirmed(backends: &[Arc<dyn Examiner>]) {
     for backend in backends {
         let unconfirmed = backend.unconfirmed();
-        if unconfirmed.deaths > 0 {
+        if !unconfirmed.is_empty() {
             eprint!("{}", human::unconfirmed(&backend.describe(), &unconfirmed));
         }
     }

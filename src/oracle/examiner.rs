@@ -34,11 +34,14 @@ pub trait Examiner: Send + Sync {
     }
 }
 
-/// Deaths of worker processes that did not come back when the cases under way were run again, one at a time.
+/// What did not come back when the cases that were under way were run again, one at a time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unconfirmed {
-    /// How many.
+    /// Deaths of worker processes.
     pub deaths: u64,
+    /// Cases that failed.
+    #[serde(default)]
+    pub failures: u64,
     /// What was seen of the last one.
     pub last: Option<String>,
 }
@@ -46,7 +49,16 @@ pub struct Unconfirmed {
 impl Unconfirmed {
     /// These, and then `later` ones.
     pub fn and(&self, later: Self) -> Self {
-        Self { deaths: self.deaths + later.deaths, last: later.last.or_else(|| self.last.clone()) }
+        Self {
+            deaths: self.deaths + later.deaths,
+            failures: self.failures + later.failures,
+            last: later.last.or_else(|| self.last.clone()),
+        }
+    }
+
+    /// Whether there was nothing of the kind.
+    pub fn is_empty(&self) -> bool {
+        self.deaths == 0 && self.failures == 0
     }
 }
 

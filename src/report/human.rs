@@ -217,13 +217,18 @@ pub fn summary(summary: &Summary) -> String {
     text + &verdict(summary) + "\n"
 }
 
-/// Deaths of worker processes that tell nothing of any kernel, in a line.
+/// What went wrong on a device and tells nothing of any kernel, in a line.
 pub fn unconfirmed(device: &str, unconfirmed: &Unconfirmed) -> String {
-    let last = unconfirmed.last.as_deref().unwrap_or("-");
-    format!(
-        "not confirmed: {} times a worker process of {device} ended and did not again with the same cases; last: {last}\n",
-        unconfirmed.deaths
-    )
+    let Unconfirmed { deaths, failures, last } = unconfirmed;
+    let mut text = String::from("not confirmed: ");
+    if *deaths > 0 {
+        let _ =
+            write!(text, "{deaths} times a worker process of {device} ended and did not again with the same cases; ");
+    }
+    if *failures > 0 {
+        let _ = write!(text, "{failures} times a case failed on {device} beside others and did not alone; ");
+    }
+    text + "last: " + last.as_deref().unwrap_or("-") + "\n"
 }
 
 /// A table of the relations that cases were judged by.

@@ -2,7 +2,7 @@
 //!
 //! Every line has a string `event`: `started`, `progress`, `sanitizing`, `shrinking`, `found`, `met`, `backend_lost`, `journal_lost`,
 //! `corpus_lost`, `internal`, then one `row` for each kernel and backend, `comparison` where hardware and emulator both ran, `reach`
-//! for each kernel of a guided campaign, `unconfirmed` for each device whose worker processes died in ways that did not come back,
+//! for each kernel of a guided campaign, `unconfirmed` for each device where something went wrong and did not come back,
 //! and `finished` last; of a replay `replayed` for each finding and then `same_signature` for those that may be one bug.
 //! `nonzero` of a finding lists the elements of its inputs that aren't 0 (at most 8; null where all are a recipe's or more
 //! may be), with the axes of [`Role::axes`](crate::case::values::Role::axes).
@@ -64,7 +64,8 @@ pub fn summary(summary: &Summary) -> Vec<String> {
     });
     let deaths = summary.unconfirmed.iter().map(|(device, unconfirmed)| {
         json!({
-            "event": "unconfirmed", "backend": device, "deaths": unconfirmed.deaths, "last": unconfirmed.last,
+            "event": "unconfirmed", "backend": device, "deaths": unconfirmed.deaths, "failures": unconfirmed.failures,
+            "last": unconfirmed.last,
         })
     });
     let reached = summary

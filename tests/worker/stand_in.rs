@@ -13,7 +13,7 @@ const MODE: &str = "ATTNFUZZ_TEST_STAND_IN";
 const FILE: &str = "ATTNFUZZ_TEST_STAND_IN_FILE";
 
 /// What the stand-in does when it meets a case of more than four query heads a KV head.
-pub(super) const MODES: [&str; 15] = [
+pub(super) const MODES: [&str; 17] = [
     "abort",
     "exit",
     "hang",
@@ -29,6 +29,8 @@ pub(super) const MODES: [&str; 15] = [
     "other-case",
     "silence",
     "late",
+    "suffers",
+    "wrong",
 ];
 
 /// The command that starts a stand-in with so many threads. `file` is where it may remember something.
@@ -48,7 +50,8 @@ pub(super) fn launch(mode: &'static str, file: &Path) -> impl Fn(usize) -> Comma
 fn play() {
     let Ok(mode) = std::env::var(MODE) else { return };
     let (mode, threads) = mode.split_once(' ').unwrap();
-    let hostile = Hostile { mode: mode.into(), spoiled: AtomicBool::new(false) };
+    let alone = threads == "1";
+    let hostile = Hostile { mode: mode.into(), alone, spoiled: AtomicBool::new(false) };
     let output = Mangled(mode.into());
     let pace = Pace { threads: threads.parse().unwrap(), ahead: 1 };
     serve(Ok(hostile), pace, io::stdin().lock(), output).unwrap();
@@ -62,6 +65,7 @@ static MET: AtomicBool = AtomicBool::new(false);
 
 struct Hostile {
     mode: String,
+    alone: bool,
     spoiled: AtomicBool,
 }
 
@@ -115,6 +119,8 @@ impl Backend for Hostile {
                 std::fs::write(file, "met").unwrap();
                 std::process::abort()
             }
+            "suffers" if !self.alone => Ok(spoilt(Emulator.run(kernel, case, run)?)),
+            "wrong" => Ok(spoilt(Emulator.run(kernel, case, run)?)),
             "panic" => panic!("a bug of this program"),
             "killed" => {
                 Command::new("kill").args(["-9", &std::process::id().to_string()]).status().unwrap();
@@ -128,6 +134,18 @@ impl Backend for Hostile {
 
     fn lost(&self) -> Option<String> {
         self.spoiled.load(Ordering::SeqCst).then(|| "spoiled".into())
+    }
+}
+
+/// With another number in the first element.
+fn spoilt(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Output(mut output) => {
+            let value = output.out[0].value(0);
+            output.out[0].set_values(0, &[value + 1e3]);
+            Outcome::Output(output)
+        }
+        fault @ Outcome::Fault(_) => fault,
     }
 }
 
