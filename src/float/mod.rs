@@ -8,6 +8,7 @@ pub(crate) mod bits;
 pub mod eight;
 pub mod exact;
 pub mod fused;
+pub(crate) mod lanes;
 pub(crate) mod tile;
 
 /// The types of 16-bit elements, where they are typed.
