@@ -101,6 +101,7 @@ pub use contract::{Contract, EmptyRow, PDen, Resolved, Rounding, TensorCore, Unk
 pub use formula::{Depth, Formula, FormulaError};
 
 use crate::float::lanes::Lanes;
+use crate::float::larger;
 use crate::float::tile::{padded, put_padded};
 use crate::reference::Reference;
 use model::Models;
@@ -291,13 +292,14 @@ pub fn domain_ok(reference: &Reference<'_>, contract: &Resolved) -> bool {
     let limit = f64::from(f32::MAX) / 2.0;
     let scale = reference.scale.abs();
     let factor = (scale / std::f64::consts::LN_2).max(1.0) * 2.0;
-    let dot = reference.dot_abs.iter().fold(0.0, |m: f64, &q| if q.is_nan() { f64::NAN } else { m.max(q) });
+    let dot = reference.dot_abs.iter().fold(0.0, |m, &q| larger(m, q));
     // A dot product is judged before its scale; a scale of zero makes every logit zero.
     let unscaled = if scale > 0.0 { dot / scale } else { dot };
-    let values = reference.v_min.iter().chain(&reference.v_max).fold(0.0, |m: f64, v| m.max(v.abs()));
+    let [low, high] = [&reference.v_min, &reference.v_max].map(|v| v.iter().fold(0.0, |m, v| larger(m, v.abs())));
+    let values = larger(low, high);
     let elements = reference.elements() as f64;
     let overhang = libm::exp(contract.lazy).max(256.0);
-    dot.is_finite()
+    reference.dot_abs.iter().all(|q| q.is_finite())
         && reference.s.iter().all(|s| s.is_finite())
         // An element of V that is not finite leaves no mean of its column that is.
         && reference.o.iter().all(|o| o.is_finite())
