@@ -22,7 +22,7 @@
 
 use super::contract::Resolved;
 use super::rounding_of_lse;
-use super::sums::Terms;
+use super::terms::Terms;
 use super::weights::Weights;
 use crate::reference::Reference;
 
@@ -32,7 +32,7 @@ pub(super) fn error(reference: &Reference<'_>, contract: &Resolved, weights: &We
     for (j, &p) in reference.p.iter().enumerate() {
         let logit = weights.logit[j].min(LARGEST_EXPONENT);
         let apart = (weights.delta[j] - weights.logit[j]).clamp(0.0, LARGEST_EXPONENT);
-        mass += libm::exp(logit) * (p * libm::expm1(apart) + terms.dropped[j]);
+        mass += libm::exp(logit) * (p * libm::expm1(apart) + terms.factors[j].dropped);
         kept += p * libm::exp(-logit);
         largest = largest.max(logit);
     }

@@ -31,8 +31,9 @@ use crate::reference::Reference;
 /// Logits that are not selected are at most this: `exp` of it is below half the smallest subnormal.
 const UNSELECTED: f64 = -105.0;
 
-/// The bound of each column before the store, less the reference's error, where the theorem applies.
-pub(super) fn bounds(reference: &Reference<'_>, contract: &Resolved, delta: &[f64]) -> Option<Vec<Option<f64>>> {
+/// The bound of each column before the store, less the reference's error, where the theorem applies; infinity for a
+/// column where it does not.
+pub(super) fn bounds(reference: &Reference<'_>, contract: &Resolved, delta: &[f64]) -> Option<Vec<f64>> {
     let suited = keeps_24_bits(contract)
         && contract.off == 0.0
         && contract.e_abs == 0.0
@@ -67,7 +68,10 @@ pub(super) fn bounds(reference: &Reference<'_>, contract: &Resolved, delta: &[f6
             || (libm::exp2(f64::from(lowest[t])) >= FLUSH && total[t] <= libm::exp2(f64::from(lowest[t] + 23)));
         let o = reference.o[t].abs();
         let largest = reference.v_max[t].abs().max(reference.v_min[t].abs());
-        representable.then(|| contract.e_div * o + 8.0 * n * SUBNORMAL * (largest + o) + contract.final_underflow())
+        if !representable {
+            return f64::INFINITY;
+        }
+        contract.e_div * o + 8.0 * n * SUBNORMAL * (largest + o) + contract.final_underflow()
     };
     Some((0..columns).map(bound).collect())
 }

@@ -43,7 +43,7 @@
 //!    ```
 //!
 //!    If the denominator sums the *rounded* weights, rounding is an error of the weight (step 1), not of the term.
-//! 4. **Any order, few heavy elements** (`sums`). An addition rounded to nearest errs by at most
+//! 4. **Any order, few heavy elements** (`terms`). An addition rounded to nearest errs by at most
 //!    `min(u |a + b|, |a|, |b|)`. Of `K` large terms, at most `K - 1` additions have a large one on both
 //!    sides; each sum of only small terms joins a large one once and costs at most itself. With `T` and
 //!    `A_S` the small terms' weight and absolute sum, and `I = (1 + 2 g(n)) e^(2D)`:
@@ -57,7 +57,7 @@
 //!    ```text
 //!    E_ref = 2^-53 ( (n+16)(A + |o|) + sum p_j ((d+4) Q_j + 4 |s_j| + 4 (M - s_j) + 8) |V_j - o| )
 //!    ```
-//! 6. **Underflow** (`E_un`, `z`; `sums`, `row`). In units of the kernel's denominator, which is at least
+//! 6. **Underflow** (`E_un`, `z`; `terms`, `sums`, `row`). In units of the kernel's denominator, which is at least
 //!    `e^-off max(L Z, 1/2)` since the largest weight is about 1, and 1 where it divides before it
 //!    rounds or combines: `3n + R + 4` operations (product, addition and rescale of every term) of at
 //!    most `tau` each; weights in a format with subnormals lose at most half its spacing or themselves;
@@ -92,6 +92,7 @@ mod formula;
 mod model;
 mod row;
 mod sums;
+mod terms;
 mod weights;
 
 pub use accept::{accepts, assess, interval, ratio};
@@ -99,12 +100,16 @@ pub use constants::Constant;
 pub use contract::{Contract, EmptyRow, PDen, Resolved, Rounding, TensorCore, UnknownPreset};
 pub use formula::{Depth, Formula, FormulaError};
 
+use crate::float::lanes::Lanes;
+use crate::float::larger;
+use crate::float::tile::{padded, put_padded};
 use crate::reference::Reference;
 use model::Models;
 use row::{Column, RowErrors, additions};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use sums::{Columns, Terms};
+use sums::{LANES, Tile};
+use terms::Terms;
 use weights::Weights;
 
 /// Bounds on `|out - o|` before the store rounds, one per output column.
@@ -124,6 +129,10 @@ pub struct Bounds {
 /// The bounds of one row. `lambda` is how many standard deviations `sgn` and `hm` allow: 8 for a chance
 /// of 8e-14 per element, 9 for campaigns beyond 1e11 elements.
 pub fn bounds(reference: &Reference<'_>, contract: &Resolved, lambda: f64) -> Bounds {
+    bounds_on(pulp::Arch::new(), reference, contract, lambda)
+}
+
+fn bounds_on(processor: pulp::Arch, reference: &Reference<'_>, contract: &Resolved, lambda: f64) -> Bounds {
     let columns = reference.v_head_dim;
     if reference.elements() == 0 {
         let zeros = vec![0.0; columns];
@@ -131,7 +140,7 @@ pub fn bounds(reference: &Reference<'_>, contract: &Resolved, lambda: f64) -> Bo
     }
     let weights = Weights::of(reference, contract);
     let terms = Terms::of(reference, contract, &weights);
-    let sums = Columns::of(reference, contract, &terms);
+    let tiles = sums::tiles(processor, reference, contract, &terms);
     let row = RowErrors::of(reference, contract, &weights, &terms);
     let lse = lse(reference, contract, &weights, &terms);
     let exact = exact::bounds(reference, contract, &weights.delta);
@@ -141,24 +150,52 @@ pub fn bounds(reference: &Reference<'_>, contract: &Resolved, lambda: f64) -> Bo
     });
     let contract = undivided.as_ref().unwrap_or(contract);
     let models = Models::of(contract, &row, lambda);
-
-    let [det, sgn, hm] = std::array::from_fn(|_| Vec::with_capacity(columns));
-    let mut bounds = Bounds { det, sgn, hm, lse };
-    for t in 0..columns {
-        let column = Column::of(reference, contract, &terms, &sums, &row, t);
-        let reference_error = column.reference_error;
-        let exact = exact.as_ref().and_then(|exact| exact[t]).unwrap_or(f64::INFINITY);
-        let det = row.deterministic(contract, &column).min(exact);
-        let (sgn, hm) = if terms.kept > 0.0 && det.is_finite() {
-            (models.random_signs(&column).min(det), models.independent_roundings(&column).min(det + reference_error))
-        } else {
-            (det, det)
-        };
-        bounds.det.push(det + reference_error);
-        bounds.sgn.push(sgn + reference_error);
-        bounds.hm.push(hm);
-    }
+    let det = exact.unwrap_or_else(|| vec![f64::INFINITY; columns]);
+    let mut bounds = Bounds { det, sgn: vec![0.0; columns], hm: vec![0.0; columns], lse };
+    let arithmetic =
+        Columns { contract, terms: &terms, row: &row, models: &models, tiles: &tiles, bounds: &mut bounds };
+    processor.dispatch(arithmetic);
     bounds
+}
+
+/// The bounds of a row's columns for each kind of processor: the same operations in the same order, only their width differs.
+struct Columns<'a> {
+    contract: &'a Resolved,
+    terms: &'a Terms,
+    row: &'a RowErrors,
+    models: &'a Models<'a>,
+    tiles: &'a [Tile],
+    /// `det` holds the bounds of exact rows.
+    bounds: &'a mut Bounds,
+}
+
+impl pulp::WithSimd for Columns<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, simd: S) {
+        let Self { contract, terms, row, models, tiles, bounds } = self;
+        for (tile, start) in tiles.iter().zip((0..).step_by(LANES)) {
+            let [mut det, mut sgn, mut hm] = [padded::<LANES>(&bounds.det, start); 3];
+            for index in 0..LANES / S::F64_LANES {
+                let column = Column::of(contract, terms, tile, row, simd, index);
+                let error = column.reference_error;
+                let proven = row.deterministic(contract, &column).min(Lanes::of(simd, &det, index));
+                let (mut signs, mut roundings) = (proven, proven);
+                if terms.kept > 0.0 {
+                    signs = models.random_signs(&column).min(proven).where_finite(proven, proven);
+                    let smaller = models.independent_roundings(&column).min(proven + error);
+                    roundings = smaller.where_finite(proven, proven);
+                }
+                (proven + error).put(&mut det, index);
+                (signs + error).put(&mut sgn, index);
+                roundings.put(&mut hm, index);
+            }
+            put_padded(&mut bounds.det, start, &det);
+            put_padded(&mut bounds.sgn, start, &sgn);
+            put_padded(&mut bounds.hm, start, &hm);
+        }
+    }
 }
 
 /// Bound on the error of the log-sum-exp of a row, in nats.
@@ -255,13 +292,14 @@ pub fn domain_ok(reference: &Reference<'_>, contract: &Resolved) -> bool {
     let limit = f64::from(f32::MAX) / 2.0;
     let scale = reference.scale.abs();
     let factor = (scale / std::f64::consts::LN_2).max(1.0) * 2.0;
-    let dot = reference.dot_abs.iter().fold(0.0, |m: f64, &q| if q.is_nan() { f64::NAN } else { m.max(q) });
+    let dot = reference.dot_abs.iter().fold(0.0, |m, &q| larger(m, q));
     // A dot product is judged before its scale; a scale of zero makes every logit zero.
     let unscaled = if scale > 0.0 { dot / scale } else { dot };
-    let values = reference.v_min.iter().chain(&reference.v_max).fold(0.0, |m: f64, v| m.max(v.abs()));
+    let [low, high] = [&reference.v_min, &reference.v_max].map(|v| v.iter().fold(0.0, |m, v| larger(m, v.abs())));
+    let values = larger(low, high);
     let elements = reference.elements() as f64;
     let overhang = libm::exp(contract.lazy).max(256.0);
-    dot.is_finite()
+    reference.dot_abs.iter().all(|q| q.is_finite())
         && reference.s.iter().all(|s| s.is_finite())
         // An element of V that is not finite leaves no mean of its column that is.
         && reference.o.iter().all(|o| o.is_finite())
@@ -299,3 +337,40 @@ const GRADUAL: f64 = SUBNORMAL / 2.0;
 const LARGEST_EXPONENT: f64 = 700.0;
 /// Keeps quotients finite.
 const TINY: f64 = 1e-300;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference::{Row, attend};
+    use proptest::prelude::*;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    proptest! {
+        /// One number at a time gives the bits that any width gives, in every column, whatever the contract.
+        #[test]
+        fn every_processor_gives_the_same_bits(
+            (head_dim, v_head_dim, keys) in (1..40usize, 0..40usize, 0..80usize),
+            seed: u64,
+            magnitude in prop::sample::select(vec![0.0, 1e-30, 1.0, 50.0]),
+            softcap in proptest::option::of(1f32..50.0),
+            sink in proptest::option::of(-5f64..5.0),
+            preset in prop::sample::select(Contract::presets().collect::<Vec<_>>()),
+        ) {
+            let mut dice = ChaCha8Rng::seed_from_u64(seed);
+            let mut numbers = |count: usize, magnitude: f64| -> Vec<f64> {
+                (0..count).map(|_| magnitude * dice.random_range(-2.0..2.0)).collect()
+            };
+            let (q, k, v) = (numbers(head_dim, magnitude), numbers(keys * head_dim, 1.0), numbers(keys * v_head_dim, 1.0));
+            let reference = attend(&Row { q: &q, k: &k, v: &v, head_dim, v_head_dim, scale: 0.5, softcap, sink });
+            let contract = Contract::preset(preset).expect("a preset").at(keys, head_dim);
+            let bits = |processor| {
+                let bounds = bounds_on(processor, &reference, &contract, 8.0);
+                [bounds.det, bounds.sgn, bounds.hm].map(|all| all.into_iter().map(f64::to_bits).collect::<Vec<_>>())
+            };
+            let wide = bits(pulp::Arch::new());
+            prop_assert_eq!(wide.each_ref().map(Vec::len), [v_head_dim; 3]);
+            prop_assert_eq!(bits(pulp::Arch::Scalar), wide);
+        }
+    }
+}

@@ -34,6 +34,8 @@
 use super::contract::{PDen, Resolved};
 use super::growth;
 use super::row::{Column, RowErrors};
+use crate::float::lanes::Lanes;
+use pulp::Simd;
 
 /// What is the same in both bounds for every column of a row.
 pub(super) struct Models<'a> {
@@ -82,19 +84,21 @@ impl<'a> Models<'a> {
     }
 
     /// The bound for V with random signs, less the reference's error.
-    pub(super) fn random_signs(&self, column: &Column) -> f64 {
+    #[inline(always)]
+    pub(super) fn random_signs<S: Simd>(&self, column: &Column<S>) -> Lanes<S> {
         let Self { contract, row, lambda, .. } = *self;
         let weights = (lambda * column.weighted_rms + column.o.abs() * row.eta_mass) / row.kept;
         let o = column.o.abs() + weights;
         let sum = column.sum.min(self.signs_sum * column.term_rms);
-        let p_den = if contract.p_den == PDen::Either { o * (1.0 + 2.0 * contract.u_p) } else { 0.0 };
+        let p_den = if contract.p_den == PDen::Either { o * (1.0 + 2.0 * contract.u_p) } else { o.same(0.0) };
         let p_round = row.u_num * (lambda * column.term_rms + p_den);
         let sums = row.quotient(sum, p_round, o, column.underflow);
         weights + sums + contract.e_div * (o + sums) + contract.final_underflow()
     }
 
     /// The bound were rounding errors independent and V's signs random.
-    pub(super) fn independent_roundings(&self, column: &Column) -> f64 {
+    #[inline(always)]
+    pub(super) fn independent_roundings<S: Simd>(&self, column: &Column<S>) -> Lanes<S> {
         let Self { contract, row, lambda, .. } = *self;
         let o = column.o.abs();
         let total = lambda * column.sigma

@@ -1,10 +1,13 @@
 //! The error of a quotient of two rounded sums: steps 2, 3, 5 and 6 of the derivation.
 
 use super::contract::{PDen, Resolved};
-use super::sums::{Columns, Terms};
+use super::sums::{LANES, Tile};
+use super::terms::Terms;
 use super::weights::{Weights, tensor_core_blocks, tensor_core_error};
 use super::{F64_ROUNDOFF, FLUSH, SUBNORMAL, TINY, growth};
+use crate::float::lanes::Lanes;
 use crate::reference::Reference;
+use pulp::Simd;
 
 /// What is the same for every column of a row.
 pub(super) struct RowErrors {
@@ -72,9 +75,10 @@ impl RowErrors {
     }
 
     /// `det` less `E_ref`: steps 3 and 5.
-    pub(super) fn deterministic(&self, contract: &Resolved, column: &Column) -> f64 {
+    #[inline(always)]
+    pub(super) fn deterministic<S: Simd>(&self, contract: &Resolved, column: &Column<S>) -> Lanes<S> {
         if self.mu + self.underflow >= 0.5 || self.mu.is_nan() {
-            return f64::INFINITY;
+            return column.o.same(f64::INFINITY);
         }
         let p_round = match contract.p_den {
             PDen::Either => column.absolute.max(column.deviation * (1.0 + 2.0 * contract.u_p)),
@@ -86,76 +90,81 @@ impl RowErrors {
     }
 
     /// `E_n`: the error of a quotient of two rounded sums whose exact quotient is at most `o`.
-    pub(super) fn quotient(&self, sum: f64, p_round: f64, o: f64, underflow: f64) -> f64 {
+    #[inline(always)]
+    pub(super) fn quotient<S: Simd>(
+        &self,
+        sum: Lanes<S>,
+        p_round: Lanes<S>,
+        o: Lanes<S>,
+        underflow: Lanes<S>,
+    ) -> Lanes<S> {
         // What underflows is rounded, summed and rescaled afterwards.
         let underflow = (underflow + self.underflow * (1.0 + o)) * (1.0 + self.sum);
         (sum * (1.0 + self.u_num) + p_round + self.mu * o + underflow) / (1.0 - self.mu - self.underflow)
     }
 }
 
-/// What the bounds of one column are made of.
-pub(super) struct Column {
-    pub(super) o: f64,
+/// What the bounds of a column are made of, for some columns side by side.
+pub(super) struct Column<S: Simd> {
+    pub(super) o: Lanes<S>,
     /// `E_w`.
-    pub(super) weights: f64,
+    pub(super) weights: Lanes<S>,
     /// `A^`.
-    pub(super) absolute: f64,
+    pub(super) absolute: Lanes<S>,
     /// `min(sum p_j (1 + eta_j) |V_j - o| / Z, max |V_j - o|)`.
-    pub(super) deviation: f64,
+    pub(super) deviation: Lanes<S>,
     /// `S`.
-    pub(super) sum: f64,
+    pub(super) sum: Lanes<S>,
     /// `E_un`.
-    pub(super) underflow: f64,
+    pub(super) underflow: Lanes<S>,
     /// `E_ref`.
-    pub(super) reference_error: f64,
+    pub(super) reference_error: Lanes<S>,
     /// `sqrt(sum p_j^2 eta_j^2 V_j^2)`.
-    pub(super) weighted_rms: f64,
+    pub(super) weighted_rms: Lanes<S>,
     /// `sqrt(sum p_j^2 (1 + eta_j)^2 V_j^2) / Z`: at least the rms of the kernel's terms.
-    pub(super) term_rms: f64,
+    pub(super) term_rms: Lanes<S>,
     /// `T2`.
-    pub(super) rms: f64,
+    pub(super) rms: Lanes<S>,
     /// `A`.
-    pub(super) mean_abs: f64,
+    pub(super) mean_abs: Lanes<S>,
     /// `sqrt(sum p_j^2 sigma_j^2 (V_j - o)^2)`.
-    pub(super) sigma: f64,
+    pub(super) sigma: Lanes<S>,
     /// `sum p_j (u X_j / 2 + underflow_j) |V_j - o|`.
-    pub(super) systematic: f64,
+    pub(super) systematic: Lanes<S>,
     /// `sum p_j |V_j - o|` over weights that may be dropped.
-    pub(super) dropped: f64,
+    pub(super) dropped: Lanes<S>,
 }
 
-impl Column {
-    pub(super) fn of(
-        reference: &Reference<'_>,
-        contract: &Resolved,
-        terms: &Terms,
-        sums: &Columns,
-        row: &RowErrors,
-        t: usize,
-    ) -> Self {
-        let o = reference.o[t];
-        let hull = (reference.v_max[t] - o).max(o - reference.v_min[t]);
-        let largest = reference.v_max[t].abs().max(reference.v_min[t].abs());
+impl<S: Simd> Column<S> {
+    /// Those of vector `index` of a tile.
+    #[inline(always)]
+    pub(super) fn of(contract: &Resolved, terms: &Terms, tile: &Tile, row: &RowErrors, simd: S, index: usize) -> Self {
+        let columns = |all: &[f64; LANES]| Lanes::of(simd, all, index);
+        let o = columns(&tile.o);
+        let (v_min, v_max) = (columns(&tile.v_min), columns(&tile.v_max));
+        let hull = (v_max - o).max(o - v_min);
+        let largest = v_max.abs().max(v_min.abs());
         let (weights, absolute, deviation) = if terms.kept > 0.0 {
             (
-                (sums.eta_deviation[t] / terms.kept).min(hull),
-                (sums.grown_absolute[t] / terms.kept).min(largest),
-                (sums.grown_deviation[t] / terms.kept).min(hull),
+                (columns(&tile.eta_deviation) / terms.kept).min(hull),
+                (columns(&tile.grown_absolute) / terms.kept).min(largest),
+                (columns(&tile.grown_deviation) / terms.kept).min(hull),
             )
         } else {
             (hull, largest, hull)
         };
         let mut sum = row.sum * absolute;
         if let Some((large, small)) = row.split {
-            let split = large * absolute + small * sums.small_absolute[t] / terms.kept.max(TINY);
+            let split = large * absolute + small * columns(&tile.small_absolute) / terms.kept.max(TINY);
             sum = sum.min(split);
         }
-        let mut underflow = sums.p_underflow[t] + 3.0 * SUBNORMAL * terms.unit_weight * sums.deviation[t];
+        let mut underflow = columns(&tile.p_underflow) + 3.0 * SUBNORMAL * terms.unit_weight * columns(&tile.deviation);
         if contract.ftz {
-            underflow += 2.0 * FLUSH;
+            underflow = underflow + 2.0 * FLUSH;
         }
-        let mean_abs = reference.v_mean_abs[t];
-        let reference_error = F64_ROUNDOFF * ((row.n + 16.0) * (mean_abs + o.abs()) + sums.reference_deviation[t]);
+        let mean_abs = columns(&tile.mean_abs);
+        let reference_error =
+            F64_ROUNDOFF * ((row.n + 16.0) * (mean_abs + o.abs()) + columns(&tile.reference_deviation));
         Self {
             o,
             weights,
@@ -164,13 +173,17 @@ impl Column {
             sum,
             underflow,
             reference_error,
-            weighted_rms: sums.eta_squares[t].sqrt(),
-            term_rms: if terms.kept > 0.0 { sums.grown_squares[t].sqrt() / terms.kept } else { f64::INFINITY },
-            rms: reference.v_rms[t],
+            weighted_rms: columns(&tile.eta_squares).sqrt(),
+            term_rms: if terms.kept > 0.0 {
+                columns(&tile.grown_squares).sqrt() / terms.kept
+            } else {
+                o.same(f64::INFINITY)
+            },
+            rms: columns(&tile.rms),
             mean_abs,
-            sigma: sums.sigma_squares[t].sqrt(),
-            systematic: sums.systematic_deviation[t],
-            dropped: sums.dropped_deviation[t],
+            sigma: columns(&tile.sigma_squares).sqrt(),
+            systematic: columns(&tile.systematic_deviation),
+            dropped: columns(&tile.dropped_deviation),
         }
     }
 }

@@ -54,6 +54,7 @@
 
 use super::contract::{Resolved, TensorCore};
 use super::{FLUSH, growth};
+use crate::float::larger;
 use crate::reference::Reference;
 
 /// Per element, the weight's error and its ingredients.
@@ -81,7 +82,7 @@ impl Weights {
         let once = contract.e0 * (1.0 + contract.e0);
         let largest = largest_maximum(reference, &logit, reference.elements());
         // The sink may be measured against the keys' maximum instead of its own.
-        let largest_of_keys = largest_maximum(reference, &logit, reference.keys);
+        let largest_of_keys = reference.sink.map_or(0.0, |_| largest_maximum(reference, &logit, reference.keys));
         let delta = (0..reference.elements())
             .map(|j| {
                 let maximum = if j < reference.keys { largest } else { largest.max(largest_of_keys) };
@@ -98,7 +99,7 @@ impl Weights {
 
     /// The largest `R_j + r_comb`: roundings that rescaling adds to a sum.
     pub(super) fn most_rescales(&self) -> f64 {
-        self.rescales.iter().fold(0.0, |m, &r| m.max(r))
+        self.rescales.iter().fold(0.0, |m, &r| larger(m, r))
     }
 }
 
@@ -188,20 +189,21 @@ fn is_power_of_two(x: f64) -> bool {
 
 /// The largest absolute value that the maximum of the first `elements` computed logits may have; 0 if there are none.
 fn largest_maximum(reference: &Reference<'_>, logit: &[f64], elements: usize) -> f64 {
-    let logits = || reference.s.iter().zip(logit).take(elements);
-    let high = logits().fold(f64::NEG_INFINITY, |m, (s, e)| m.max(s + e));
-    let low = logits().fold(f64::NEG_INFINITY, |m, (s, e)| m.max(s - e));
+    let (mut high, mut low) = (f64::NEG_INFINITY, f64::NEG_INFINITY);
+    for (s, e) in reference.s.iter().zip(logit).take(elements) {
+        (high, low) = (larger(high, s + e), larger(low, s - e));
+    }
     if elements == 0 { 0.0 } else { high.abs().max(low.abs()) }
 }
 
 /// `X_j`.
 fn arguments(reference: &Reference<'_>, logit: &[f64]) -> Vec<f64> {
     let s = &reference.s;
-    let top = s.iter().zip(logit).fold(f64::NEG_INFINITY, |m, (s, e)| m.max(s + e));
+    let top = s.iter().zip(logit).fold(f64::NEG_INFINITY, |m, (s, e)| larger(m, s + e));
     let mut arguments: Vec<f64> = s.iter().zip(logit).map(|(s, e)| top - s + e).collect();
     if reference.sink.is_some() && reference.keys > 0 {
         let j = reference.keys;
-        let keys = s[..j].iter().zip(logit).fold(f64::NEG_INFINITY, |m, (s, e)| m.max(s - e));
+        let keys = s[..j].iter().zip(logit).fold(f64::NEG_INFINITY, |m, (s, e)| larger(m, s - e));
         arguments[j] = arguments[j].max(s[j] - keys + logit[j]);
     }
     arguments
@@ -266,6 +268,10 @@ impl Largest {
 
     /// How many are larger, as far as they were kept.
     fn above(&self, x: f64) -> usize {
+        // Most elements are below all that were kept.
+        if self.0.first().is_some_and(|&least| x < least) {
+            return self.0.len();
+        }
         self.0.len() - self.0.partition_point(|&y| y <= x)
     }
 }

@@ -308,8 +308,12 @@ fn is_selected(seed: u64, at: RowAt, dim: u32, hash: u64) -> bool {
 #[inline(always)]
 fn normal(hash: u64) -> f64 {
     let sum: u64 = (0..4).map(|i| hash >> (16 * i) & 0xffff).sum();
-    (sum as f64 - 131_070.0) / 37_837.227_7
+    // Times the reciprocal, since a division takes longer than all the rest. Rounded to any dtype it is the quotient.
+    (sum as f64 - 131_070.0) * (1.0 / DEVIATION)
 }
+
+/// Standard deviation of the sum of four 16-bit uniforms.
+const DEVIATION: f64 = 37_837.227_7;
 
 /// The finaliser of splitmix64 (Steele, Lea and Flood, 2014): a bijection that spreads every input bit.
 #[inline(always)]
@@ -404,6 +408,24 @@ mod tests {
         let mean = many.iter().sum::<f64>() / many.len() as f64;
         let variance = many.iter().map(|x| x * x).sum::<f64>() / many.len() as f64;
         assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.03, "{mean} {variance}");
+    }
+
+    /// So that saved cases mean what they meant when it was a quotient.
+    #[test]
+    fn normal_values_are_quotients_in_every_dtype() {
+        let mean = 2 * 0xffff;
+        for distance in -mean..=mean {
+            // A hash whose four parts sum to this.
+            let sum = (distance + mean) as u64;
+            let hash = (0..4).fold(0, |hash, i| hash | (sum.saturating_sub(i * 0xffff)).min(0xffff) << (16 * i));
+            let quotient = f64::from(distance) / DEVIATION;
+            for factor in [0.25, 1.0, 1.5, 6.0, 8.0, 100.0, 150.0, 1000.0] {
+                for dtype in Dtype::ALL {
+                    let (found, expected) = (dtype.round(factor * normal(hash)), dtype.round(factor * quotient));
+                    assert_eq!(found.to_bits(), expected.to_bits(), "{dtype}: {factor} times {distance}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub(crate) mod bits;
 pub mod eight;
 pub mod exact;
 pub mod fused;
+pub(crate) mod lanes;
 pub(crate) mod tile;
 
 /// The types of 16-bit elements, where they are typed.
@@ -147,6 +148,12 @@ pub fn lowest_bit(x: f64) -> i32 {
     } else {
         (fraction | (1 << 52)).trailing_zeros() as i32 + exponent - 1075
     }
+}
+
+/// The larger number, the first one if the second is NaN: one instruction, unlike [`f64::max`], which sees to NaN in either.
+#[inline(always)]
+pub(crate) fn larger(a: f64, b: f64) -> f64 {
+    if b > a { b } else { a }
 }
 
 /// 2 to the power of `exponent`, for exponents of normal f64 numbers.

@@ -18,6 +18,25 @@ pub(crate) fn tile<const N: usize>(row: &[f64], start: usize) -> [f64; N] {
     tile
 }
 
+/// The `N` numbers from `start` on, with zeros for those that there are not.
+pub(crate) fn padded<const N: usize>(row: &[f64], start: usize) -> [f64; N] {
+    let row = &row[start..];
+    row.first_chunk().copied().unwrap_or_else(|| {
+        let mut tile = [0.0; N];
+        tile[..row.len()].copy_from_slice(row);
+        tile
+    })
+}
+
+/// Puts as much of a tile back as the row has room for.
+pub(crate) fn put_padded<const N: usize>(row: &mut [f64], start: usize, tile: &[f64; N]) {
+    let row = &mut row[start..];
+    match row.first_chunk_mut() {
+        Some(row) => *row = *tile,
+        None => row.copy_from_slice(&tile[..row.len()]),
+    }
+}
+
 /// Puts a tile back.
 #[inline(always)]
 #[expect(clippy::manual_memcpy, reason = "a call, where it is not inlined")]

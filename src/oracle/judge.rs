@@ -1,15 +1,15 @@
 //! The pure half of the oracle: what a kernel left in memory, against the reference and its bounds.
 
+use super::caches::CacheCheck;
 use super::rows::{ExpectedRow, Head, heads};
 use super::{Agreement, Divergence, SGN_LAMBDA, Tier, Verdict};
 use crate::backend::manifest::Manifest;
 use crate::bound::{self, Bounds, EmptyRow, Resolved};
 use crate::case::values::Role;
-use crate::case::{CacheMap, Case, Poison, TensorName};
+use crate::case::{Case, Poison, TensorName};
 use crate::float::Dtype;
 use crate::outcome::Output;
 use crate::reference;
-use crate::tensor::Buffer;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -18,8 +18,8 @@ pub fn judge(case: &Case, manifest: &Manifest, poison: Poison, output: &Output) 
     if manifest.lse.is_some() && output.lse.len() != case.steps as usize {
         return Verdict::Skip("the backend gave no log-sum-exps although the kernel returns them".into());
     }
-    let mut k_cache = ExpectedCache::new(case, Role::K, poison);
-    let mut v_cache = ExpectedCache::new(case, Role::V, poison);
+    let mut k_cache = CacheCheck::of(case, Role::K, poison, &output.k_cache);
+    let mut v_cache = CacheCheck::of(case, Role::V, poison, &output.v_cache);
     let mut judging = Judging {
         case,
         manifest,
@@ -31,12 +31,12 @@ pub fn judge(case: &Case, manifest: &Manifest, poison: Poison, output: &Output) 
     };
     for (request, kv_head) in heads(case) {
         let head = Head::of(case, request, kv_head);
-        k_cache.set(&head, &head.k);
-        v_cache.set(&head, &head.v);
+        k_cache.head(&head, &head.k);
+        v_cache.head(&head, &head.v);
         head.for_each_row(&mut |row| judging.row(&row));
     }
-    let k_divergence = k_cache.compare(case, TensorName::KCache, &output.k_cache);
-    if let Some(divergence) = k_divergence.or_else(|| v_cache.compare(case, TensorName::VCache, &output.v_cache)) {
+    let k_divergence = k_cache.divergence(TensorName::KCache);
+    if let Some(divergence) = k_divergence.or_else(|| v_cache.divergence(TensorName::VCache)) {
         return Verdict::Diverge(divergence);
     }
     // A wrong output is the more telling where both are wrong.
@@ -77,54 +77,6 @@ impl Tally {
         if self.worst.as_ref().is_none_or(|worst| divergence.ratio > worst.ratio) {
             self.worst = Some(divergence);
         }
-    }
-}
-
-/// A cache as a right kernel leaves it after the last step. Cached data is moved, not computed: past tokens, appended
-/// tokens, padding and unused slots must hold the expected bits.
-struct ExpectedCache {
-    dim: usize,
-    map: CacheMap,
-    content: Buffer,
-}
-
-impl ExpectedCache {
-    /// Nothing but poison.
-    fn new(case: &Case, role: Role, poison: Poison) -> Self {
-        let dim = if role == Role::K { case.shape.head_dim } else { case.shape.v_head_dim };
-        let map = case.cache_map(dim);
-        let content = Buffer::filled(case.dtype, map.span(), poison.bits(case.dtype));
-        Self { dim: dim as usize, map, content }
-    }
-
-    /// Puts the rows of a head where they belong.
-    fn set(&mut self, head: &Head<'_>, rows: &[f64]) {
-        for (row, token) in rows.chunks_exact(self.dim).zip(0..) {
-            self.content.set_values(self.map.offset(head.request as u32, head.kv_head, token), row);
-        }
-    }
-
-    fn compare(&self, case: &Case, name: TensorName, found: &Buffer) -> Option<Divergence> {
-        let expected = &self.content;
-        let first = found.first_difference(expected)?;
-        let wrong = (0..expected.len()).filter(|&i| found.bits(i) != expected.bits(i)).count() as u64;
-        let value = expected.value(first);
-        Some(Divergence {
-            approximate: false,
-            relation: None,
-            tensor: name.to_string(),
-            step: case.steps - 1,
-            // A gap between rows has no coordinate of its own: it is told by its offset in elements.
-            at: self.map.coordinate(first).map_or_else(|| vec![first as u64], Vec::from),
-            found: found.value(first),
-            expected: value,
-            low: value,
-            high: value,
-            ratio: f64::INFINITY,
-            tier: Tier::Exact,
-            wrong,
-            elements: expected.len() as u64,
-        })
     }
 }
 

@@ -11,6 +11,7 @@
 //! it makes a case *suspect*. [`examine`] then runs the same shape with values whose rows are exact in any order, where
 //! a wrong key or length can't hide in the rounding, and only what is proven wrong there becomes a finding.
 
+mod caches;
 mod error_map;
 mod examine;
 mod examiner;

@@ -42,8 +42,8 @@ impl Dot {
                 nonzeros[i] += u32::from(x[i] != 0.0);
             }
         }
-        let mut dot =
-            Self { sum: tree(sum), abs: tree(abs), squares: tree(squares), nonzeros: nonzeros.iter().sum::<u32>() };
+        let [sum, abs, squares] = trees(&[sum, abs, squares]);
+        let mut dot = Self { sum, abs, squares, nonzeros: nonzeros.iter().sum::<u32>() };
         for i in q.len() - q.len() % LANES..q.len() {
             let x = q[i] * k[i];
             dot.sum += x;
@@ -92,8 +92,8 @@ const LANES: usize = 8;
 
 /// Not inlined: compilers would pair up the lanes of several sums, all through the loop.
 #[inline(never)]
-fn tree(x: [f64; LANES]) -> f64 {
-    ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]))
+fn trees(sums: &[[f64; LANES]; 3]) -> [f64; 3] {
+    sums.map(|x| ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])))
 }
 
 /// A power of two, clipped to the range of normal numbers.

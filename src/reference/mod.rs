@@ -22,8 +22,8 @@
 
 mod dot;
 
-use crate::float::lowest_bit;
 use crate::float::tile::{ROWS, put, tile};
+use crate::float::{larger, lowest_bit};
 use dot::Dot;
 
 /// One query row and what it may see.
@@ -159,7 +159,7 @@ fn attend_on<'a>(processor: pulp::Arch, row: &Row<'a>) -> Reference<'a> {
         nonzeros: Vec::with_capacity(elements),
         exact: Vec::with_capacity(elements),
         p: Vec::new(),
-        q_max: row.q.iter().fold(0.0, |m, x| nan_max(m, x.abs())),
+        q_max: nan_largest(row.q.iter().map(|x| x.abs()), 0.0),
         q_nonzeros: row.q.iter().filter(|&&x| x != 0.0).count(),
         max: f64::NEG_INFINITY,
         sum: 0.0,
@@ -239,7 +239,7 @@ impl Reference<'_> {
         if self.s.is_empty() {
             return;
         }
-        let max = self.s.iter().fold(f64::NEG_INFINITY, |m, &x| nan_max(m, x));
+        let max = nan_largest(self.s.iter().copied(), f64::NEG_INFINITY);
         self.p = self.s.iter().map(|&s| libm::exp(s - max)).collect();
         let sum = self.p.iter().sum::<f64>();
         for p in &mut self.p {
@@ -307,9 +307,9 @@ impl Reference<'_> {
     }
 }
 
-/// Maximum that keeps NaN, so that a poisoned input cannot look like a number.
-fn nan_max(a: f64, b: f64) -> f64 {
-    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
+/// The largest of some numbers, at least `least`; NaN if any of them is, so that a poisoned input cannot look like a number.
+fn nan_largest(numbers: impl Iterator<Item = f64> + Clone, least: f64) -> f64 {
+    if numbers.clone().any(f64::is_nan) { f64::NAN } else { numbers.fold(least, larger) }
 }
 
 #[cfg(test)]
@@ -366,6 +366,19 @@ mod tests {
         assert!((reference.lse - (1.0 + 2f64.ln())).abs() < 1e-15);
         let alone = attend(&Row { sink: Some(3.0), ..row(&[2.0], &[], &[], 1) });
         assert_eq!((alone.o[0], alone.lse), (0.0, 3.0));
+    }
+
+    #[test]
+    fn a_poisoned_input_cannot_look_like_a_number() {
+        for place in 0..3 {
+            let mut q = [1.0, 2.0, 3.0];
+            q[place] = f64::NAN;
+            let reference = attend(&row(&q, &[1.0; 6], &[1.0, 2.0], 1));
+            assert!([reference.q_max, reference.max, reference.lse, reference.o[0]].iter().all(|x| x.is_nan()));
+        }
+        // One key of several.
+        let reference = attend(&row(&[1.0], &[1.0, f64::NAN, 2.0], &[1.0; 3], 1));
+        assert!(reference.q_max == 1.0 && reference.max.is_nan() && reference.o[0].is_nan());
     }
 
     #[test]

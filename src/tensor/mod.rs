@@ -3,6 +3,7 @@
 //! A tensor here is bytes plus a [`Layout`]. It has no arithmetic: the reference works on f64 rows of its own.
 
 use crate::float::Dtype;
+use std::ops::Range;
 
 /// Extents and strides, in elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,10 +125,8 @@ impl Buffer {
     /// Bits of an element.
     pub fn bits(&self, index: usize) -> u32 {
         match self.dtype {
-            Dtype::F32 => u32::from_le_bytes(std::array::from_fn(|i| self.bytes[index * 4 + i])),
-            Dtype::F16 | Dtype::Bf16 => {
-                u32::from(u16::from_le_bytes(std::array::from_fn(|i| self.bytes[index * 2 + i])))
-            }
+            Dtype::F32 => u32::from_le_bytes(self.bytes.as_chunks().0[index]),
+            Dtype::F16 | Dtype::Bf16 => u32::from(u16::from_le_bytes(self.bytes.as_chunks().0[index])),
         }
     }
 
@@ -147,6 +146,28 @@ impl Buffer {
             let elements = bytes.as_chunks_mut::<2>().0;
             elements.iter_mut().zip(values).for_each(|(element, x)| *element = (dtype.encode(*x) as u16).to_le_bytes());
         }
+    }
+
+    /// Whether the elements from `first` on are these values, each rounded to the buffer's type.
+    pub fn has_values(&self, first: usize, values: &[f64]) -> bool {
+        let (dtype, size) = (self.dtype, self.dtype.size_bytes());
+        let bytes = &self.bytes[first * size..][..values.len() * size];
+        // Without an end at the first difference, several elements at once.
+        if dtype == Dtype::F32 {
+            let elements = bytes.as_chunks().0.iter().zip(values);
+            elements.fold(0, |all, (element, x)| all | u32::from_le_bytes(*element) ^ (*x as f32).to_bits()) == 0
+        } else {
+            let elements = bytes.as_chunks().0.iter().zip(values);
+            elements.fold(0, |all, (element, x)| all | u32::from(u16::from_le_bytes(*element)) ^ dtype.encode(*x)) == 0
+        }
+    }
+
+    /// Whether these elements all have these bits.
+    pub fn is_filled(&self, elements: Range<usize>, bits: u32) -> bool {
+        let size = self.dtype.size_bytes();
+        let bytes = &self.bytes[elements.start * size..elements.end * size];
+        // The first has them, and every other is as the one before it.
+        bytes.is_empty() || bytes[..size] == bits.to_le_bytes()[..size] && bytes[size..] == bytes[..bytes.len() - size]
     }
 
     /// Sets an element's bits.
@@ -180,8 +201,12 @@ mod tests {
     fn elements_of_every_dtype_round_trip() {
         for dtype in Dtype::ALL {
             let mut buffer = Buffer::filled(dtype, 3, dtype.encode(1.5));
+            assert!(buffer.is_filled(0..3, dtype.encode(1.5)) && buffer.has_values(1, &[1.5, 1.5]));
             buffer.set_bits(1, dtype.encode(-2.0));
             assert_eq!([0, 1, 2].map(|i| buffer.value(i)), [1.5, -2.0, 1.5]);
+            assert!(!buffer.is_filled(0..3, dtype.encode(1.5)) && !buffer.is_filled(0..1, dtype.encode(-1.5)));
+            assert!(buffer.is_filled(2..3, dtype.encode(1.5)) && buffer.is_filled(3..3, 0));
+            assert!(buffer.has_values(0, &[1.5, -2.0]) && !buffer.has_values(0, &[1.5, 2.0]));
         }
     }
 }
