@@ -279,6 +279,7 @@ fn kernels_that_spoil_a_device_are_shrunk_to_what_they_need() {
         ("trap", "fault trap", "kv=1 g=5 d=1 past=0 "),
         ("illegal_address", "fault out-of-bounds", "kv=1 g=1 d=48 past=0 "),
         ("misaligned", "fault misaligned", "kv=3 g=1 d=1 past=0 "),
+        ("stray_store", "fault out-of-bounds", "kv=1 g=1 d=48 past=0 "),
     ];
     for (name, class, shape) in least {
         let kernel = Kernel::open(&format!("tests/faults/{name}.toml")).unwrap();

@@ -1,6 +1,6 @@
 //! From `--backend` and `--isolate` to what examines cases.
 
-use super::{BackendArgs, BackendChoice, Devices, Failure, IsolateChoice, IsolationArgs};
+use super::{BackendArgs, BackendChoice, Devices, Failure, IsolateChoice, IsolationArgs, Jobs};
 use crate::backend::cuda::{Cuda, devices};
 use crate::backend::{Backend, BackendKind, Emulator, Kernel};
 use crate::oracle::Examiner;
@@ -31,12 +31,15 @@ pub(super) fn open(args: &BackendArgs) -> Result<Vec<Arc<dyn Backend>>, Failure>
 pub(super) fn examiners(
     args: &BackendArgs,
     isolation: &IsolationArgs,
-    threads: usize,
+    jobs: Jobs,
 ) -> Result<Vec<Arc<dyn Examiner>>, Failure> {
     let outputs = args.backend == BackendChoice::All;
-    let options = Options { threads, limit: isolation.case_timeout.into(), outputs };
+    // Each case waits for the emulator then.
+    let jobs = if outputs { Jobs { gpu: jobs.emulator, ..jobs } } else { jobs };
     let isolated = |kind, device: usize| {
         let program = program();
+        let threads = if kind == BackendKind::Cuda { jobs.gpu } else { jobs.emulator };
+        let options = Options { threads, limit: isolation.case_timeout.into(), outputs };
         Isolated::open(kind, options, move |threads| {
             let mut command = Command::new(&program);
             command.args(["worker", "--backend", &kind.to_string()]);

@@ -94,20 +94,18 @@ fn config(args: &FuzzArgs) -> Result<Config, Failure> {
     names.retain(|name| seen.insert(name.clone()));
     let kernels = names.iter().map(|name| Kernel::open(name).map(Arc::new).map_err(Failure::usage));
     let kernels: Vec<Arc<Kernel>> = kernels.collect::<Result<_, _>>()?;
-    let jobs = args.draw.jobs();
+    let jobs = args.draw.jobs_by_kind(&args.isolation);
+    let backends =
+        if args.guided { vec![emulator(args)?] } else { backends::examiners(&args.backend, &args.isolation, jobs)? };
     Ok(Config {
         guidance: if args.guided { Some(guidance(args, &kernels)?) } else { None },
-        backends: if args.guided {
-            vec![emulator(args)?]
-        } else {
-            backends::examiners(&args.backend, &args.isolation, jobs)?
-        },
+        jobs: jobs.on(&backends),
+        backends,
         kernels,
         cases: args.cases,
         time: args.time.or_else(|| args.cases.is_none().then_some(DEFAULT_TIME)),
         seed: args.draw.seed,
         relations: relations(&args.relations)?,
-        jobs,
         max_findings: usize::from(args.max_findings),
         max_shrink: args.max_shrink,
         store: Some(store),

@@ -22,6 +22,8 @@ mod show;
 mod shrink;
 mod worker;
 
+use crate::backend::BackendKind;
+use crate::oracle::Examiner;
 use crate::worker::Tool;
 use clap::{Parser, Subcommand, ValueEnum};
 use std::collections::HashSet;
@@ -29,6 +31,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How the program ended; the number is the process's exit code.
@@ -145,15 +148,42 @@ struct DrawArgs {
     /// Which cases; of mutants, which if not all
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// Threads [default: as many as there are processors]
+    /// Cases under way at the same time [default: as many as there are processors, on GPUs four times as many]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
 }
 
 impl DrawArgs {
-    /// Threads.
+    /// Threads that do nothing but compute.
     fn jobs(&self) -> usize {
         self.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
+    }
+
+    fn jobs_by_kind(&self, isolation: &IsolationArgs) -> Jobs {
+        let processors = self.jobs();
+        // The process of a GPU begins cases ahead; in this one they come one at a time.
+        let ahead = self.jobs.is_none() && isolation.isolate != IsolateChoice::No;
+        Jobs { emulator: processors, gpu: if ahead { AHEAD * processors } else { processors } }
+    }
+}
+
+/// Cases under way for each processor where GPUs run them.
+const AHEAD: usize = 4;
+
+/// Cases under way at the same time, by what runs them.
+#[derive(Clone, Copy)]
+struct Jobs {
+    emulator: usize,
+    gpu: usize,
+}
+
+impl Jobs {
+    /// One at a time.
+    const ONE: Self = Self { emulator: 1, gpu: 1 };
+
+    /// As many as suit all of these.
+    fn on(self, backends: &[Arc<dyn Examiner>]) -> usize {
+        if backends.iter().all(|backend| backend.kind() == BackendKind::Cuda) { self.gpu } else { self.emulator }
     }
 }
 
@@ -473,6 +503,19 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_worker_of_a_gpu_has_more_cases_under_way_than_processors() {
+        let jobs = |jobs, isolate| {
+            let isolation = IsolationArgs { isolate, case_timeout: CASE_TIMEOUT.into() };
+            let Jobs { emulator, gpu } = DrawArgs { seed: 0, jobs }.jobs_by_kind(&isolation);
+            (emulator, gpu)
+        };
+        assert_eq!(jobs(Some(3), IsolateChoice::Auto), (3, 3));
+        let (processors, ahead) = jobs(None, IsolateChoice::Auto);
+        assert_eq!(ahead, 4 * processors);
+        assert_eq!(jobs(None, IsolateChoice::No), (processors, processors));
+    }
 
     #[test]
     fn devices_are_indices_or_all() {

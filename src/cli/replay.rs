@@ -1,6 +1,6 @@
 //! `attnfuzz replay`.
 
-use super::{Exit, Failure, Format, ReplayArgs, backends, inputs};
+use super::{Exit, Failure, Format, Jobs, ReplayArgs, backends, inputs};
 use crate::backend::Kernel;
 use crate::case::Case;
 use crate::oracle::{Examiner, Verdict};
@@ -27,7 +27,7 @@ pub(super) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
         eprintln!("nothing to replay: there is no finding in {places}");
         return Ok(Exit::NothingRan);
     }
-    let backends = backends::examiners(&args.backend, &args.isolation, 1)?;
+    let backends = backends::examiners(&args.backend, &args.isolation, Jobs::ONE)?;
     let sanitizers = backends::sanitizers(&args.backend, &args.isolation, &args.sanitize, &backends);
     let (mut still, mut differently, mut fixed, mut not_run) = (0, 0, 0, 0);
     for (file, finding) in &findings {

@@ -65,7 +65,7 @@ pub(super) fn run(args: &RuleOutArgs) -> Result<Exit, Failure> {
     if let Some(heads) = &args.shape {
         heads.restrict(&kernel.manifest.domain).map_err(|why| Failure::usage(format!("--shape: {why}")))?;
     }
-    let jobs = args.draw.jobs();
+    let jobs = args.draw.jobs_by_kind(&args.isolation);
     let backends = backends::examiners(&args.backend, &args.isolation, jobs)?;
     let mut exits = Vec::new();
     for backend in &backends {
@@ -76,7 +76,7 @@ pub(super) fn run(args: &RuleOutArgs) -> Result<Exit, Failure> {
             cases: args.cases.or_else(|| args.time.is_none().then_some(DEFAULT_CASES)),
             time: args.time.map(|time| time / backends.len() as u32),
             seed: args.draw.seed,
-            jobs,
+            jobs: jobs.on(std::slice::from_ref(backend)),
             max_shrink: args.max_shrink,
             store: Some(store.clone()),
         };

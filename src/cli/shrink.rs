@@ -1,6 +1,6 @@
 //! `attnfuzz shrink`.
 
-use super::{Exit, Failure, Format, ShrinkArgs, backends, inputs};
+use super::{Exit, Failure, Format, Jobs, ShrinkArgs, backends, inputs};
 use crate::backend::Kernel;
 use crate::campaign::{Event, Found, met, minimise};
 use crate::case::Case;
@@ -36,7 +36,7 @@ pub(super) fn run(args: &ShrinkArgs) -> Result<Exit, Failure> {
     if starts.is_empty() {
         return Err(Failure::usage("nothing to shrink: there is no finding in the paths given"));
     }
-    let backends = backends::examiners(&args.backend, &args.isolation, 1)?;
+    let backends = backends::examiners(&args.backend, &args.isolation, Jobs::ONE)?;
     let sanitizers = backends::sanitizers(&args.backend, &args.isolation, &args.sanitize, &backends);
     let (mut failing, mut clean, mut not_run) = (0, 0, 0);
     for start in &starts {

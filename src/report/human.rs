@@ -226,7 +226,11 @@ pub fn unconfirmed(device: &str, unconfirmed: &Unconfirmed) -> String {
             write!(text, "{deaths} times a worker process of {device} ended and did not again with the same cases; ");
     }
     if *failures > 0 {
-        let _ = write!(text, "{failures} times a case failed on {device} beside others and did not alone; ");
+        let _ = write!(
+            text,
+            "{failures} times a case failed on {device} beside others and did not alone, as when a kernel writes into another \
+             case's memory (--sanitize sees that); "
+        );
     }
     text + "last: " + last.as_deref().unwrap_or("-") + "\n"
 }
