@@ -295,8 +295,10 @@ pub fn domain_ok(reference: &Reference<'_>, contract: &Resolved) -> bool {
     let dot = reference.dot_abs.iter().fold(0.0, |m, &q| larger(m, q));
     // A dot product is judged before its scale; a scale of zero makes every logit zero.
     let unscaled = if scale > 0.0 { dot / scale } else { dot };
-    let [low, high] = [&reference.v_min, &reference.v_max].map(|v| v.iter().fold(0.0, |m, v| larger(m, v.abs())));
-    let values = larger(low, high);
+    let mut values = 0.0;
+    for (low, high) in reference.v_min.iter().zip(&reference.v_max) {
+        values = larger(larger(values, low.abs()), high.abs());
+    }
     let elements = reference.elements() as f64;
     let overhang = libm::exp(contract.lazy).max(256.0);
     reference.dot_abs.iter().all(|q| q.is_finite())

@@ -49,8 +49,9 @@ pub(super) struct Tile {
 
 /// The tiles of a row, from its first column on.
 pub(super) fn tiles(processor: pulp::Arch, reference: &Reference<'_>, contract: &Resolved, terms: &Terms) -> Vec<Tile> {
-    let starts = (0..reference.v_head_dim).step_by(LANES);
-    let mut tiles: Vec<Tile> = starts.map(|start| Tile::empty(reference, start)).collect();
+    // Of a plain range and inlined, so that tiles are made where they stay: they are large to move.
+    let count = reference.v_head_dim.div_ceil(LANES);
+    let mut tiles: Vec<Tile> = (0..count).map(|index| Tile::empty(reference, index * LANES)).collect();
     let either = contract.p_den == PDen::Either;
     processor.dispatch(Sum { tiles: &mut tiles, reference, terms, either });
     if reference.sink.is_some() {
@@ -136,6 +137,7 @@ fn add_seldom(tiles: &mut [Tile], reference: &Reference<'_>, terms: &Terms, eith
 
 impl Tile {
     /// The columns from `start` on, before any element.
+    #[inline(always)]
     fn empty(reference: &Reference<'_>, start: usize) -> Self {
         const ZEROS: [f64; LANES] = [0.0; LANES];
         Self {

@@ -93,7 +93,17 @@ const LANES: usize = 8;
 /// Not inlined: compilers would pair up the lanes of several sums, all through the loop.
 #[inline(never)]
 fn trees(sums: &[[f64; LANES]; 3]) -> [f64; 3] {
-    sums.map(|x| ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])))
+    // `map` would copy the sums before it calls anything.
+    [tree(&sums[0]), tree(&sums[1]), tree(&sums[2])]
+}
+
+#[inline(always)]
+fn tree(x: &[f64; LANES]) -> f64 {
+    let mut half = [0.0; LANES / 2];
+    for i in 0..LANES / 2 {
+        half[i] = x[i] + x[i + LANES / 2];
+    }
+    (half[0] + half[2]) + (half[1] + half[3])
 }
 
 /// A power of two, clipped to the range of normal numbers.
