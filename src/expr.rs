@@ -6,12 +6,14 @@
 
 use exmex::{BinOp, Express, FlatEx, FloatOpsFactory, MakeOperators, Operator};
 use std::fmt;
+use std::sync::Arc;
 
 /// A parsed expression whose variables are all known.
 #[derive(Clone)]
 pub struct Expr {
     text: String,
-    parsed: FlatEx<f64, Operators>,
+    /// Not in place: it is several kilobytes, and manifests of many would not fit on a thread's stack.
+    parsed: Arc<FlatEx<f64, Operators>>,
     /// For each variable of `parsed`, its index in the names given to [`Expr::parse`].
     slots: Vec<usize>,
 }
@@ -102,7 +104,7 @@ impl Expr {
                 })
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self { text: text.into(), parsed, slots })
+        Ok(Self { text: text.into(), parsed: Arc::new(parsed), slots })
     }
 
     /// The value for `values`, in the order of the names given to [`Expr::parse`]. NaN if it has none.
@@ -175,5 +177,10 @@ mod tests {
             "expected \"n / 2\" to be a whole number from 0 to 9, found 1.5"
         );
         assert!(half.whole(&[f64::NAN], 0, 9).is_err());
+    }
+
+    #[test]
+    fn an_expression_is_small_where_it_is_kept() {
+        assert!(size_of::<Expr>() <= 64, "{}", size_of::<Expr>());
     }
 }

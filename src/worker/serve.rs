@@ -53,7 +53,9 @@ pub fn serve<B: Backend + 'static>(
                     continue;
                 }
                 let Some(asked) = under_way.pop_front() else { break };
-                if write_message(&mut *lock(output), &Message::Answer(Box::new(asked.answer()))).is_err() {
+                // Before the output is locked: others have answers too.
+                let answer = Message::Answer(Box::new(asked.answer()));
+                if write_message(&mut *lock(output), &answer).is_err() {
                     // Nobody listens any more.
                     break;
                 }
@@ -156,6 +158,7 @@ mod tests {
     use std::io::{BufReader, Read};
     use std::sync::Condvar;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     /// What was begun and finished, in order.
     #[derive(Default)]
@@ -168,7 +171,13 @@ mod tests {
         }
     }
 
-    struct Logging(Arc<Log>, AtomicUsize);
+    #[derive(Default)]
+    struct Logging {
+        log: Arc<Log>,
+        begun: AtomicUsize,
+        /// How many finish at the same time, if so many should.
+        together: Option<usize>,
+    }
 
     impl Backend for Logging {
         fn kind(&self) -> BackendKind {
@@ -184,10 +193,17 @@ mod tests {
         }
 
         fn begin(&self, _: &Kernel, _: &Case, _: &[Run]) -> Begun<'_> {
-            let number = self.1.fetch_add(1, Ordering::SeqCst);
-            self.0.add(format!("begin {number}"));
+            let number = self.begun.fetch_add(1, Ordering::SeqCst);
+            self.log.add(format!("begin {number}"));
             Box::new(move || {
-                self.0.add(format!("finish {number}"));
+                self.log.add(format!("finish {number}"));
+                if let Some(count) = self.together {
+                    let alone =
+                        |lines: &mut Vec<String>| lines.iter().filter(|l| l.starts_with("finish")).count() < count;
+                    let (lines, limit) = (lock(&self.log.0), Duration::from_secs(20));
+                    let waited = self.log.1.wait_timeout_while(lines, limit, alone).unwrap().1;
+                    return Err(BackendError::TooSlow(if waited.timed_out() { "alone" } else { "together" }.into()));
+                }
                 if number == 1 { panic!("on purpose") } else { Err(BackendError::TooSlow(number.to_string())) }
             })
         }
@@ -220,8 +236,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_thread_begins_cases_ahead_and_answers_them_in_order() {
+    /// What `backend` was asked and answers to so many questions.
+    fn answers(backend: Logging, pace: Pace, count: u64) -> Vec<(u64, BackendError)> {
         let kernel = Kernel::open("gqa_decode").unwrap();
         let question = |number| Question {
             number,
@@ -230,12 +246,32 @@ mod tests {
             case: kernel.space().case_at(0, 0).to_string(),
             wanted: Wanted::Examination,
         };
-        let questions: String = (0..6).map(|number| serde_json::to_string(&question(number)).unwrap() + "\n").collect();
-        let (log, written) = (Arc::new(Log::default()), Arc::new(Log::default()));
-        let input = BufReader::new(Until(written.clone(), 7, io::Cursor::new(questions.into_bytes())));
-        let backend = Logging(log.clone(), AtomicUsize::new(0));
-        serve(Ok(backend), Pace { threads: 1, ahead: 3 }, input, Lines(written.clone())).unwrap();
+        let questions: String =
+            (0..count).map(|number| serde_json::to_string(&question(number)).unwrap() + "\n").collect();
+        let written = Arc::new(Log::default());
+        let lines = 1 + count as usize;
+        let input = BufReader::new(Until(written.clone(), lines, io::Cursor::new(questions.into_bytes())));
+        serve(Ok(backend), pace, input, Lines(written.clone())).unwrap();
+        let lines = lock(&written.0).clone();
+        let answer = |line: &String| match serde_json::from_str(line.trim().trim_start_matches(MARK)).unwrap() {
+            Message::Answer(answer) => Some((answer.number, answer.examined.unwrap_err())),
+            _ => None,
+        };
+        lines.iter().filter_map(answer).collect()
+    }
 
+    #[test]
+    fn threads_judge_at_the_same_time() {
+        let backend = Logging { together: Some(3), ..Logging::default() };
+        let answers = answers(backend, Pace { threads: 3, ahead: 1 }, 3);
+        assert!(answers.iter().all(|(_, error)| *error == BackendError::TooSlow("together".into())), "{answers:?}");
+    }
+
+    #[test]
+    fn a_thread_begins_cases_ahead_and_answers_them_in_order() {
+        let backend = Logging::default();
+        let log = backend.log.clone();
+        let answers = answers(backend, Pace { threads: 1, ahead: 3 }, 6);
         let log = lock(&log.0).clone();
         let at = |what: &str, number: u64| log.iter().position(|line| *line == format!("{what} {number}")).unwrap();
         for number in 0..6 {
@@ -244,12 +280,6 @@ mod tests {
             assert!(begun > number && begun <= number + 3, "{log:?}");
         }
         assert!(at("begin", 5) < at("finish", 4), "{log:?}");
-        let answers = lock(&written.0).clone();
-        let answer = |line: &String| match serde_json::from_str(line.trim().trim_start_matches(MARK)).unwrap() {
-            Message::Answer(answer) => Some((answer.number, answer.examined.unwrap_err())),
-            _ => None,
-        };
-        let answers: Vec<_> = answers.iter().filter_map(answer).collect();
         assert_eq!(answers.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
         for (number, error) in answers {
             let panicked = BackendError::Internal("on purpose".into());
