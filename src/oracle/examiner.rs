@@ -85,7 +85,7 @@ impl<B: Backend> Examiner for B {
 ///
 /// # Errors
 /// The panic's message, or what `what` gives.
-pub fn caught<T>(what: impl FnOnce() -> Result<T, BackendError>) -> Result<T, BackendError> {
+pub(crate) fn caught<T>(what: impl FnOnce() -> Result<T, BackendError>) -> Result<T, BackendError> {
     catch_unwind(AssertUnwindSafe(what)).unwrap_or_else(|panic| Err(BackendError::Internal(panic_text(&*panic))))
 }
 

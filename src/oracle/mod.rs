@@ -21,7 +21,8 @@ mod rows;
 
 pub use error_map::{ErrorPlane, error_map};
 pub use examine::{UnderWay, examine, is_perturbed, look_closer};
-pub use examiner::{Examiner, Unconfirmed, caught};
+pub(crate) use examiner::caught;
+pub use examiner::{Examiner, Unconfirmed};
 pub use judge::judge;
 pub use rows::{ExpectedRow, for_each_row};
 

@@ -129,6 +129,11 @@ mod tests {
 
     const BASE: u64 = 0x7f00_0000_0000;
 
+    /// The shipped ones, and one that takes arrays of pointers and has a layout of its own.
+    fn kernels() -> Vec<&'static str> {
+        shipped_names().into_iter().chain(["tests/manifests/params.toml"]).collect()
+    }
+
     /// What one changed byte is found to be.
     fn expected(arena: &Arena, run: usize, byte: usize) -> Option<FaultKind> {
         let regions = arena.plan.regions.iter().enumerate();
@@ -144,7 +149,7 @@ mod tests {
 
         #[test]
         fn a_byte_that_no_kernel_may_write_is_a_fault_of_its_run(
-            kernel in prop::sample::select(shipped_names()),
+            kernel in prop::sample::select(kernels()),
             (seed, index) in (0..4u64, 0..64u64),
             place in prop::sample::Index::arbitrary(),
             flip in 1..=255u8,
@@ -174,15 +179,25 @@ mod tests {
         }
 
         #[test]
-        fn runs_are_apart_and_aligned(kernel in prop::sample::select(shipped_names()), index in 0..64u64) {
+        fn runs_are_apart_and_aligned_and_know_their_addresses(
+            kernel in prop::sample::select(kernels()),
+            index in 0..64u64,
+        ) {
             let kernel = Kernel::open(kernel).unwrap();
             let case = kernel.space().case_at(1, index);
             let first = Run::first(&case);
             let plan = Arc::new(Plan::new(&kernel, &case, first).unwrap());
             let arena = Arena::of(case, plan.clone(), vec![first.poison, first.next().poison]);
+            let mut host = vec![0; arena.size_bytes()];
+            arena.fill(BASE, &mut host);
             let mut end = 0;
             for run in 0..2 {
                 for region in 0..plan.regions.len() {
+                    for address in &plan.regions[region].addresses {
+                        let found = host[arena.range(run, region)][address.at..].first_chunk().unwrap();
+                        let expected = arena.address(BASE, run, address.region) + address.offset;
+                        prop_assert_eq!(u64::from_le_bytes(*found), expected);
+                    }
                     let range = arena.range(run, region);
                     prop_assert!(range.start >= end + GUARD_BYTES && range.start.is_multiple_of(ALIGNMENT));
                     prop_assert_eq!(arena.address(BASE, run, region), BASE + range.start as u64);

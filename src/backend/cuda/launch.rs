@@ -60,7 +60,7 @@ impl Module {
     }
 
     /// The entry of a launch, by the name that the code has for it, allowed as much shared memory as the launch asks for. The
-    /// inner error is the driver's answer to that.
+    /// inner error is the driver's answer, other than that there is no such entry.
     pub(in crate::backend) fn function(
         &mut self,
         symbol: &str,
@@ -68,7 +68,14 @@ impl Module {
     ) -> Result<Result<Function, DriverError>, BackendError> {
         let mut function = match self.functions.get(symbol) {
             Some(function) => *function,
-            None => self.find(symbol).ok_or_else(|| BackendError::NoEntry(launch.entry.clone()))?,
+            None => match self.find(symbol) {
+                Ok(function) => function,
+                Err(DriverError(CUresult::CUDA_ERROR_NOT_FOUND)) => {
+                    return Err(BackendError::NoEntry(launch.entry.clone()));
+                }
+                // Such as that the context was lost meanwhile.
+                Err(error) => return Ok(Err(error)),
+            },
         };
         let wanted = launch.config.shared_bytes;
         // Never lowered: another thread may be about to launch with more.
@@ -85,11 +92,11 @@ impl Module {
         Ok(Ok(function))
     }
 
-    fn find(&self, symbol: &str) -> Option<Function> {
-        let symbol = CString::new(symbol).ok()?;
+    fn find(&self, symbol: &str) -> Result<Function, DriverError> {
+        let symbol = CString::new(symbol).map_err(|_| DriverError(CUresult::CUDA_ERROR_NOT_FOUND))?;
         // SAFETY: the module is loaded in the current context.
-        let handle = unsafe { result::module::get_function(self.handle, symbol) }.ok()?;
-        Some(Function { handle, shared_bytes: PLAIN_SHARED_BYTES })
+        let handle = unsafe { result::module::get_function(self.handle, symbol) }?;
+        Ok(Function { handle, shared_bytes: PLAIN_SHARED_BYTES })
     }
 }
 
